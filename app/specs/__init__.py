@@ -1,0 +1,7 @@
+"""The job spec: what a job may ask for. Pure pydantic, shared by the service, the worker and the command line."""
+
+from app.specs.job import TASKS, JobSpec
+from app.specs.problems import Problem, problems
+from app.specs.resolved import Resolved
+
+__all__ = ["TASKS", "JobSpec", "Problem", "Resolved", "problems"]

@@ -1,0 +1,105 @@
+"""Where a job's rows come from, and which columns play which role."""
+
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import Discriminator, Field, Tag, field_validator
+
+from app.specs.strict import Strict
+
+INLINE_ROW_LIMIT = 10_000
+
+
+class UploadedData(Strict):
+    """A dataset that was uploaded to this service."""
+
+    dataset: str = Field(pattern=r"^ds_[0-9a-z]{26}$", description="The id of an uploaded dataset, `ds_…`.")
+
+
+class HubData(Strict):
+    """A dataset on the Hugging Face Hub, or an operator's mirror of it."""
+
+    hub: str = Field(
+        pattern=r"^[\w.-]+(/[\w.-]+)?$",
+        max_length=200,
+        description="The dataset's id on the hub, such as `yelp_review_full`.",
+    )
+    config: str | None = Field(
+        default=None, max_length=200, description="The dataset's configuration, where it has several."
+    )
+    split: str = Field(default="train", max_length=100, description="The split to read, such as `train` or `test`.")
+    revision: str | None = Field(default=None, max_length=200, description="A branch, tag or commit of the dataset.")
+
+
+class InlineData(Strict):
+    """Rows written into the spec itself."""
+
+    rows: list[dict[str, Any]] = Field(
+        min_length=1,
+        max_length=INLINE_ROW_LIMIT,
+        description="The rows, each an object of column name to value; 1 MiB at most.",
+    )
+
+
+def _kind(value: Any) -> str | None:
+    if isinstance(value, Strict):
+        return f"({next(iter(type(value).model_fields))})"
+    if isinstance(value, dict):
+        named = [key for key in ("dataset", "hub", "rows") if key in cast("dict[str, Any]", value)]
+        return f"({named[0]})" if named else None
+    return None
+
+
+DataSource = Annotated[
+    Annotated[UploadedData, Tag("(dataset)")] | Annotated[HubData, Tag("(hub)")] | Annotated[InlineData, Tag("(rows)")],
+    Discriminator(
+        _kind,
+        custom_error_type="data_source",
+        custom_error_message="must be an object with one of 'dataset' (an uploaded id), 'hub' (a hub id) or 'rows'",
+    ),
+]
+"""One of: an uploaded dataset, a hub dataset, inline rows."""
+
+
+class Subset(Strict):
+    """How many rows of each split to use, taken after a seeded shuffle."""
+
+    train: int | None = Field(default=None, ge=1, le=1_000_000_000, description="Rows of train to use; all without it.")
+    eval: int | None = Field(default=None, ge=1, le=1_000_000_000, description="Rows of eval to use; all without it.")
+    test: int | None = Field(default=None, ge=1, le=1_000_000_000, description="Rows of test to use; all without it.")
+    seed: int = Field(default=42, ge=0, le=2**32 - 1, description="The seed of the shuffle.")
+
+
+class Data(Strict):
+    """The splits of a job and how to read them."""
+
+    train: DataSource = Field(description="What to train on.")
+    eval: DataSource | None = Field(
+        default=None, description="What to evaluate on during training and pick the best model by."
+    )
+    test: DataSource | None = Field(
+        default=None, description="What to evaluate the published model on, once, at the end."
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        max_length=20,
+        description='Which column plays which role, such as `{"text": "review", "label": "stars"}`. '
+        "A role that is not named here is the column of its own name.",
+    )
+    subset: Subset = Field(default_factory=Subset, description="How many rows of each split to use.")
+    eval_fraction: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Without `eval`: the share of train to hold out for evaluation, drawn by `subset.seed`.",
+    )
+    on_bad_row: Literal["fail", "skip"] = Field(
+        default="fail",
+        description="What an unusable row does: `fail` ends the job and names it, `skip` leaves it out and counts it.",
+    )
+
+    @field_validator("columns")
+    @classmethod
+    def _columns_are_named(cls, columns: dict[str, str]) -> dict[str, str]:
+        if any(not name or len(name) > 300 for name in columns.values()):  # noqa: PLR2004 - a bound, not a meaning
+            raise ValueError("a column name must have 1 to 300 characters")
+        return columns

@@ -1,0 +1,216 @@
+"""What a job may ask for: the body of `POST /v1/jobs`."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from app.specs.data import Data
+from app.specs.durations import seconds
+from app.specs.strict import Strict
+from app.specs.text_classification import MetricName, TextClassification
+from app.specs.training import BatchSize, Training
+
+Task = TextClassification
+"""The union of all task specs, told apart by `type`. It has one member so far."""
+
+TASKS: dict[str, type[Task]] = {"text-classification": TextClassification}
+"""Every task type and its spec."""
+
+Cadence = Literal["none", "epoch", "steps"]
+MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+MetadataValue = Annotated[str, StringConstraints(max_length=512)]
+
+RESERVED_CONFIG = frozenset(
+    {
+        "auto_map",
+        "architectures",
+        "num_labels",
+        "id2label",
+        "label2id",
+        "problem_type",
+        "model_type",
+        "dtype",
+        "torch_dtype",
+        "quantization_config",
+    }
+)
+
+
+class Model(Strict):
+    """The pretrained model to start from."""
+
+    id: str = Field(
+        min_length=1,
+        max_length=200,
+        pattern=r"^(local:[\w][\w.-]*|job:job_[0-9a-z]{26}|[\w][\w.-]*(/[\w][\w.-]*)?)$",
+        description="A hub id (`google-bert/bert-base-cased`), `local:NAME` (a folder of the server's models directory), "
+        "or `job:ID` (the model of an earlier job).",
+    )
+    revision: str | None = Field(
+        default=None, max_length=200, description="A branch, tag or commit on the hub; `main` without it."
+    )
+    attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
+        default="auto", description="The attention kernel. `auto` lets transformers choose."
+    )
+    config: dict[str, bool | int | float | str | None] = Field(
+        default_factory=dict, max_length=50, description="Overrides of the model's configuration, such as dropout."
+    )
+
+    @field_validator("config")
+    @classmethod
+    def _config_is_safe(cls, config: dict[str, Any]) -> dict[str, Any]:
+        for key in config:
+            if key.startswith("_") or key in RESERVED_CONFIG:
+                raise PydanticCustomError(
+                    "reserved", "'{key}' is set by the service and cannot be overridden", {"key": key}
+                )
+        return config
+
+
+class Evaluation(Strict):
+    """When to evaluate and by what."""
+
+    strategy: Cadence = Field(default="epoch", description="When: never, after each epoch, or every `every` steps.")
+    every: int | None = Field(
+        default=None, ge=1, le=100_000_000, description="Steps between evaluations, with `steps`."
+    )
+    at_start: bool = Field(default=False, description="Evaluate once before the first step too, as a baseline.")
+    batch_size: BatchSize = Field(default="auto", description="Rows a forward pass, 1 to 4096, or `auto`.")
+    metrics: list[MetricName] | None = Field(
+        default=None, min_length=1, max_length=20, description="What to compute; the task's usual metrics without it."
+    )
+    best_by: MetricName | Literal["loss"] | None = Field(
+        default=None, description="The metric that picks the best checkpoint; the first of `metrics` without it."
+    )
+    predictions: bool = Field(default=True, description="Publish the eval predictions with their rows.")
+
+    @model_validator(mode="after")
+    def _every_goes_with_steps(self) -> Self:
+        _check_cadence(self.strategy, self.every)
+        return self
+
+
+class Checkpoints(Strict):
+    """When to save a checkpoint that training can continue from."""
+
+    strategy: Cadence = Field(default="epoch", description="When: never, after each epoch, or every `every` steps.")
+    every: int | None = Field(
+        default=None, ge=1, le=100_000_000, description="Steps between checkpoints, with `steps`."
+    )
+    keep: int = Field(default=2, ge=1, le=100, description="How many of the newest to keep, besides the best.")
+
+    @model_validator(mode="after")
+    def _every_goes_with_steps(self) -> Self:
+        _check_cadence(self.strategy, self.every)
+        return self
+
+
+class Tokenization(Strict):
+    """How text becomes tokens."""
+
+    max_length: int = Field(
+        default=512, ge=2, le=1_000_000, description="Tokens a row at most, and never more than the model takes."
+    )
+    padding: Literal["longest", "max_length"] = Field(
+        default="longest", description="Pad to the longest of a batch, or always to `max_length`."
+    )
+    truncation: bool = Field(default=True, description="Cut longer rows; without it they are an error.")
+
+
+class Resources(Strict):
+    """What the job needs to run."""
+
+    gpus: Literal[0, 1, "auto"] = Field(
+        default="auto", description="GPUs needed: 0, 1, or `auto` (one if the worker has one)."
+    )
+    timeout: str = Field(
+        default="6h",
+        description="How long the job may run in all, such as `90s`, `30m`, `6h` or `2d`; 30 days at most.",
+    )
+
+    @field_validator("timeout")
+    @classmethod
+    def _timeout_is_a_duration(cls, timeout: str) -> str:
+        seconds(timeout)
+        return timeout
+
+
+class JobSpec(Strict):
+    """A fine-tuning job. Only `task`, `model` and `data.train` are required."""
+
+    name: str | None = Field(
+        default=None, min_length=1, max_length=200, description="A name for people; it need not be unique."
+    )
+    metadata: dict[MetadataKey, MetadataValue] = Field(
+        default_factory=dict, max_length=16, description="Up to 16 pairs of text that listing can filter by."
+    )
+    priority: int = Field(default=0, ge=-100, le=100, description="Higher runs first.")
+    task: Task = Field(description="What the model shall learn to do.")
+    model: Model = Field(description="The pretrained model: an object, or just its id.")
+    data: Data = Field(description="What to learn from.")
+    tokenization: Tokenization = Field(default_factory=Tokenization, description="How text becomes tokens.")
+    training: Training = Field(default_factory=Training, description="How to train.")
+    evaluation: Evaluation = Field(default_factory=Evaluation, description="When to evaluate and by what.")
+    checkpoints: Checkpoints = Field(default_factory=Checkpoints, description="When to save.")
+    resources: Resources = Field(default_factory=Resources, description="What the job needs to run.")
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _model_may_be_a_plain_id(cls, model: Any) -> Any:
+        return {"id": model} if isinstance(model, str) else model
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        roles = (*self.task.required_roles, *self.task.optional_roles)
+        for role in self.data.columns:
+            if role not in roles:
+                raise _misfit(
+                    f"data.columns.{role}", f"is no role of {self.task.type}; its roles are {', '.join(roles)}"
+                )
+        if self.data.eval is not None and self.data.eval_fraction is not None:
+            raise _misfit("data.eval_fraction", "give either 'eval' or 'eval_fraction', not both")
+        if self.training.early_stopping and not self.evaluates:
+            raise _misfit(
+                "training.early_stopping", "needs evaluation: give data.eval or data.eval_fraction, and a strategy"
+            )
+        best_by = self.evaluation.best_by
+        if best_by is not None and best_by != "loss" and best_by not in self.metrics:
+            raise _misfit("evaluation.best_by", f"'{best_by}' is not computed; metrics are {', '.join(self.metrics)}")
+        return self
+
+    @property
+    def has_eval_data(self) -> bool:
+        """Whether there are rows to evaluate on."""
+        return self.data.eval is not None or self.data.eval_fraction is not None
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether checkpoints are judged during training."""
+        return self.has_eval_data and self.evaluation.strategy != "none"
+
+    @property
+    def metrics(self) -> tuple[MetricName, ...]:
+        """The metrics to compute: those asked for, or the task's usual ones."""
+        return tuple(self.evaluation.metrics or self.task.default_metrics)
+
+    @property
+    def best_by(self) -> str:
+        """The metric that picks the best checkpoint."""
+        return self.evaluation.best_by or self.metrics[0]
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Role to column name: every required role, and the optional ones that were named."""
+        return {role: self.data.columns.get(role, role) for role in self.task.required_roles} | self.data.columns
+
+
+def _check_cadence(strategy: Cadence, every: int | None) -> None:
+    if strategy == "steps" and every is None:
+        raise ValueError("strategy 'steps' needs 'every', the number of steps")
+    if strategy != "steps" and every is not None:
+        raise ValueError(f"'every' goes with strategy 'steps', not '{strategy}'")
+
+
+def _misfit(field: str, reason: str) -> PydanticCustomError:
+    return PydanticCustomError("misfit", "{reason}", {"field": field, "reason": reason})

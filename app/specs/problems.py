@@ -1,0 +1,66 @@
+"""Turns pydantic's errors into (param, message, code) as the API reports them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a body. `param` is a dotted path into it, such as `data.train.rows[3]`."""
+
+    param: str
+    message: str
+    code: str
+
+
+def problems(error: ValidationError, body: Any) -> list[Problem]:
+    """List what is wrong, one entry a field; alternatives of a union are joined by "or".
+
+    Union tags and member names that pydantic puts into its paths are dropped: only what can be
+    found in `body` stays.
+    """
+    found: dict[str, Problem] = {}
+    for item in error.errors(include_url=False, include_input=False):
+        kind, context = item["type"], item.get("ctx", {})
+        path = _real_path(item["loc"], body, is_missing=kind == "missing")
+        if "field" in context:
+            # Raised by a model about one of its fields, which pydantic's own path leaves out.
+            path = [*path, *context["field"].split(".")] if kind == "misfit" else [*path, context["field"]]
+        param, message = dotted(path), _sentence(item["msg"])
+        known = found.get(param)
+        if known is None:
+            found[param] = Problem(param, message, kind)
+        elif message not in known.message:
+            found[param] = Problem(param, f"{known.message}, or: {message}", known.code)
+    return list(found.values())
+
+
+def dotted(path: Iterable[str | int]) -> str:
+    """Write a path as `a.b[2].c`."""
+    text = ""
+    for step in path:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+    return text
+
+
+def _real_path(location: tuple[int | str, ...], body: Any, *, is_missing: bool) -> list[int | str]:
+    path: list[int | str] = []
+    here: Any = body
+    for index, step in enumerate(location):
+        if isinstance(here, dict) and step in here:
+            here = cast("dict[Any, Any]", here)[step]
+            path.append(step)
+        elif isinstance(here, list) and isinstance(step, int) and step < len(cast("list[Any]", here)):
+            here = cast("list[Any]", here)[step]
+            path.append(step)
+        elif is_missing and index == len(location) - 1:
+            path.append(step)
+    return path
+
+
+def _sentence(message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    return message.replace("Input should be", "must be").replace("Field required", "is required")

@@ -1,0 +1,24 @@
+"""What `auto` and defaults became, settled at the first attempt and kept for all later ones."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Resolved(BaseModel):
+    """Enough, with the spec, to run the job again."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    labels: list[str] = Field(description="Class names in the order of their ids.")
+    precision: str = Field(description="fp32, bf16 or fp16.")
+    batch_size: int = Field(description="Rows a forward pass in training.")
+    eval_batch_size: int = Field(description="Rows a forward pass in evaluation.")
+    device: str = Field(description="cpu or cuda.")
+    max_length: int = Field(description="Tokens a row at most, after the model's own limit.")
+    total_steps: int = Field(description="Optimiser steps of the whole run.")
+    metrics: list[str] = Field(description="The metrics computed.")
+    best_by: str | None = Field(description="The metric that picks the best checkpoint; null without evaluation.")
+    model_commit: str | None = Field(description="The hub commit of the model; null for local models.")
+    datasets: dict[str, str] = Field(description="Split to a hash of the rows used, in order.")
+    rows: dict[str, int] = Field(description="Split to the number of rows used.")
+    skipped_rows: int = Field(description="Unusable rows left out, with on_bad_row 'skip'.")
+    versions: dict[str, str] = Field(description="Versions of Python and the packages that shape results.")

@@ -1,0 +1,71 @@
+"""How to train: engine, method, optimiser and schedule."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from app.specs.strict import Strict
+
+BatchSize = Annotated[int, Field(ge=1, le=4096)] | Literal["auto"]
+
+
+class FullMethod(Strict):
+    """Tune every weight."""
+
+    type: Literal["full"] = Field(default="full", description="`full` tunes every weight.")
+
+
+class EarlyStopping(Strict):
+    """End the run when evaluation stops getting better."""
+
+    patience: int = Field(ge=1, le=1000, description="How many evaluations in a row may fail to improve.")
+    min_delta: float = Field(
+        default=0.0, ge=0, le=1e6, description="How much better counts as better, in units of `best_by`."
+    )
+
+
+class Training(Strict):
+    """How to train. The defaults are those of the Hugging Face fine-tuning tutorial."""
+
+    engine: Literal["trainer"] = Field(
+        default="trainer", description="The training loop: `trainer` is the Hugging Face Trainer."
+    )
+    method: FullMethod = Field(default_factory=FullMethod, description="Which weights are tuned.")
+    epochs: float = Field(default=3.0, gt=0, le=10_000, description="Passes over train.")
+    max_steps: int | None = Field(
+        default=None, ge=1, le=100_000_000, description="Optimiser steps; wins over `epochs`."
+    )
+    batch_size: BatchSize = Field(default=8, description="Rows a forward pass, 1 to 4096, or `auto`.")
+    gradient_accumulation: int = Field(default=1, ge=1, le=4096, description="Forward passes an optimiser step.")
+    optimizer: Literal["adamw", "adafactor", "sgd"] = Field(default="adamw", description="The optimiser.")
+    learning_rate: float = Field(default=5e-5, gt=0, le=1, description="The peak learning rate.")
+    head_learning_rate: float | None = Field(
+        default=None, gt=0, le=1, description="The learning rate of the newly made head; `learning_rate` without it."
+    )
+    scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"] = Field(
+        default="linear", description="How the learning rate moves over the steps."
+    )
+    warmup_steps: int = Field(
+        default=0, ge=0, le=100_000_000, description="Steps over which the learning rate rises from 0."
+    )
+    weight_decay: float = Field(
+        default=0.0, ge=0, le=10, description="Decoupled weight decay; not on biases and norms."
+    )
+    max_grad_norm: float = Field(default=1.0, gt=0, le=1e6, description="Gradients are clipped to this norm.")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="Share of each target spread over all classes.")
+    class_weights: Literal["balanced"] | dict[str, float] | None = Field(
+        default=None,
+        description="Weights of the classes in the loss: `balanced` (inverse to frequency in train), or class name to weight.",
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="Trade compute for memory by recomputing activations."
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto",
+        description="Autocast over fp32 weights. `auto` takes bf16 where the hardware is fast at it, else fp32.",
+    )
+    seed: int = Field(default=42, ge=0, le=2**32 - 1, description="Seeds the new head, the data order and dropout.")
+    logging_steps: int = Field(
+        default=10, ge=1, le=1_000_000, description="Steps between two points of the loss series."
+    )
+    early_stopping: EarlyStopping | None = Field(default=None, description="End early when evaluation stops improving.")
