@@ -1,0 +1,1 @@
+"""HTTP: one router a noun. Routers translate; the modules beside this package decide."""

@@ -1,0 +1,146 @@
+"""Checkpoints and models: manifest, single files with ranges, one tar stream."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from app.api.answers import CheckpointAnswer, Error, FileAnswer, Page
+from app.api.dependencies import Parts, ProjectId, Service
+from app.api.jobs import job_of
+from app.errors import NotFound, RangeNotSatisfiable
+from app.http_ranges import UNSATISFIABLE, requested_range
+from app.jobs import queries
+from app.jobs.states import JobStatus
+from app.jobs.tables import Artifact, Job
+from app.tar_stream import tar_length, tar_stream
+
+router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["artifacts"], responses={404: {"model": Error}})
+
+Step = Annotated[
+    int | None,
+    Query(alias="checkpoint", ge=0, le=2**62, description="The step of a checkpoint; the published model without it."),
+]
+
+
+@router.get("/checkpoints", response_model=Page[CheckpointAnswer])
+def checkpoints(job_id: str, parts: Parts, project: ProjectId) -> Page[CheckpointAnswer]:
+    """List the checkpoints that can be downloaded, newest first."""
+    with parts.database.read() as session:
+        job = job_of(queries.job(session, project, job_id))
+        found = queries.checkpoints(session, job.id)
+    return Page(data=[_checkpoint(job, item) for item in found])
+
+
+@router.get("/artifacts", response_model=Page[FileAnswer])
+def manifest(job_id: str, response: Response, parts: Parts, project: ProjectId, step: Step = None) -> Page[FileAnswer]:
+    """List the files of the published model, or of a checkpoint, with size and sha256."""
+    _, artifact = _find(parts, project, job_id, step)
+    response.headers["etag"] = f'"{artifact.manifest_sha256}"'
+    query = "" if step is None else f"?checkpoint={step}"
+    return Page(
+        data=[
+            FileAnswer(
+                path=file["path"],
+                size=file["size"],
+                sha256=file["sha256"],
+                url=f"/v1/jobs/{job_id}/artifacts/{file['path']}{query}",
+            )
+            for file in artifact.files
+        ]
+    )
+
+
+@router.api_route(
+    "/artifacts/{path:path}",
+    methods=["GET", "HEAD"],
+    response_class=StreamingResponse,
+    responses={206: {}, 304: {}, 416: {"model": Error}},
+)
+def file(job_id: str, path: str, request: Request, parts: Parts, project: ProjectId, step: Step = None) -> Response:
+    """Download one file; Range, If-Range and If-None-Match are honoured."""
+    _, artifact = _find(parts, project, job_id, step)
+    # Only paths that the manifest lists exist: no path is ever put together from the request.
+    entry = next((item for item in artifact.files if item["path"] == path), None)
+    if entry is None:
+        raise NotFound("there is no such file; GET /artifacts lists them", param="path", code="file_not_found")
+    size, etag = int(entry["size"]), f'"{entry["sha256"]}"'
+    headers = {
+        "etag": etag,
+        "accept-ranges": "bytes",
+        "content-disposition": "attachment",
+        "x-content-type-options": "nosniff",
+    }
+    if _matches(request.headers.get("if-none-match"), etag):
+        return Response(status_code=304, headers=headers)
+    if_range = request.headers.get("if-range")
+    wanted = requested_range(request.headers.get("range"), size) if if_range in (None, etag) else None
+    if wanted is UNSATISFIABLE:
+        raise RangeNotSatisfiable(f"the file has {size} bytes", param="range", details={"size": size})
+    start, end = wanted or (0, size)
+    headers["content-length"] = str(end - start)
+    if wanted is not None:
+        headers["content-range"] = f"bytes {start}-{end - 1}/{size}"
+    status = 206 if wanted is not None else 200
+    if request.method == "HEAD":
+        return Response(status_code=status, headers=headers, media_type="application/octet-stream")
+    chunks = parts.storage.read(f"{artifact.prefix}/{path}", start, end)
+    return StreamingResponse(chunks, status_code=status, headers=headers, media_type="application/octet-stream")
+
+
+@router.get("/archive", response_class=StreamingResponse, responses={304: {}})
+def archive(job_id: str, request: Request, parts: Parts, project: ProjectId, step: Step = None) -> Response:
+    """Download all files as one uncompressed tar."""
+    job, artifact = _find(parts, project, job_id, step)
+    etag = f'"{artifact.manifest_sha256}"'
+    if _matches(request.headers.get("if-none-match"), etag):
+        return Response(status_code=304, headers={"etag": etag})
+    folder = job.id if step is None else f"{job.id}-step-{step}"
+    sizes = [(f"{folder}/{item['path']}", int(item["size"])) for item in artifact.files]
+
+    def read(name: str) -> Iterator[bytes]:
+        return parts.storage.read(f"{artifact.prefix}/{name.removeprefix(folder + '/')}")
+
+    headers = {
+        "etag": etag,
+        "content-length": str(tar_length(sizes)),
+        "content-disposition": f'attachment; filename="{folder}.tar"',
+    }
+    return StreamingResponse(tar_stream(sizes, read), headers=headers, media_type="application/x-tar")
+
+
+def _find(parts: Service, project: str, job_id: str, step: int | None) -> tuple[Job, Artifact]:
+    with parts.database.read() as session:
+        job = job_of(queries.job(session, project, job_id))
+        artifact = queries.artifact(session, job, step)
+    if artifact is not None:
+        return job, artifact
+    if step is not None:
+        raise NotFound(
+            f"there is no checkpoint of step {step}; GET /v1/jobs/{job_id}/checkpoints lists them",
+            param="checkpoint",
+            code="checkpoint_not_found",
+        )
+    state = (
+        "it has not finished" if job.status in (JobStatus.QUEUED, JobStatus.RUNNING) else f"it ended as '{job.status}'"
+    )
+    raise NotFound(
+        f"this job has published no model: {state}; ?checkpoint=STEP gives an earlier checkpoint",
+        code="model_not_published",
+    )
+
+
+def _checkpoint(job: Job, artifact: Artifact) -> CheckpointAnswer:
+    fields: dict[str, Any] = {
+        name: getattr(artifact, name) for name in ("step", "epoch", "attempt", "is_best", "metrics", "created_at")
+    }
+    total = sum(int(item["size"]) for item in artifact.files)
+    return CheckpointAnswer(**fields, bytes=total, archive=f"/v1/jobs/{job.id}/archive?checkpoint={artifact.step}")
+
+
+def _matches(header: str | None, etag: str) -> bool:
+    if header is None:
+        return False
+    candidates = [tag.strip().removeprefix("W/") for tag in header.split(",")]
+    return "*" in candidates or etag in candidates

@@ -1,0 +1,79 @@
+"""What the service can do, and who does it."""
+
+from typing import Any, get_args
+
+from fastapi import APIRouter
+
+from app.api.answers import Page, TaskAnswer, WorkerAnswer
+from app.api.dependencies import Parts, ProjectId
+from app.jobs import queries
+from app.specs import TASKS, JobSpec
+from app.specs.text_classification import MetricName
+from app.specs.training import Training
+
+router = APIRouter(prefix="/v1", tags=["catalogue"])
+
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "text-classification": {
+        "name": "mood",
+        "task": {"type": "text-classification"},
+        "model": "google-bert/bert-base-cased",
+        "data": {
+            "train": {
+                "rows": [
+                    {"text": "A joy from start to end.", "label": "good"},
+                    {"text": "Two hours of my life that I shall miss.", "label": "bad"},
+                ]
+            }
+        },
+    }
+}
+"""A body for each task that POST /v1/jobs takes as it is."""
+
+
+@router.get("/tasks", response_model=Page[TaskAnswer])
+def tasks(project: ProjectId) -> Page[TaskAnswer]:
+    """List the task types, each with its JSON schema and an example."""
+    schema = JobSpec.model_json_schema()
+    return Page(
+        data=[
+            TaskAnswer(
+                id=name,
+                type=name,
+                description=(task.__doc__ or "").strip(),
+                required_columns=list(task.required_roles),
+                optional_columns=list(task.optional_roles),
+                metrics=list(get_args(MetricName)),
+                engines=list(get_args(Training.model_fields["engine"].annotation)),
+                json_schema=task.model_json_schema(),
+                job_schema=schema,
+                example=EXAMPLES[name],
+            )
+            for name, task in TASKS.items()
+        ]
+    )
+
+
+@router.get("/workers", response_model=Page[WorkerAnswer])
+def workers(parts: Parts, project: ProjectId) -> Page[WorkerAnswer]:
+    """List the workers of the last day that have not stopped, alive or silent."""
+    with parts.database.read() as session:
+        found = queries.workers(session, silent_for=parts.settings.lease_seconds)
+        running = queries.running_on(session, project)
+    return Page(
+        data=[
+            WorkerAnswer.model_validate(
+                {
+                    **{
+                        name: getattr(worker, name)
+                        for name in ("id", "host", "pid", "version", "slots", "hardware", "started_at", "last_seen_at")
+                    },
+                    "alive": alive,
+                    "queues": worker.queues.split(","),
+                    "engines": worker.engines.split(","),
+                    "jobs": running.get(worker.id, []),
+                }
+            )
+            for worker, alive in found
+        ]
+    )

@@ -1,0 +1,134 @@
+"""Upload data, look at it, delete it."""
+
+import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.concurrency import run_in_threadpool
+
+from app.api.answers import DatasetAnswer, Deleted, Error, Page
+from app.api.dependencies import Parts, ProjectId, Service
+from app.api.parameters import Limit, only_known
+from app.datasets import catalogue
+from app.datasets.preview import preview
+from app.datasets.upload import receive
+from app.errors import NotFound
+from app.jobs import queries
+from app.jobs.tables import Dataset
+
+router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+
+UPLOAD_FORM = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "csv, tsv, json, jsonl or parquet, each also .gz",
+                        }
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=DatasetAnswer,
+    openapi_extra=UPLOAD_FORM,
+    responses={413: {"model": Error}, 422: {"model": Error}},
+)
+async def upload(request: Request, parts: Parts, project: ProjectId) -> DatasetAnswer:
+    """Upload a file as a dataset. The answer comes when it was inspected and is usable."""
+    declared = request.headers.get("content-length", "")
+    length = int(declared) if declared.isdigit() else None
+    with _workspace(parts.settings.cache()) as folder:
+        source = folder / "upload"
+        received = await receive(
+            request.stream(), request.headers.get("content-type", ""), length, source, parts.settings.upload_limit_bytes
+        )
+        dataset = await run_in_threadpool(
+            catalogue.add, parts.database, parts.storage, parts.settings, project, received, source
+        )
+    return _answer(dataset)
+
+
+@router.get("", response_model=Page[DatasetAnswer])
+def list_datasets(
+    request: Request,
+    parts: Parts,
+    project: ProjectId,
+    limit: Limit = 20,
+    after: Annotated[str | None, Query(max_length=40, description="The last id of the page before.")] = None,
+) -> Page[DatasetAnswer]:
+    """List datasets, newest first."""
+    only_known(request, {"limit", "after"})
+    with parts.database.read() as session:
+        found, has_more = queries.datasets(session, project, limit=limit, after=after)
+    return Page(data=[_answer(dataset) for dataset in found], has_more=has_more)
+
+
+@router.get("/{dataset_id}", response_model=DatasetAnswer, responses={404: {"model": Error}})
+def get(dataset_id: str, parts: Parts, project: ProjectId) -> DatasetAnswer:
+    """Look at one dataset: columns, types and counts."""
+    return _answer(_find(parts, project, dataset_id))
+
+
+@router.get("/{dataset_id}/rows", response_model=Page[dict[str, Any]], responses={404: {"model": Error}})
+def rows(
+    dataset_id: str,
+    parts: Parts,
+    project: ProjectId,
+    start: Annotated[int, Query(ge=0, le=2**62, description="The first row, from 0.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=100, description="Rows a page.")] = 10,
+) -> Page[dict[str, Any]]:
+    """Preview rows; `_line` is each row's line in the uploaded file."""
+    dataset = _find(parts, project, dataset_id)
+    found = preview(parts.copies.parquet(dataset), start, limit)
+    return Page(data=found, has_more=start + len(found) < dataset.rows)
+
+
+@router.delete("/{dataset_id}", response_model=Deleted, responses={404: {"model": Error}, 409: {"model": Error}})
+def delete(dataset_id: str, parts: Parts, project: ProjectId) -> Deleted:
+    """Delete a dataset that no queued or running job needs."""
+    catalogue.remove(parts.database, parts.storage, project, dataset_id)
+    return Deleted(id=dataset_id, object="dataset")
+
+
+@contextmanager
+def _workspace(cache: Path) -> Generator[Path]:
+    uploads = cache / "uploads"
+    uploads.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=uploads))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def _find(parts: Service, project: str, dataset_id: str) -> Dataset:
+    with parts.database.read() as session:
+        dataset = queries.dataset(session, project, dataset_id)
+    if dataset is None:
+        raise NotFound("there is no such dataset in this project", param="dataset_id", code="dataset_not_found")
+    return dataset
+
+
+def _answer(dataset: Dataset) -> DatasetAnswer:
+    fields = {
+        name: getattr(dataset, name) for name in ("id", "filename", "bytes", "sha256", "rows", "columns", "created_at")
+    }
+    return DatasetAnswer.model_validate({**fields, "type": dataset.format})

@@ -1,0 +1,175 @@
+"""POST a job, look at it, list, cancel."""
+
+import json
+from hashlib import sha256
+from typing import Annotated, Any
+
+from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Request, Response
+from sqlalchemy.exc import IntegrityError
+
+from app.api.answers import Error, JobAnswer, JobLinks, Page, Validation
+from app.api.body import json_body
+from app.api.dependencies import Parts, ProjectId, Service
+from app.api.parameters import Limit, only_known, point_in_time
+from app.errors import Conflict, InvalidRequest, NotFound
+from app.jobs import lifecycle, queries, submission
+from app.jobs.states import JobStatus
+from app.jobs.tables import IdempotencyKey, Job, JobDataset
+from app.specs import JobSpec
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+Body = Annotated[tuple[JobSpec, Any], Depends(json_body(JobSpec))]
+
+
+@router.post(
+    "", status_code=201, response_model=JobAnswer, responses={200: {"model": JobAnswer}, 422: {"model": Error}}
+)
+def create(
+    body: Body,
+    parts: Parts,
+    project: ProjectId,
+    response: Response,
+    background: BackgroundTasks,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            description="Any text of up to 255 characters: a repeated request with the same key and body gives the same job (200)."
+        ),
+    ] = None,
+) -> JobAnswer:
+    """Create a fine-tuning job."""
+    spec, tree = body
+    body_hash = sha256(json.dumps(tree, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    if idempotency_key is not None and (replayed := _replay(parts, project, idempotency_key, body_hash)):
+        response.status_code = 200
+        response.headers["idempotent-replayed"] = "true"
+        return replayed
+    plan = submission.check(parts.database, parts.copies, project, spec)
+    job = plan.job(project)
+    try:
+        with parts.database.write() as session:
+            lifecycle.submit(session, job)
+            session.add_all(JobDataset(job_id=job.id, dataset_id=found) for found in plan.dataset_ids())
+            if idempotency_key is not None:
+                session.add(
+                    IdempotencyKey(project_id=project, key=idempotency_key, body_sha256=body_hash, job_id=job.id)
+                )
+    except IntegrityError:
+        # The same key was posted at the same moment, and the other request was first.
+        if idempotency_key is not None and (replayed := _replay(parts, project, idempotency_key, body_hash)):
+            response.status_code = 200
+            response.headers["idempotent-replayed"] = "true"
+            return replayed
+        raise
+    background.add_task(parts.wakeup.hint, job.queue)
+    return _answer(parts, project, job.id)
+
+
+@router.post("/validate", response_model=Validation, responses={422: {"model": Error}})
+def validate(body: Body, parts: Parts, project: ProjectId) -> Validation:
+    """Check all that create checks, and estimate, without creating."""
+    plan = submission.check(parts.database, parts.copies, project, body[0])
+    return Validation(estimate=plan.estimate(), spec=plan.spec.model_dump(mode="json"))
+
+
+@router.get("", response_model=Page[JobAnswer])
+def list_jobs(
+    request: Request,
+    parts: Parts,
+    project: ProjectId,
+    limit: Limit = 20,
+    after: Annotated[str | None, Query(max_length=40, description="The last id of the page before.")] = None,
+    status: Annotated[JobStatus | None, Query(description="Only jobs in this status.")] = None,
+    task: Annotated[str | None, Query(max_length=50, description="Only jobs of this task type.")] = None,
+    name: Annotated[str | None, Query(max_length=200, description="Only jobs of exactly this name.")] = None,
+    created_after: Annotated[str | None, Query(description="ISO 8601 or seconds since 1970.")] = None,
+    created_before: Annotated[str | None, Query(description="ISO 8601 or seconds since 1970.")] = None,
+) -> Page[JobAnswer]:
+    """List jobs, newest first. `metadata[key]=value` filters by metadata."""
+    only_known(
+        request, {"limit", "after", "status", "task", "name", "created_after", "created_before"}, prefix="metadata"
+    )
+    metadata = {key[9:-1]: value for key, value in request.query_params.items() if key.startswith("metadata[")}
+    with parts.database.read() as session:
+        found, has_more = queries.jobs(
+            session,
+            project,
+            limit=limit,
+            after=after,
+            status=status,
+            task=task,
+            name=name,
+            metadata=metadata,
+            created_after=point_in_time("created_after", created_after),
+            created_before=point_in_time("created_before", created_before),
+        )
+        return Page(data=[job_answer(job, queries.queue_position(session, job)) for job in found], has_more=has_more)
+
+
+@router.get("/{job_id}", response_model=JobAnswer, responses={404: {"model": Error}})
+def get(job_id: str, parts: Parts, project: ProjectId) -> JobAnswer:
+    """Look at one job."""
+    return _answer(parts, project, job_id)
+
+
+@router.post("/{job_id}/cancel", response_model=JobAnswer, responses={404: {"model": Error}, 409: {"model": Error}})
+def cancel(job_id: str, parts: Parts, project: ProjectId) -> JobAnswer:
+    """Cancel a job. A running one saves a checkpoint and stops; poll until its status is `cancelled`."""
+    with parts.database.write() as session:
+        job = job_of(queries.job(session, project, job_id))
+        if not lifecycle.cancel(session, job.id):
+            raise Conflict(
+                f"this job has already ended as '{job.status}'; only a queued or running job can be cancelled",
+                code="job_ended",
+            )
+    return _answer(parts, project, job_id)
+
+
+def job_of(job: Job | None) -> Job:
+    """The job, or NotFound for None."""
+    if job is None:
+        raise NotFound("there is no such job in this project", param="job_id", code="job_not_found")
+    return job
+
+
+def job_answer(job: Job, queue_position: int | None) -> JobAnswer:
+    """A job as clients see it."""
+    base = f"/v1/jobs/{job.id}"
+    links = {part: f"{base}/{part}" for part in JobLinks.model_fields if part != "self"}
+    return JobAnswer.model_validate(
+        {
+            **{
+                field: getattr(job, field)
+                for field in JobAnswer.model_fields
+                if hasattr(job, field) and field != "metadata"
+            },
+            "metadata": job.user_metadata,
+            "metrics": job.metrics or {},
+            "cancel_requested": job.cancel_requested_at is not None,
+            "queue_position": queue_position,
+            "links": {"self": base, **links},
+        }
+    )
+
+
+def _answer(parts: Service, project: str, job_id: str) -> JobAnswer:
+    with parts.database.read() as session:
+        job = job_of(queries.job(session, project, job_id))
+        return job_answer(job, queries.queue_position(session, job))
+
+
+def _replay(parts: Service, project: str, key: str, body_hash: str) -> JobAnswer | None:
+    if not 1 <= len(key) <= 255:  # noqa: PLR2004 - the column's length
+        raise InvalidRequest(
+            "an Idempotency-Key has 1 to 255 characters", param="idempotency-key", code="invalid_idempotency_key"
+        )
+    with parts.database.read() as session:
+        earlier = queries.idempotent_job(session, project, key)
+        if earlier is None:
+            return None
+        known_hash, job = earlier
+        if known_hash != body_hash:
+            message = f"this Idempotency-Key made job {job.id} from another body; use a new key for a new job"
+            raise InvalidRequest(message, param="idempotency-key", code="idempotency_key_reused")
+        return job_answer(job, queries.queue_position(session, job))

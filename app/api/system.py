@@ -1,0 +1,67 @@
+"""Liveness and readiness. No key is needed."""
+
+from collections.abc import Callable
+
+from fastapi import APIRouter, Response
+from sqlalchemy.exc import SQLAlchemyError
+
+from app import migrate
+from app.api.answers import Health
+from app.api.dependencies import Parts, Service
+from app.jobs import queries
+from app.jobs.wakeup import CeleryWakeup
+from app.storage import StorageError
+
+router = APIRouter(tags=["system"])
+
+
+@router.get("/healthz", response_model=Health)
+async def healthz() -> Health:
+    """Whether the process answers at all."""
+    return Health(status="ok")
+
+
+@router.get("/readyz", response_model=Health, responses={503: {"model": Health}})
+def readyz(parts: Parts, response: Response) -> Health:
+    """Whether requests can be served: database, migrations and storage. Broker and workers are reported only."""
+    required = {
+        "database": _outcome(parts.database.check),
+        "migrations": _outcome(lambda: _require_current(parts)),
+        "storage": _outcome(parts.storage.check),
+    }
+    reported = {"broker": _broker(parts), "workers": _workers(parts)}
+    ready = all(outcome == "ok" for outcome in required.values())
+    response.status_code = 200 if ready else 503
+    return Health(status="ok" if ready else "unavailable", checks={**required, **reported})
+
+
+def _outcome(check: Callable[[], None]) -> str:
+    try:
+        check()
+    except (SQLAlchemyError, StorageError, RuntimeError, OSError) as error:
+        # The class says enough for an operator; the text may hold addresses and is for the log.
+        return f"failed: {type(error).__name__}"
+    return "ok"
+
+
+def _require_current(parts: Service) -> None:
+    if not migrate.is_current(parts.database):
+        raise RuntimeError("the schema is not at the newest migration; run `tunesmith migrate`")
+
+
+def _broker(parts: Service) -> str:
+    wakeup = parts.wakeup
+    return _outcome(wakeup.check) if isinstance(wakeup, CeleryWakeup) else "none: workers poll"
+
+
+def _workers(parts: Service) -> str:
+    try:
+        with parts.database.read() as session:
+            alive = [
+                worker
+                for worker, is_alive in queries.workers(session, silent_for=parts.settings.lease_seconds)
+                if is_alive
+            ]
+    except SQLAlchemyError:
+        return "unknown"
+    return f"{len(alive)} alive"

@@ -1,0 +1,306 @@
+"""`tunesmith …`: everything a person does at a shell."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.table import Table
+
+from app.client import Client, ClientError, Refused
+from app.download import download as fetch
+from app.settings import Settings
+from app.watch import outcome
+from app.watch import watch as follow
+
+cli = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    help="Fine-tuning jobs on your own machines.",
+    pretty_exceptions_enable=False,
+)
+keys_cli = typer.Typer(no_args_is_help=True, help="API keys (works on the database).")
+datasets_cli = typer.Typer(no_args_is_help=True, help="Uploaded data.")
+cli.add_typer(keys_cli, name="keys")
+cli.add_typer(datasets_cli, name="datasets")
+
+console = Console()
+errors = Console(stderr=True)
+
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, job_…")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the service's answer as JSON.")]
+EXIT_CODES = {"succeeded": 0, "failed": 1, "cancelled": 3}
+
+
+@cli.command()
+def up(
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on.")] = 8000,
+    data: Annotated[Path | None, typer.Option(help="Where everything is kept; TUNESMITH_DATA_DIR without it.")] = None,
+) -> None:
+    """Start API and worker on this machine: SQLite, a folder, no broker."""
+    from app.up import prepare, serve
+
+    if data is not None:
+        os.environ["TUNESMITH_DATA_DIR"] = str(data.absolute())
+    settings = Settings()
+    key_file = prepare(settings)
+    console.print(f"Tunesmith on http://{host}:{port} (API: /docs). The key is in {key_file}", highlight=False)
+    if data is not None or port != 8000:  # noqa: PLR2004 - the default of TUNESMITH_URL
+        console.print(
+            f"In other shells: export TUNESMITH_DATA_DIR={settings.data_dir.absolute()} TUNESMITH_URL=http://{host}:{port}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    serve(settings, host, port)
+
+
+@cli.command()
+def api(host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Start the API alone."""
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "app", "--host", host, "--port", str(port)])  # noqa: S606 - it replaces this process, on purpose
+
+
+@cli.command()
+def worker(slots: Annotated[int | None, typer.Option(help="Jobs at once; TUNESMITH_SLOTS without it.")] = None) -> None:
+    """Start a worker."""
+    chosen = [] if slots is None else ["--slots", str(slots)]
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "worker", *chosen])  # noqa: S606 - it replaces this process, on purpose
+
+
+@cli.command()
+def migrate() -> None:
+    """Bring the database to this version's schema."""
+    from app.db import Database
+    from app.migrate import upgrade
+
+    settings = Settings()
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    database = Database(settings.database())
+    upgrade(database)
+    database.close()
+    console.print("The schema is at the newest migration.")
+
+
+@keys_cli.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="What the key is for.")] = "key",
+    project: Annotated[str, typer.Option(help="The project it opens, made if need be.")] = "default",
+) -> None:
+    """Make a key and print it; it is not shown again."""
+    from app import auth
+
+    with _write() as session:
+        key = auth.create_key(session, auth.ensure_project(session, project).id, name)
+    typer.echo(key)
+
+
+@keys_cli.command("list")
+def list_keys() -> None:
+    """List keys; the keys themselves are not stored."""
+    from app import auth
+
+    table = Table("id", "project", "name", "state")
+    with _write() as session:
+        for key, project in auth.keys(session):
+            table.add_row(key.id, project, key.name, "revoked" if key.revoked_at else "live")
+    console.print(table)
+
+
+@keys_cli.command("revoke")
+def revoke_key(key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="As `keys list` shows it, key_…")]) -> None:
+    """End a key's life at once."""
+    from app import auth
+    from app.errors import NotFound
+
+    try:
+        with _write() as session:
+            auth.revoke(session, key_id)
+    except NotFound as error:
+        errors.print(error.message)
+        raise typer.Exit(1) from None
+    console.print(f"{key_id} is revoked.")
+
+
+@datasets_cli.command("upload")
+def upload(path: Annotated[Path, typer.Argument(exists=True, dir_okay=False)], as_json: AsJson = False) -> None:
+    """Upload a csv, tsv, json, jsonl or parquet file, each also gzipped."""
+    with _client() as client:
+        dataset = client.upload(path)
+    if as_json:
+        typer.echo(json.dumps(dataset))
+        return
+    names = ", ".join(f"{column['name']} ({column['type']})" for column in dataset["columns"])
+    console.print(f"{dataset['id']}: {dataset['rows']} rows of {names}", highlight=False)
+
+
+@datasets_cli.command("list")
+def list_datasets() -> None:
+    """List the newest datasets."""
+    table = Table("id", "file", "rows", "created")
+    with _client() as client:
+        for item in client.get("/v1/datasets", limit=100)["data"]:
+            table.add_row(item["id"], item["filename"], str(item["rows"]), item["created_at"])
+    console.print(table)
+
+
+@datasets_cli.command("show")
+def show_dataset(dataset: str, rows: Annotated[int, typer.Option(help="Rows to show.")] = 5) -> None:
+    """Show a dataset's columns and first rows."""
+    with _client() as client:
+        console.print_json(data=client.get(f"/v1/datasets/{dataset}"))
+        for row in client.get(f"/v1/datasets/{dataset}/rows", limit=rows)["data"]:
+            console.print_json(data=row)
+
+
+@datasets_cli.command("delete")
+def delete_dataset(dataset: str) -> None:
+    """Delete a dataset that no unfinished job needs."""
+    with _client() as client:
+        client.delete(f"/v1/datasets/{dataset}")
+    console.print(f"{dataset} is deleted.")
+
+
+@cli.command()
+def submit(
+    spec: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A job spec as JSON.")],
+    watch: Annotated[bool, typer.Option("--watch", help="Follow it until it ends.")] = False,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="A repeated submit with the same key gives the same job.")
+    ] = None,
+) -> None:
+    """Submit a job."""
+    try:
+        body: Any = json.loads(spec.read_text(encoding="utf-8"))
+    except ValueError as error:
+        errors.print(f"{spec} is not JSON: {error}")
+        raise typer.Exit(2) from None
+    with _client() as client:
+        job = client.post("/v1/jobs", body, {"idempotency-key": idempotency_key} if idempotency_key else None)
+        typer.echo(job["id"])
+        if watch:
+            _follow(client, job["id"])
+
+
+@cli.command("jobs")
+def list_jobs(
+    status: Annotated[str | None, typer.Option(help="Only jobs in this status.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
+) -> None:
+    """List the newest jobs."""
+    table = Table("id", "name", "status", "progress", "metrics", "created")
+    with _client() as client:
+        for job in client.get("/v1/jobs", status=status, limit=limit)["data"]:
+            progress = job["progress"]
+            done = f"{progress['step']}/{progress['of']}" if progress else ""
+            metrics = ", ".join(f"{name} {value:.4g}" for name, value in list(job["metrics"].items())[:2])
+            table.add_row(job["id"], job["name"] or "", job["status"], done, metrics, job["created_at"])
+    console.print(table)
+
+
+@cli.command("watch")
+def watch_job(job: JobId) -> None:
+    """Follow a job until it ends. Exit code: 0 succeeded, 1 failed, 3 cancelled."""
+    with _client() as client:
+        _follow(client, job)
+
+
+@cli.command()
+def logs(
+    job: JobId, attempt: int | None = None, tail: Annotated[int, typer.Option(help="Characters from the end.")] = 20_000
+) -> None:
+    """Print the end of what the training process wrote."""
+    with _client() as client:
+        typer.echo(client.get(f"/v1/jobs/{job}/logs", attempt=attempt, tail=tail)["text"], nl=False)
+
+
+@cli.command()
+def cancel(job: JobId) -> None:
+    """Cancel a job; a running one saves a checkpoint first."""
+    with _client() as client:
+        answer = client.post(f"/v1/jobs/{job}/cancel")
+    console.print("cancelled" if answer["status"] == "cancelled" else "asked to stop; it saves a checkpoint first")
+
+
+@cli.command()
+def download(
+    job: JobId,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to put the files.")],
+    checkpoint: Annotated[
+        int | None, typer.Option(help="The step of a checkpoint; the published model without it.")
+    ] = None,
+) -> None:
+    """Download a model. Every file's sha256 is verified; run it again to resume a cut one."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with _client() as client, Progress(*columns, console=console, transient=True) as bar:
+        files = fetch(client, job, folder, checkpoint, _on_bytes(bar))
+    console.print(f"{len(files)} files in {folder}, every sha256 verified.", highlight=False)
+
+
+def main() -> None:
+    """Run the command line; what the service refuses is printed, with each field and row, and exits with 2."""
+    logging.basicConfig(level=logging.WARNING)
+    try:
+        cli()
+    except Refused as error:
+        errors.print(f"[red]refused[/] ({error.status}, {error.code}): {error}", highlight=False, soft_wrap=True)
+        for detail in error.rows():
+            where = detail.get("param") or " ".join(
+                f"{key} {detail[key]}" for key in ("split", "row", "line", "column") if detail.get(key)
+            )
+            errors.print(f"  {where}: {detail.get('message', '')}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except ClientError as error:
+        errors.print(f"[red]error[/]: {error}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def _follow(client: Client, job_id: str) -> None:
+    job = follow(client, job_id, console)
+    typer.echo(outcome(job))
+    raise typer.Exit(EXIT_CODES[job["status"]])
+
+
+def _on_bytes(bar: Progress) -> Callable[[str, int, int], None]:
+    tasks: dict[str, TaskID] = {}
+
+    def update(path: str, done: int, size: int) -> None:
+        if path not in tasks:
+            tasks[path] = bar.add_task(path, total=size)
+        bar.update(tasks[path], completed=done)
+
+    return update
+
+
+@contextmanager
+def _client() -> Generator[Client]:
+    settings = Settings()
+    key = settings.api_key
+    if not key:
+        if not settings.key_file().exists():
+            errors.print(
+                f"No API key: set TUNESMITH_API_KEY, or start the service with `tunesmith up`, which writes {settings.key_file()}",
+                soft_wrap=True,
+            )
+            raise typer.Exit(2)
+        key = settings.key_file().read_text().strip()
+    yield Client(settings.url, key)
+
+
+@contextmanager
+def _write() -> Generator[Any]:
+    from app.db import Database
+
+    database = Database(Settings().database())
+    try:
+        with database.write() as session:
+            yield session
+    finally:
+        database.close()

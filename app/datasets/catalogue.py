@@ -1,0 +1,70 @@
+"""Adds and removes datasets: storage first, then the row; on removal the row first, then storage."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from app.datasets.inspect import Limits, UnusableFile, inspect
+from sqlalchemy import update
+
+from app.datasets.upload import Received
+from app.db import Database, now
+from app.errors import Conflict, InvalidRequest, NotFound
+from app.identifiers import new_id
+from app.jobs import queries
+from app.jobs.tables import Dataset
+from app.settings import Settings
+from app.storage import Storage
+
+
+def add(database: Database, storage: Storage, settings: Settings, project_id: str, received: Received, source: Path) -> Dataset:
+    """Inspect an uploaded file and keep it. Raises InvalidRequest with the row and column; then nothing is kept."""
+    parquet = source.with_name("data.parquet")
+    try:
+        found = inspect(source, received.filename, parquet, limits=_limits(settings))
+    except UnusableFile as error:
+        details = {"row": error.row, "line": error.line, "column": error.column, "hint": error.hint}
+        raise InvalidRequest(str(error), param="file", code=error.code, details=details) from None
+    dataset_id = new_id("ds")
+    prefix = f"datasets/{dataset_id}"
+    suffix = "".join(Path(received.filename).suffixes[-2:])
+    dataset = Dataset(
+        id=dataset_id,
+        project_id=project_id,
+        filename=received.filename,
+        format=found.format,
+        bytes=received.size,
+        sha256=received.sha256,
+        rows=found.rows,
+        columns=[asdict(column) for column in found.columns],
+        source_path=f"{prefix}/source{suffix}",
+        parquet_path=f"{prefix}/data.parquet",
+    )
+    try:
+        storage.put_file(dataset.source_path, source)
+        storage.put_file(dataset.parquet_path, parquet)
+        with database.write() as session:
+            session.add(dataset)
+    except BaseException:
+        storage.delete_prefix(prefix)
+        raise
+    return dataset
+
+
+def remove(database: Database, storage: Storage, project_id: str, dataset_id: str) -> None:
+    """Delete a dataset. Raises NotFound, or Conflict while a queued or running job needs it."""
+    with database.write() as session:
+        dataset = queries.dataset(session, project_id, dataset_id)
+        if dataset is None:
+            raise NotFound("there is no such dataset in this project", param="dataset_id", code="dataset_not_found")
+        if job_id := queries.job_that_needs(session, dataset_id):
+            raise Conflict(f"job {job_id} has not ended and needs this dataset; cancel it or wait", code="dataset_in_use")
+        session.execute(update(Dataset).where(Dataset.id == dataset_id).values(deleted_at=now()))
+    storage.delete_prefix(f"datasets/{dataset_id}")
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        memory_bytes=settings.intake_memory_bytes,
+        timeout_seconds=settings.intake_timeout_seconds,
+        unpacked_bytes=settings.unpacked_limit_bytes,
+    )

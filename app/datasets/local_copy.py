@@ -1,0 +1,49 @@
+"""Local copies of the Parquet files of datasets, for readers that must seek. Oldest use goes first."""
+
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from app.jobs.tables import Dataset
+from app.storage import Storage
+
+RECENTLY_USED_SECONDS = 3600
+"""A copy used within the hour is never evicted: a job may be reading it."""
+
+
+class LocalCopies:
+    """A folder of copies, at most `limit_bytes` of them that were not used within the hour."""
+
+    def __init__(self, storage: Storage, folder: Path, limit_bytes: int) -> None:
+        self._storage, self._folder, self._limit_bytes = storage, folder / "datasets", limit_bytes
+
+    def parquet(self, dataset: Dataset) -> Path:
+        """The local Parquet file of a dataset, fetched if need be. Raises StorageError."""
+        path = self._folder / f"{dataset.id}.parquet"
+        if path.exists():
+            os.utime(path)
+            return path
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._evict()
+        descriptor, name = tempfile.mkstemp(dir=self._folder, suffix=".partial")
+        partial = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                for chunk in self._storage.read(dataset.parquet_path):
+                    file.write(chunk)
+            # Two processes may fetch at once; both copies are the same bytes.
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        return path
+
+    def _evict(self) -> None:
+        aged = time.time() - RECENTLY_USED_SECONDS
+        old = sorted((entry.stat().st_mtime, entry.stat().st_size, entry) for entry in self._folder.iterdir())
+        total = sum(size for _, size, _ in old)
+        for used_at, size, entry in old:
+            if total <= self._limit_bytes or used_at > aged:
+                return
+            entry.unlink(missing_ok=True)
+            total -= size

@@ -1,0 +1,125 @@
+"""Receives a multipart upload chunk by chunk: bytes are counted as they arrive and go straight to a file."""
+
+from collections.abc import AsyncIterator
+from hashlib import sha256
+from pathlib import Path
+from typing import IO
+
+from python_multipart.exceptions import MultipartParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.concurrency import run_in_threadpool
+
+from app.errors import InvalidRequest, TooLarge
+
+FIELD = "file"
+FILENAME_LIMIT = 255
+WRITE_BYTES = 1024**2
+EXAMPLE = "send multipart/form-data with one part named 'file', such as curl -F file=@reviews.csv"
+
+
+class Received:
+    """A file that has arrived whole: its name, size in bytes and sha256."""
+
+    def __init__(self, filename: str, size: int, digest: str) -> None:
+        self.filename, self.size, self.sha256 = filename, size, digest
+
+
+async def receive(chunks: AsyncIterator[bytes], content_type: str, declared_length: int | None, target: Path, limit: int) -> Received:
+    """Write the part named `file` to `target`.
+
+    Raises TooLarge as soon as more than `limit` bytes are announced or have come, InvalidRequest for
+    anything that is not one such part. The caller removes `target` when this raises.
+    """
+    too_large = TooLarge(f"the upload is larger than the limit of {limit} bytes; split it, or gzip it", param=FIELD)
+    # Boundaries and part headers come on top of the file itself.
+    if declared_length is not None and declared_length > limit + 64 * 1024:
+        raise too_large
+    kind, options = parse_options_header(content_type)
+    if kind != b"multipart/form-data" or b"boundary" not in options:
+        raise InvalidRequest(EXAMPLE, param=FIELD, code="not_multipart")
+    part = _Part()
+    parser = MultipartParser(options[b"boundary"], part.callbacks())
+    digest, size = sha256(), 0
+    with target.open("wb") as file:
+        async for chunk in chunks:
+            try:
+                parser.write(chunk)
+            except MultipartParseError as error:
+                raise InvalidRequest(f"the multipart body is broken: {error}", param=FIELD, code="invalid_multipart") from None
+            size += await _write(part, file, digest, at_least=WRITE_BYTES)
+            if size + len(part.data) > limit:
+                raise too_large
+        size += await _write(part, file, digest, at_least=1)
+    if not part.is_whole:
+        raise InvalidRequest(f"the upload ends before its last boundary; {EXAMPLE}", param=FIELD, code="invalid_multipart")
+    return Received(part.filename, size, digest.hexdigest())
+
+
+async def _write(part: "_Part", file: IO[bytes], digest: "sha256", at_least: int) -> int:  # pyright: ignore[reportGeneralTypeIssues]
+    if len(part.data) < at_least:
+        return 0
+    data = bytes(part.data)
+    part.data.clear()
+
+    def write() -> None:
+        file.write(data)
+        digest.update(data)
+
+    await run_in_threadpool(write)
+    return len(data)
+
+
+class _Part:
+    """Collects what the parser finds of the one file part."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.filename = ""
+        self.is_whole = False
+        self._seen = False
+        self._name = b""
+        self._value = b""
+        self._headers: dict[bytes, bytes] = {}
+
+    def callbacks(self) -> dict[str, object]:
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": self._header_field,
+            "on_header_value": self._header_value,
+            "on_header_end": self._header_end,
+            "on_headers_finished": self._headers_finished,
+            "on_part_data": self._part_data,
+            "on_end": self._end,
+        }
+
+    def _begin(self) -> None:
+        if self._seen:
+            raise InvalidRequest(f"there is more than one part; {EXAMPLE}", param=FIELD, code="invalid_multipart")
+        self._seen = True
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._name += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _header_end(self) -> None:
+        self._headers[self._name.lower()] = self._value
+        self._name = self._value = b""
+
+    def _headers_finished(self) -> None:
+        _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
+        filename = options.get(b"filename", b"").decode("utf-8", "replace")
+        if options.get(b"name") != FIELD.encode() or not filename:
+            raise InvalidRequest(EXAMPLE, param=FIELD, code="invalid_multipart")
+        # Only the last segment, as a name to show and to read the format from; never as a path.
+        name = filename.replace("\\", "/").rsplit("/", 1)[-1]
+        if not name.isprintable() or not 1 <= len(name) <= FILENAME_LIMIT:
+            raise InvalidRequest(f"the file name must have 1 to {FILENAME_LIMIT} printable characters", param=FIELD, code="invalid_filename")
+        self.filename = name
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        self.data += data[start:end]
+
+    def _end(self) -> None:
+        self.is_whole = True

@@ -1,0 +1,118 @@
+"""Engine, sessions and the database clock. What differs between SQLite and PostgreSQL lives here only."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Double, Engine, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.sql.functions import FunctionElement
+
+BUSY_TIMEOUT_SECONDS = 15
+STATEMENT_TIMEOUT_SECONDS = 30
+READ_ONLY = "tunesmith_read_only"
+
+
+class db_now(FunctionElement[float]):  # noqa: N801 - reads as the SQL function that it is
+    """The database's clock, in seconds since 1970 as a double. Every lease is measured by it."""
+
+    type = Double[float]()
+    inherit_cache = True
+
+
+@compiles(db_now, "postgresql")
+def _now_on_postgresql(element: db_now, compiler: Any, **options: Any) -> str:
+    return "(extract(epoch from clock_timestamp())::double precision)"
+
+
+@compiles(db_now, "sqlite")
+def _now_on_sqlite(element: db_now, compiler: Any, **options: Any) -> str:
+    # unixepoch('subsec') is NULL before SQLite 3.42.
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+def now() -> ColumnElement[float]:
+    """The database's clock as a column expression."""
+    return db_now()
+
+
+class Database:
+    """One engine and its two kinds of session.
+
+    A write session takes SQLite's write lock at once (BEGIN IMMEDIATE), so that it waits instead of
+    failing half-way; a read session never waits for a writer.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 20) -> None:
+        self.engine = _engine(url, pool_size)
+        self._write = sessionmaker(self.engine, expire_on_commit=False)
+        self._read = sessionmaker(self.engine.execution_options(**{READ_ONLY: True}), expire_on_commit=False)
+
+    @contextmanager
+    def write(self) -> Generator[Session]:
+        """A unit of work: committed at the end, rolled back on any exception."""
+        with self._write.begin() as session:
+            yield session
+
+    @contextmanager
+    def read(self) -> Generator[Session]:
+        """A session for reading only."""
+        with self._read() as session:
+            yield session
+
+    def check(self) -> None:
+        """Ask the database for a sign of life. Raises sqlalchemy.exc.OperationalError."""
+        with self.read() as session:
+            session.execute(text("SELECT 1"))
+
+    def close(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+def _engine(url: str, pool_size: int) -> Engine:
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        engine = create_engine(
+            parsed,
+            pool_size=pool_size,
+            max_overflow=pool_size,
+            connect_args={"timeout": BUSY_TIMEOUT_SECONDS, "check_same_thread": False},
+        )
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    return create_engine(
+        parsed,
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_pre_ping=True,
+        pool_timeout=10,
+        connect_args={
+            "connect_timeout": 5,
+            "options": f"-c statement_timeout={STATEMENT_TIMEOUT_SECONDS * 1000} -c idle_in_transaction_session_timeout=60000",
+        },
+    )
+
+
+def _prepare_sqlite(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+    # The driver must begin no transaction of its own: _begin_sqlite chooses the kind.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        f"busy_timeout={BUSY_TIMEOUT_SECONDS * 1000}",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    read_only = connection.get_execution_options().get(READ_ONLY, False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")

@@ -1,0 +1,127 @@
+"""Everything the service refuses, as one tree.
+
+TunesmithError
+├── Unauthorized            401  no key, or a wrong or revoked one
+├── NotFound                404  no such thing in this project
+├── MethodNotAllowed        405
+├── Conflict                409  the state does not allow it; retrying will not help
+├── TooLarge                413  more bytes than the limit
+├── RangeNotSatisfiable     416  a byte range outside the file
+├── InvalidRequest          422  the body, a field, a row or a parameter is unusable
+└── Unavailable             503  a part the service needs does not answer; retrying will help
+
+A docstring is the default message. Every error reaches the client as
+`{"error": {"message", "type", "param", "code", "details"?}}`, and nothing of the request is echoed
+but names of fields and columns.
+"""
+
+from typing import Any, ClassVar
+
+
+class TunesmithError(Exception):
+    """Something went wrong inside the service."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: str = "internal_error"
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        details: dict[str, Any] | list[Any] | None = None,
+    ) -> None:
+        self.message = message or (self.__doc__ or "").strip()
+        self.code = code or self.code
+        self.param = param
+        self.details = details
+        super().__init__(self.message)
+
+    def body(self) -> dict[str, Any]:
+        """The JSON that the client gets."""
+        error: dict[str, Any] = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        if self.details is not None:
+            error["details"] = self.details
+        return {"error": error}
+
+    def headers(self) -> dict[str, str]:
+        """Headers that go with it."""
+        return {}
+
+
+class Unauthorized(TunesmithError):
+    """A valid API key is needed: send `Authorization: Bearer KEY`; `tunesmith keys create` makes one."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+    def headers(self) -> dict[str, str]:
+        """Name the scheme, as RFC 9110 asks for with a 401."""
+        return {"www-authenticate": "Bearer"}
+
+
+class NotFound(TunesmithError):
+    """There is no such thing here."""
+
+    status = 404
+    type = "not_found_error"
+    code = "not_found"
+
+
+class MethodNotAllowed(TunesmithError):
+    """This address does not take that method."""
+
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_allowed"
+
+
+class Conflict(TunesmithError):
+    """The state of this job does not allow that."""
+
+    status = 409
+    type = "conflict_error"
+    code = "conflict"
+
+    def headers(self) -> dict[str, str]:
+        """Tell the openai client, which retries every 409, that this one stays."""
+        return {"x-should-retry": "false"}
+
+
+class TooLarge(TunesmithError):
+    """That is more than the limit."""
+
+    status = 413
+    type = "invalid_request_error"
+    code = "too_large"
+
+
+class RangeNotSatisfiable(TunesmithError):
+    """The range lies outside the file."""
+
+    status = 416
+    type = "invalid_request_error"
+    code = "range_not_satisfiable"
+
+
+class InvalidRequest(TunesmithError):
+    """The request cannot be used as it is."""
+
+    status = 422
+    type = "invalid_request_error"
+    code = "invalid"
+
+
+class Unavailable(TunesmithError):
+    """A part of the service does not answer right now; try again."""
+
+    status = 503
+    type = "server_error"
+    code = "unavailable"
+
+    def headers(self) -> dict[str, str]:
+        """Ask for a retry soon."""
+        return {"retry-after": "2"}

@@ -1,0 +1,26 @@
+"""Single byte ranges (RFC 9110, section 14)."""
+
+import re
+from typing import Final, Literal
+
+UNSATISFIABLE: Final = "unsatisfiable"
+
+
+def requested_range(header: str | None, size: int) -> tuple[int, int] | Literal["unsatisfiable"] | None:
+    """The half-open range [start, end) that a Range header asks for, of a file of `size` bytes.
+
+    None means the whole file: no header, another unit, a malformed one, or several ranges at once,
+    all of which a server may ignore.
+    """
+    match = re.fullmatch(r"bytes=\s*(\d{0,19})-(\d{0,19})\s*", header or "")
+    if match is None or not (match[1] or match[2]):
+        return None
+    if not match[1]:
+        wanted = int(match[2])
+        return (max(0, size - wanted), size) if wanted and size else UNSATISFIABLE
+    start = int(match[1])
+    if match[2] and int(match[2]) < start:
+        return None
+    if start >= size:
+        return UNSATISFIABLE
+    return start, min(int(match[2]) + 1, size) if match[2] else size

@@ -1,0 +1,1 @@
+"""Jobs: their states, their rows, and who may change them."""

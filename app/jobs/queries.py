@@ -1,0 +1,208 @@
+"""Every read. Functions take a session and return rows or plain values."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Row, and_, func, or_, select
+from sqlalchemy.orm import Session
+
+from app.db import now
+from app.jobs.states import JobStatus
+from app.jobs.tables import Artifact, Dataset, Event, IdempotencyKey, Job, JobDataset, LogChunk, Worker
+
+Item = TypeVar("Item")
+
+
+def job(session: Session, project_id: str, job_id: str) -> Job | None:
+    """One job of this project."""
+    return session.scalar(select(Job).where(Job.id == job_id, Job.project_id == project_id))
+
+
+def jobs(
+    session: Session,
+    project_id: str,
+    *,
+    limit: int,
+    after: str | None = None,
+    status: str | None = None,
+    task: str | None = None,
+    name: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+    created_after: float | None = None,
+    created_before: float | None = None,
+) -> tuple[list[Job], bool]:
+    """A page of jobs, newest first, and whether there are more. `after` is the last id of the page before."""
+    query = select(Job).where(Job.project_id == project_id)
+    exact = [(Job.status, status), (Job.task, task), (Job.name, name)]
+    query = query.where(*(column == value for column, value in exact if value is not None))
+    query = query.where(*(Job.user_metadata[key].as_string() == value for key, value in (metadata or {}).items()))
+    if created_after is not None:
+        query = query.where(Job.created_at > created_after)
+    if created_before is not None:
+        query = query.where(Job.created_at < created_before)
+    if after is not None:
+        query = query.where(Job.id < after)
+    return _page(list(session.scalars(query.order_by(Job.id.desc()).limit(limit + 1))), limit)
+
+
+def queue_position(session: Session, job: Job) -> int | None:
+    """How many jobs of the same queue go first, from 0; None unless it is queued."""
+    if job.status != JobStatus.QUEUED:
+        return None
+    return session.scalar(
+        select(func.count()).where(
+            Job.status == JobStatus.QUEUED,
+            Job.queue == job.queue,
+            or_(
+                Job.priority > job.priority,
+                and_(Job.priority == job.priority, Job.queued_at < job.queued_at),
+                and_(Job.priority == job.priority, Job.queued_at == job.queued_at, Job.id < job.id),
+            ),
+        )
+    )
+
+
+def events(
+    session: Session, job_id: str, *, after: int, limit: int, kind: str | None = None
+) -> tuple[list[Event], bool]:
+    """A page of a job's log in order, and whether there are more."""
+    query = select(Event).where(Event.job_id == job_id, Event.seq > after)
+    if kind is not None:
+        query = query.where(Event.type == kind)
+    return _page(list(session.scalars(query.order_by(Event.seq).limit(limit + 1))), limit)
+
+
+def metric_events(session: Session, job_id: str) -> Sequence[Row[dict[str, Any], int, float]]:
+    """Data, attempt and time of all metric events, in order."""
+    return session.execute(
+        select(Event.data, Event.attempt, Event.created_at)
+        .where(Event.job_id == job_id, Event.type == "metric")
+        .order_by(Event.seq)
+    ).all()
+
+
+def log_tail(session: Session, job_id: str, *, attempt: int | None, limit: int) -> tuple[int | None, str]:
+    """The last `limit` characters of an attempt's output, the newest attempt that has any if None."""
+    if attempt is None:
+        attempt = session.scalar(select(func.max(LogChunk.attempt)).where(LogChunk.job_id == job_id))
+    pieces: list[str] = []
+    size = 0
+    rows = session.execute(
+        select(LogChunk.text)
+        .where(LogChunk.job_id == job_id, LogChunk.attempt == attempt)
+        .order_by(LogChunk.start.desc())
+        .execution_options(yield_per=16)
+    )
+    for (text,) in rows:
+        pieces.append(text)
+        size += len(text)
+        if size >= limit:
+            break
+    rows.close()
+    return attempt, "".join(reversed(pieces))[-limit:]
+
+
+def checkpoints(session: Session, job_id: str) -> Sequence[Artifact]:
+    """Checkpoints that can be downloaded, newest first."""
+    return session.scalars(
+        select(Artifact)
+        .where(Artifact.job_id == job_id, Artifact.kind == "checkpoint", Artifact.deleted_at.is_(None))
+        .order_by(Artifact.step.desc(), Artifact.attempt.desc())
+    ).all()
+
+
+def artifact(session: Session, job: Job, step: int | None) -> Artifact | None:
+    """The published model, or the checkpoint of a step."""
+    if step is None:
+        return session.get(Artifact, job.artifact_id) if job.artifact_id else None
+    return next((found for found in checkpoints(session, job.id) if found.step == step), None)
+
+
+def idempotent_job(session: Session, project_id: str, key: str) -> tuple[str, Job] | None:
+    """The body hash and job of an earlier request with this key."""
+    row = session.execute(
+        select(IdempotencyKey.body_sha256, Job)
+        .join(Job, Job.id == IdempotencyKey.job_id)
+        .where(IdempotencyKey.project_id == project_id, IdempotencyKey.key == key)
+    ).one_or_none()
+    return None if row is None else (row[0], row[1])
+
+
+def dataset(session: Session, project_id: str, dataset_id: str) -> Dataset | None:
+    """One dataset of this project that has not been deleted."""
+    return session.scalar(
+        select(Dataset).where(Dataset.id == dataset_id, Dataset.project_id == project_id, Dataset.deleted_at.is_(None))
+    )
+
+
+def datasets(session: Session, project_id: str, *, limit: int, after: str | None) -> tuple[list[Dataset], bool]:
+    """A page of datasets, newest first, and whether there are more."""
+    query = select(Dataset).where(Dataset.project_id == project_id, Dataset.deleted_at.is_(None))
+    if after is not None:
+        query = query.where(Dataset.id < after)
+    return _page(list(session.scalars(query.order_by(Dataset.id.desc()).limit(limit + 1))), limit)
+
+
+def job_that_needs(session: Session, dataset_id: str) -> str | None:
+    """A job that has not ended and reads this dataset."""
+    return session.scalar(
+        select(Job.id)
+        .join(JobDataset, JobDataset.job_id == Job.id)
+        .where(JobDataset.dataset_id == dataset_id, Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING]))
+        .limit(1)
+    )
+
+
+def job_datasets(session: Session, job_id: str) -> Sequence[Dataset]:
+    """The uploaded datasets that a job reads."""
+    return session.scalars(
+        select(Dataset).join(JobDataset, JobDataset.dataset_id == Dataset.id).where(JobDataset.job_id == job_id)
+    ).all()
+
+
+def workers(session: Session, *, silent_for: float) -> Sequence[Row[Worker, bool]]:
+    """Workers that have not stopped, with whether each was heard within `silent_for` seconds."""
+    return session.execute(
+        select(Worker, (Worker.last_seen_at > now() - silent_for).label("alive"))
+        .where(Worker.stopped_at.is_(None), Worker.last_seen_at > now() - 86_400)
+        .order_by(Worker.started_at)
+    ).all()
+
+
+def running_on(session: Session, project_id: str) -> dict[str, list[str]]:
+    """Worker id to the ids of this project's jobs that it runs."""
+    owned: dict[str, list[str]] = {}
+    mine = select(Job.owner, Job.id).where(Job.status == JobStatus.RUNNING, Job.project_id == project_id)
+    for owner, job_id in session.execute(mine):
+        owned.setdefault(owner or "", []).append(job_id)
+    return owned
+
+
+def expired_leases(session: Session) -> Sequence[Row[str, int, int, float | None]]:
+    """Running jobs whose worker fell silent, as `lifecycle.reclaim` takes them."""
+    return session.execute(
+        select(Job.id, Job.attempt, Job.workers_lost, Job.cancel_requested_at).where(
+            Job.status == JobStatus.RUNNING, Job.lease_expires_at < now()
+        )
+    ).all()
+
+
+def past_deadline(session: Session) -> Sequence[str]:
+    """Queued jobs whose deadline has passed."""
+    return session.scalars(select(Job.id).where(Job.status == JobStatus.QUEUED, Job.deadline_at < now())).all()
+
+
+def waiting_queues(session: Session) -> Sequence[str]:
+    """Queues with a job that could start now."""
+    return session.scalars(
+        select(Job.queue).where(Job.status == JobStatus.QUEUED, Job.available_at <= now()).distinct()
+    ).all()
+
+
+def seconds_left(session: Session, job_id: str) -> float | None:
+    """Seconds until a job's deadline by the database's clock."""
+    return session.scalar(select(Job.deadline_at - now()).where(Job.id == job_id))
+
+
+def _page(items: list[Item], limit: int) -> tuple[list[Item], bool]:
+    return items[:limit], len(items) > limit

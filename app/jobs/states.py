@@ -1,0 +1,45 @@
+"""The state machine of a job, as data."""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class JobStatus(StrEnum):
+    """Where a job stands. The last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+TERMINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
+
+PHASES = ("preparing", "tokenizing", "training", "evaluating", "packaging")
+"""What a running job is doing, for display only."""
+
+
+class Transition(NamedTuple):
+    """One edge of the state machine: who takes it, and the reason that goes into the event log."""
+
+    source: JobStatus
+    target: JobStatus
+    actor: str
+    reason: str
+
+
+TRANSITIONS: dict[str, Transition] = {
+    "claim": Transition(JobStatus.QUEUED, JobStatus.RUNNING, "worker", "claimed"),
+    "succeed": Transition(JobStatus.RUNNING, JobStatus.SUCCEEDED, "worker", "finished"),
+    "retry": Transition(JobStatus.RUNNING, JobStatus.QUEUED, "worker", "attempt_failed"),
+    "fail": Transition(JobStatus.RUNNING, JobStatus.FAILED, "worker", "failed"),
+    "release": Transition(JobStatus.RUNNING, JobStatus.QUEUED, "worker", "worker_stopping"),
+    "cancel_running": Transition(JobStatus.RUNNING, JobStatus.CANCELLED, "worker", "cancel_requested"),
+    "cancel_queued": Transition(JobStatus.QUEUED, JobStatus.CANCELLED, "user", "cancel_requested"),
+    "reclaim": Transition(JobStatus.RUNNING, JobStatus.QUEUED, "sweeper", "worker_lost"),
+    "reclaim_cancelled": Transition(JobStatus.RUNNING, JobStatus.CANCELLED, "sweeper", "cancel_requested"),
+    "give_up": Transition(JobStatus.RUNNING, JobStatus.FAILED, "sweeper", "worker_lost"),
+    "expire_queued": Transition(JobStatus.QUEUED, JobStatus.FAILED, "sweeper", "timeout"),
+}
+"""Every edge there is, by name. `app.jobs.lifecycle` takes them; nothing else writes a status."""

@@ -1,0 +1,64 @@
+"""Repairs what a dead process left behind. Guarded UPDATEs only, so every process may run it."""
+
+import logging
+import threading
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.db import Database
+from app.jobs import lifecycle, queries
+from app.jobs.lifecycle import Limits
+from app.jobs.wakeup import Wakeup
+
+log = logging.getLogger(__name__)
+
+
+def sweep(database: Database, limits: Limits, wakeup: Wakeup) -> int:
+    """Reclaim expired leases, fail queued jobs past their deadline, hint at waiting work. Returns jobs changed."""
+    with database.read() as session:
+        expired, late = queries.expired_leases(session), queries.past_deadline(session)
+    changed = 0
+    for job in expired:
+        with database.write() as session:
+            if lifecycle.reclaim(session, job, limits):
+                log.warning("job %s: the worker of attempt %s fell silent", job.id, job.attempt)
+                changed += 1
+    for job_id in late:
+        with database.write() as session:
+            changed += lifecycle.expire(session, job_id)
+    with database.read() as session:
+        waiting = queries.waiting_queues(session)
+    for queue in waiting:
+        wakeup.hint(queue)
+    return changed
+
+
+class Sweeper(threading.Thread):
+    """Sweeps every `interval` seconds until stopped.
+
+    After an outage of the database it waits one full lease before it reclaims: nobody could renew meanwhile.
+    """
+
+    def __init__(
+        self, database: Database, limits: Limits, wakeup: Wakeup, *, interval: float, lease_seconds: float
+    ) -> None:
+        super().__init__(name="sweeper", daemon=True)
+        self._database, self._limits, self._wakeup = database, limits, wakeup
+        self._interval, self._lease_seconds = interval, lease_seconds
+        self._stop_asked = threading.Event()
+
+    def run(self) -> None:
+        """Sweep until stopped; an unreachable database is logged and tried again."""
+        wait = self._interval
+        while not self._stop_asked.wait(wait):
+            try:
+                sweep(self._database, self._limits, self._wakeup)
+                wait = self._interval
+            except SQLAlchemyError as error:
+                log.warning("sweep failed, the database does not answer: %s", error)
+                wait = max(self._lease_seconds, self._interval)
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop_asked.set()
+        self.join()

@@ -1,0 +1,75 @@
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+"""Tells workers, after a commit, that there is work. A hint only: workers poll anyway."""
+
+import logging
+from typing import Protocol
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+log = logging.getLogger(__name__)
+
+WAKE_TASK = "tunesmith.wake"
+QUEUES = ("cpu", "gpu")
+"""What a worker can offer. A job of queue `any` is hinted to both."""
+
+
+class Wakeup(Protocol):
+    """How a hint travels."""
+
+    def hint(self, queue: str) -> None:
+        """Say that this queue has work. Never raises: a lost hint costs one poll interval."""
+        ...
+
+
+class NoWakeup:
+    """For one machine without a broker: workers poll."""
+
+    def hint(self, queue: str) -> None:
+        """Do nothing; the poll finds the job."""
+
+
+class CeleryWakeup:
+    """Sends Celery's `wake` task by name, so that the API needs none of the worker's code."""
+
+    def __init__(self, broker_url: str) -> None:
+        self._celery = broker(broker_url)
+
+    def hint(self, queue: str) -> None:
+        """Put one message in the queue, or in every queue for `any`."""
+        for name in QUEUES if queue == "any" else (queue,):
+            try:
+                self._celery.send_task(WAKE_TASK, queue=name, ignore_result=True, retry=False, expires=60)
+            except (OperationalError, OSError) as error:
+                log.warning("the broker does not answer, workers will find the job by polling: %s", error)
+                return
+
+    def check(self) -> None:
+        """Raise if the broker does not answer within a second or two."""
+        with self._celery.connection_for_read() as connection:
+            connection.ensure_connection(max_retries=1, timeout=2)
+
+
+def open_wakeup(broker_url: str) -> Wakeup:
+    """Choose by URL: none means polling only."""
+    return CeleryWakeup(broker_url) if broker_url else NoWakeup()
+
+
+def broker(url: str) -> Celery:
+    """A Celery app on this broker, with the settings that make its messages mere hints."""
+    celery = Celery("tunesmith", broker=url)
+    celery.conf.update(
+        task_ignore_result=True,
+        task_acks_late=False,
+        worker_disable_prefetch=True,
+        worker_prefetch_multiplier=1,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={"socket_timeout": 10, "socket_connect_timeout": 2, "socket_keepalive": True},
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+        task_serializer="json",
+        accept_content=["json"],
+    )
+    return celery

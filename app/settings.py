@@ -1,0 +1,103 @@
+"""Every setting, documented once. Read from the environment, prefix `TUNESMITH_`."""
+
+from pathlib import Path
+from urllib.parse import quote
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1024**2
+GIB = 1024**3
+
+
+class Settings(BaseSettings):
+    """Settings of the API, the worker and the command line; all have defaults that fit one machine."""
+
+    model_config = SettingsConfigDict(env_prefix="TUNESMITH_", env_ignore_empty=True, extra="ignore")
+
+    data_dir: Path = Field(
+        default_factory=lambda: Path.home() / ".tunesmith",
+        description="Where one machine keeps everything that has no setting of its own. Without it: `.tunesmith` in the home directory.",
+    )
+    database_url: str = Field(
+        default="",
+        description="SQLAlchemy URL, `postgresql+psycopg://…` or `sqlite:///…`. Empty: a SQLite file in the data directory.",
+    )
+    broker_url: str = Field(default="", description="Redis URL of the Celery broker. Empty: workers poll the database.")
+    storage_url: str = Field(
+        default="",
+        description="`file:///…`, `s3://bucket/prefix`, `gs://…` or `az://…`. Empty: a folder in the data directory. "
+        "Cloud credentials and endpoints come from the cloud's own variables, such as `AWS_ENDPOINT_URL`.",
+    )
+    models_dir: Path | None = Field(
+        default=None, description="The folder of `local:NAME` models. Empty: `models` in the data directory."
+    )
+    cache_dir: Path | None = Field(
+        default=None, description="Scratch space and local copies. Empty: `cache` in the data directory."
+    )
+
+    api_key: str = Field(
+        default="", description="The key the command line uses. Empty: the file `api-key` in the data directory."
+    )
+    url: str = Field(default="http://127.0.0.1:8000", description="Where the command line finds the service.")
+
+    upload_limit_bytes: int = Field(default=5 * GIB, ge=1, description="Largest upload, in bytes.")
+    unpacked_limit_bytes: int = Field(
+        default=20 * GIB, ge=1, description="Largest size of a gzip upload once unpacked, in bytes."
+    )
+    body_limit_bytes: int = Field(default=2 * MIB, ge=1024, description="Largest JSON body, in bytes.")
+    intake_memory_bytes: int = Field(
+        default=4 * GIB, ge=256 * MIB, description="Memory the process that parses an upload may use."
+    )
+    intake_timeout_seconds: int = Field(default=600, ge=1, description="How long parsing an upload may take.")
+    row_check_limit: int = Field(
+        default=200_000,
+        ge=0,
+        description="Datasets up to this many rows are checked row by row when a job is posted; larger ones by the worker.",
+    )
+    cache_limit_bytes: int = Field(
+        default=50 * GIB, ge=0, description="Local copies of datasets and models are evicted, oldest first, above this."
+    )
+
+    slots: int = Field(
+        default=1, ge=1, le=64, description="Jobs a worker runs at once; each slot of a GPU worker has its own GPU."
+    )
+    poll_seconds: float = Field(
+        default=2.0,
+        gt=0,
+        le=60,
+        description="How often an idle worker looks for work, whether or not there is a broker.",
+    )
+    lease_seconds: float = Field(
+        default=60.0, ge=1, description="How long a worker may be silent before its job is given to another."
+    )
+    heartbeat_seconds: float = Field(default=10.0, gt=0, description="How often a worker renews its lease.")
+    sweep_seconds: float = Field(
+        default=5.0, gt=0, description="How often each process looks for expired leases and forgotten jobs."
+    )
+    stop_grace_seconds: float = Field(default=30.0, gt=0, description="From SIGTERM to SIGKILL of a training process.")
+    max_failures: int = Field(default=5, ge=1, description="Failed attempts after which a job fails for good.")
+    max_workers_lost: int = Field(default=10, ge=1, description="Lost workers after which a job fails for good.")
+    backoff_seconds: float = Field(
+        default=2.0, ge=0, description="Wait before the second attempt; doubles up to a minute."
+    )
+
+    def database(self) -> str:
+        """The database URL in force."""
+        return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'tunesmith.db'}"
+
+    def storage(self) -> str:
+        """The storage URL in force."""
+        return self.storage_url or f"file://{quote(str(self.data_dir.absolute() / 'storage'))}"
+
+    def models(self) -> Path:
+        """The folder of local models in force."""
+        return (self.models_dir or self.data_dir / "models").absolute()
+
+    def cache(self) -> Path:
+        """The scratch folder in force."""
+        return (self.cache_dir or self.data_dir / "cache").absolute()
+
+    def key_file(self) -> Path:
+        """Where `tunesmith up` leaves the first API key."""
+        return self.data_dir / "api-key"

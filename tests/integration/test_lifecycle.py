@@ -1,0 +1,236 @@
+"""The guards of the state machine, on every database that production uses."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import select, update
+
+from app import auth
+from app.db import Database, now
+from app.identifiers import new_id
+from app.jobs import lifecycle, queries
+from app.jobs.lifecycle import Lease, Limits, LostLease
+from app.jobs.states import JobStatus
+from app.jobs.sweeper import sweep
+from app.jobs.tables import Artifact, Event, Job
+from app.jobs.wakeup import NoWakeup
+
+LIMITS = Limits(max_failures=3, max_workers_lost=2, backoff_seconds=0)
+SPEC = {
+    "task": {"type": "text-classification"},
+    "model": "local:x",
+    "data": {"train": {"rows": [{"text": "a", "label": "b"}]}},
+}
+
+
+@pytest.fixture
+def submit(database: Database) -> Callable[..., str]:
+    def submit(priority: int = 0, queue: str = "cpu") -> str:
+        with database.write() as session:
+            project = auth.ensure_project(session, "default").id
+            job = Job(
+                id=new_id("job"),
+                project_id=project,
+                task="text-classification",
+                user_metadata={},
+                priority=priority,
+                queue=queue,
+                spec=SPEC,
+            )
+            lifecycle.submit(session, job)
+        return job.id
+
+    return submit
+
+
+def claim(database: Database, owner: str = "w1", lease: float = 60) -> Lease | None:
+    with database.write() as session:
+        job = lifecycle.claim(session, owner, ("cpu", "any"), lease)
+    return Lease(job.id, job.attempt, owner) if job else None
+
+
+def status(database: Database, job_id: str) -> str | None:
+    with database.read() as session:
+        return session.scalar(select(Job.status).where(Job.id == job_id))
+
+
+def model_of(lease: Lease) -> Artifact:
+    return Artifact(
+        id=new_id("art"),
+        job_id=lease.job_id,
+        attempt=lease.attempt,
+        kind="model",
+        step=1,
+        epoch=1.0,
+        is_best=False,
+        metrics={},
+        prefix="x",
+        files=[],
+        manifest_sha256="0" * 64,
+    )
+
+
+def test_claim_takes_the_highest_priority_then_the_oldest(database: Database, submit: Callable[..., str]) -> None:
+    first, second, urgent = submit(), submit(), submit(priority=5)
+    claimed = [claim(database), claim(database), claim(database)]
+    assert [lease.job_id for lease in claimed if lease] == [urgent, first, second]
+    assert claim(database) is None
+
+
+def test_claim_leaves_jobs_of_other_queues_alone(database: Database, submit: Callable[..., str]) -> None:
+    submit(queue="gpu")
+    any_job = submit(queue="any")
+    assert (lease := claim(database)) is not None
+    assert lease.job_id == any_job
+    assert claim(database) is None
+
+
+def test_many_workers_never_claim_the_same_job(database: Database, submit: Callable[..., str]) -> None:
+    jobs = {submit() for _ in range(24)}
+    claimed: list[str] = []
+
+    def work(owner: str) -> None:
+        while lease := claim(database, owner):
+            claimed.append(lease.job_id)
+
+    threads = [threading.Thread(target=work, args=(f"w{number}",)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(claimed) == sorted(jobs)
+
+
+def test_events_are_gapless_and_record_every_transition(database: Database, submit: Callable[..., str]) -> None:
+    job_id = submit()
+    assert (lease := claim(database)) is not None
+    with database.write() as session:
+        lifecycle.record(session, lease, [("metric", {"step": 1}), ("note", {})], phase="training")
+    with database.write() as session:
+        lifecycle.succeed(session, lease, model_of(lease), {"eval_accuracy": 0.5})
+    with database.read() as session:
+        events = session.scalars(select(Event).where(Event.job_id == job_id).order_by(Event.seq)).all()
+    assert [event.seq for event in events] == [1, 2, 3, 4, 5]
+    moves = [(event.data["from"], event.data["to"], event.data["actor"]) for event in events if event.type == "status"]
+    assert moves == [(None, "queued", "user"), ("queued", "running", "worker"), ("running", "succeeded", "worker")]
+
+
+def test_a_worker_that_lost_its_lease_writes_nothing(database: Database, submit: Callable[..., str]) -> None:
+    job_id = submit()
+    assert (old := claim(database, "old", lease=-1)) is not None
+    assert sweep(database, LIMITS, NoWakeup()) == 1
+    assert (new := claim(database, "new")) is not None
+    assert new.attempt == old.attempt + 1
+    writes: list[Callable[..., object]] = [
+        lambda session: lifecycle.renew(session, old, 60),
+        lambda session: lifecycle.record(session, old, [("note", {})]),
+        lambda session: lifecycle.log(session, old, 0, "x"),
+        lambda session: lifecycle.checkpoint(session, old, model_of(old)),
+        lambda session: lifecycle.succeed(session, old, model_of(old), {}),
+        lambda session: lifecycle.fail(session, old, {}, retryable=True, limits=LIMITS),
+        lambda session: lifecycle.release(session, old),
+        lambda session: lifecycle.finish_cancel(session, old),
+    ]
+    for write in writes:
+        with pytest.raises(LostLease), database.write() as session:
+            write(session)
+    assert status(database, job_id) == JobStatus.RUNNING
+    with database.read() as session:
+        assert session.scalars(select(Artifact)).all() == []
+
+
+def test_failures_go_back_to_the_queue_until_the_limit(database: Database, submit: Callable[..., str]) -> None:
+    job_id = submit()
+    for expected in (JobStatus.QUEUED, JobStatus.QUEUED, JobStatus.FAILED):
+        assert (lease := claim(database)) is not None
+        with database.write() as session:
+            assert (
+                lifecycle.fail(session, lease, {"code": "x", "message": "y"}, retryable=True, limits=LIMITS) == expected
+            )
+    assert status(database, job_id) == JobStatus.FAILED
+    assert claim(database) is None
+
+
+def test_a_permanent_failure_ends_the_job_at_once(database: Database, submit: Callable[..., str]) -> None:
+    submit()
+    assert (lease := claim(database)) is not None
+    with database.write() as session:
+        assert lifecycle.fail(session, lease, {"code": "x"}, retryable=False, limits=LIMITS) == JobStatus.FAILED
+
+
+def test_backoff_delays_the_next_claim(database: Database, submit: Callable[..., str]) -> None:
+    submit()
+    assert (lease := claim(database)) is not None
+    with database.write() as session:
+        lifecycle.fail(session, lease, {"code": "x"}, retryable=True, limits=Limits(5, 5, backoff_seconds=30))
+    assert claim(database) is None
+    with database.write() as session:
+        session.execute(update(Job).values(available_at=now() - 1))
+    assert claim(database) is not None
+
+
+def test_cancel_ends_a_queued_job_and_asks_a_running_one(database: Database, submit: Callable[..., str]) -> None:
+    running = submit()
+    assert (lease := claim(database)) is not None
+    queued = submit()
+    with database.write() as session:
+        assert lifecycle.cancel(session, queued)
+        assert lifecycle.cancel(session, running)
+        assert lifecycle.cancel(session, running)
+    assert status(database, queued) == JobStatus.CANCELLED
+    assert status(database, running) == JobStatus.RUNNING
+    with database.write() as session:
+        assert lifecycle.renew(session, lease, 60).cancel
+        lifecycle.finish_cancel(session, lease)
+    with database.write() as session:
+        assert not lifecycle.cancel(session, running)
+    assert status(database, running) == JobStatus.CANCELLED
+
+
+def test_a_cancel_beats_a_retry_and_a_reclaim(database: Database, submit: Callable[..., str]) -> None:
+    first, second = submit(), submit()
+    assert (one := claim(database)) is not None
+    assert claim(database, lease=-1) is not None
+    with database.write() as session:
+        lifecycle.cancel(session, first)
+        lifecycle.cancel(session, second)
+        lifecycle.fail(session, one, {"code": "x"}, retryable=True, limits=LIMITS)
+    sweep(database, LIMITS, NoWakeup())
+    assert status(database, first) == status(database, second) == JobStatus.CANCELLED
+
+
+def test_lost_workers_are_counted_apart_and_end_the_job_at_the_limit(
+    database: Database, submit: Callable[..., str]
+) -> None:
+    job_id = submit()
+    for expected in (JobStatus.QUEUED, JobStatus.FAILED):
+        assert claim(database, lease=-1) is not None
+        sweep(database, LIMITS, NoWakeup())
+        assert status(database, job_id) == expected
+    with database.read() as session:
+        job = session.get_one(Job, job_id)
+    assert (job.failures, job.workers_lost) == (0, 2)
+    assert job.error is not None
+    assert job.error["code"] == "worker_lost"
+
+
+def test_release_counts_nothing(database: Database, submit: Callable[..., str]) -> None:
+    job_id = submit()
+    assert (lease := claim(database)) is not None
+    with database.write() as session:
+        lifecycle.release(session, lease)
+    with database.read() as session:
+        job = session.get_one(Job, job_id)
+        assert (job.status, job.failures, job.workers_lost) == (JobStatus.QUEUED, 0, 0)
+        assert queries.queue_position(session, job) == 0
+
+
+def test_a_queued_job_past_its_deadline_fails(database: Database, submit: Callable[..., str]) -> None:
+    job_id = submit()
+    assert (lease := claim(database)) is not None
+    with database.write() as session:
+        lifecycle.release(session, lease)
+        session.execute(update(Job).values(deadline_at=now() - 1))
+    sweep(database, LIMITS, NoWakeup())
+    assert status(database, job_id) == JobStatus.FAILED

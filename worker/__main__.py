@@ -1,0 +1,107 @@
+"""`python -m worker`: takes jobs and runs them until SIGTERM or SIGINT."""
+
+import argparse
+import logging
+import os
+import signal
+
+from app.datasets.local_copy import LocalCopies
+from app.db import Database
+from app.identifiers import new_id
+from app.jobs.lifecycle import Limits
+from app.jobs.sweeper import Sweeper
+from app.jobs.wakeup import open_wakeup
+from app.settings import Settings
+from app.storage import open_storage
+from worker import machine
+from worker.local import start_polling
+from worker.parts import Parts
+from worker.processes import TrainingProcesses
+from worker.registration import Registration
+from worker.run_job import clear_workspaces
+from worker.slots import Slots
+
+log = logging.getLogger("worker")
+
+SECRET_PREFIXES = ("TUNESMITH_", "AWS_", "AZURE_", "GOOGLE_", "GCS_", "PG", "DATABASE_", "REDIS_", "CELERY_")
+
+
+def main() -> None:
+    """Open the parts, serve, and leave nothing running."""
+    parser = argparse.ArgumentParser(prog="python -m worker", description="A Tunesmith worker. Settings: TUNESMITH_*.")
+    parser.add_argument("--slots", type=int, help="jobs at once; overrides TUNESMITH_SLOTS")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    settings = Settings() if arguments.slots is None else Settings(slots=arguments.slots)
+    hardware = machine.describe()
+    gpus = len(hardware["gpus"])
+    queues = ("cpu", "gpu") if gpus else ("cpu",)
+    parts = _open(settings, gpus, queues)
+    _prepare_environment_of_training()
+    clear_workspaces(parts.workspaces)
+    registration = Registration(
+        parts.database, parts.worker_id, ",".join(queues), settings.slots, hardware, settings.heartbeat_seconds
+    )
+    sweeper = Sweeper(
+        parts.database,
+        parts.limits,
+        open_wakeup(settings.broker_url),
+        interval=settings.sweep_seconds,
+        lease_seconds=settings.lease_seconds,
+    )
+    registration.start()
+    sweeper.start()
+    parts.processes.warm_up()
+    slots = Slots(parts)
+    log.info("worker %s takes jobs for %s in %s slots", parts.worker_id, " and ".join(queues), settings.slots)
+    pollers = start_polling(parts, slots)
+    _serve(parts, slots, queues)
+    for poller in pollers:
+        poller.join()
+    sweeper.stop()
+    registration.sign_off()
+    parts.database.close()
+    log.info("worker %s has stopped", parts.worker_id)
+
+
+def _open(settings: Settings, gpus: int, queues: tuple[str, ...]) -> Parts:
+    storage = open_storage(settings.storage())
+    return Parts(
+        worker_id=new_id("wrk"),
+        queues=(*queues, "any"),
+        settings=settings,
+        limits=Limits(settings.max_failures, settings.max_workers_lost, settings.backoff_seconds),
+        database=Database(settings.database()),
+        storage=storage,
+        copies=LocalCopies(storage, settings.cache(), settings.cache_limit_bytes),
+        processes=TrainingProcesses(),
+        workspaces=settings.cache() / "work",
+        threads_a_slot=max(1, len(os.sched_getaffinity(0)) // settings.slots),
+        gpus=gpus,
+    )
+
+
+def _prepare_environment_of_training() -> None:
+    # The forkserver and its children inherit this process's environment: they need no secret of the
+    # service, and everything here that did has read its own by now. A hub token stays, for gated models.
+    for name in list(os.environ):
+        if name.startswith(SECRET_PREFIXES):
+            del os.environ[name]
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # Idle threads that spin would take the cores from the other slots (a step of 0.57 s took 1.9 s).
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+
+def _serve(parts: Parts, slots: Slots, queues: tuple[str, ...]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: parts.stopping.set())
+    if parts.settings.broker_url:
+        from worker.celery import serve  # noqa: PLC0415 - one machine without a broker does without Celery
+
+        serve(parts, slots, queues)
+        parts.stopping.set()
+    parts.stopping.wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The first code inside a training process: its own session, tied to its worker's life, output to a file."""
+
+import ctypes
+import multiprocessing
+import os
+import select
+import signal
+import sys
+import threading
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+WARM = "worker.training.warm"
+
+
+def main(request_file: str, log_file: str, gpu: int | None) -> None:
+    """Run one training request. The result is in the reports it writes; the exit code means nothing."""
+    os.setsid()
+    _die_with_the_worker()
+    _write_output_to(Path(log_file))
+    os.environ["CUDA_VISIBLE_DEVICES"] = "" if gpu is None else str(gpu)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    is_cold = WARM not in sys.modules
+
+    from worker.training.reports import Reporter  # noqa: PLC0415 - after the environment is set
+    from worker.training.request import TrainingRequest  # noqa: PLC0415
+    from worker.training.run import run  # noqa: PLC0415
+
+    request = TrainingRequest.from_json(Path(request_file).read_text())
+    report = Reporter(request.out_dir)
+    if is_cold:
+        report.note("cold start: the libraries were not preloaded, so this run took some seconds longer to begin")
+    run(request, report, stop)
+
+
+def nothing() -> None:
+    """Do nothing: what a process runs that only warms the forkserver up."""
+
+
+def _die_with_the_worker() -> None:
+    # The kernel's signal comes when the forkserver dies; the sentinel when the worker itself does.
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    sentinel = parent.sentinel
+
+    def watch() -> None:
+        select.select([sentinel], [], [])
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="worker-watch", daemon=True).start()
+
+
+def _write_output_to(path: Path) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    os.close(descriptor)
+    # Standard streams made before the fork may hold a buffer of their own.
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)

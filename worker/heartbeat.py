@@ -1,0 +1,79 @@
+"""Keeps a job's lease alive and learns what people want of it, whatever else is slow."""
+
+import logging
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.db import Database
+from app.jobs import lifecycle
+from app.jobs.lifecycle import Lease, LostLease
+from app.jobs.tables import Job
+
+log = logging.getLogger(__name__)
+
+INTENT_SECONDS = 1.0
+DATABASE_PATIENCE_SECONDS = 600.0
+"""How long training goes on while the database does not answer."""
+
+
+class Heartbeat:
+    """A context in which the lease is renewed. `cancel` and `lost` are set when they become true."""
+
+    def __init__(self, database: Database, lease: Lease, *, every: float, lease_seconds: float) -> None:
+        self._database, self._lease = database, lease
+        self._every, self._lease_seconds = every, lease_seconds
+        self.cancel = threading.Event()
+        self.lost = threading.Event()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{lease.job_id}", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Start beating."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop beating."""
+        self._done.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        renewed = answered = time.monotonic()
+        while not self._done.wait(min(INTENT_SECONDS, self._every)):
+            try:
+                if time.monotonic() - renewed >= self._every:
+                    self._renew()
+                    renewed = time.monotonic()
+                else:
+                    self._look()
+                answered = time.monotonic()
+            except LostLease:
+                log.warning("job %s is no longer attempt %s of this worker", self._lease.job_id, self._lease.attempt)
+                self.lost.set()
+                return
+            except SQLAlchemyError as error:
+                log.warning("job %s: the database does not answer: %s", self._lease.job_id, error)
+                if time.monotonic() - answered > DATABASE_PATIENCE_SECONDS:
+                    self.lost.set()
+                    return
+
+    def _renew(self) -> None:
+        with self._database.write() as session:
+            if lifecycle.renew(session, self._lease, self._lease_seconds).cancel:
+                self.cancel.set()
+
+    def _look(self) -> None:
+        # A read between renewals makes cancelling quick without a write a second.
+        with self._database.read() as session:
+            row = session.execute(select(Job.cancel_requested_at).where(*self._lease.guard())).one_or_none()
+        if row is None:
+            raise LostLease
+        if row.cancel_requested_at is not None:
+            self.cancel.set()

@@ -1,0 +1,32 @@
+"""What a worker process holds on to while it runs."""
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from app.datasets.local_copy import LocalCopies
+from app.db import Database
+from app.jobs.lifecycle import Limits
+from app.settings import Settings
+from app.storage import Storage
+from worker.processes import TrainingProcesses
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The open parts of one worker."""
+
+    worker_id: str
+    queues: tuple[str, ...]
+    """The queues of jobs it may claim, in the words of `Job.queue`."""
+    settings: Settings
+    limits: Limits
+    database: Database
+    storage: Storage
+    copies: LocalCopies
+    processes: TrainingProcesses
+    workspaces: Path
+    threads_a_slot: int
+    gpus: int
+    stopping: threading.Event = field(default_factory=threading.Event)
+    """Set when this worker shall checkpoint, release its jobs and exit."""

@@ -1,0 +1,90 @@
+"""Brings to this machine what a training process needs, and writes its request."""
+
+from pathlib import Path
+from typing import Any
+
+from app.jobs import queries
+from app.jobs.tables import Job
+from app.specs import JobSpec, Resolved
+from app.storage import ObjectNotFound
+from worker.parts import Parts
+from worker.publish import fetch, newest_checkpoint
+from worker.supervise import Assignment
+from worker.training.request import TrainingRequest
+
+
+class Unpreparable(Exception):
+    """What the job builds on is gone, so that no attempt can succeed."""
+
+
+def prepare(parts: Parts, job: Job, folder: Path, slot: int) -> Assignment:
+    """Fetch datasets, an earlier job's model and the newest checkpoint. Raises Unpreparable, StorageError."""
+    spec = JobSpec.model_validate(job.spec)
+    out_dir = folder / "out"
+    out_dir.mkdir()
+    request = TrainingRequest(
+        spec=spec,
+        out_dir=out_dir,
+        datasets=_datasets(parts, job),
+        models_dir=parts.settings.models(),
+        jobs_models=_earlier_model(parts, job, spec, folder),
+        resolved=Resolved.model_validate(job.resolved) if job.resolved else None,
+        resume_from=newest_checkpoint(parts.database, parts.storage, job.id, folder / "resume"),
+        job_id=job.id,
+        threads=parts.threads_a_slot,
+    )
+    request_file = folder / "request.json"
+    request_file.write_text(request.to_json())
+    return Assignment(
+        request_file=request_file,
+        out_dir=out_dir,
+        keep_checkpoints=spec.checkpoints.keep,
+        seconds_left=_seconds_left(parts, job),
+        gpu=slot % parts.gpus if parts.gpus and spec.resources.gpus != 0 else None,
+    )
+
+
+def error_of(error: Exception) -> dict[str, Any]:
+    """What a job is told when it could not be prepared or published."""
+    if isinstance(error, Unpreparable):
+        return {
+            "code": "input_gone",
+            "message": str(error),
+            "hint": "Upload the data again, or train the earlier model again.",
+        }
+    return {
+        "code": "storage_unavailable",
+        "message": f"The storage did not do what was asked: {type(error).__name__}.",
+        "hint": "The worker's log has the cause. The job is tried again by itself.",
+    }
+
+
+def _datasets(parts: Parts, job: Job) -> dict[str, Path]:
+    with parts.database.read() as session:
+        found = queries.job_datasets(session, job.id)
+    try:
+        return {dataset.id: parts.copies.parquet(dataset) for dataset in found}
+    except ObjectNotFound as error:
+        raise Unpreparable(f"a dataset of this job is no longer in storage: {error}") from error
+
+
+def _earlier_model(parts: Parts, job: Job, spec: JobSpec, folder: Path) -> dict[str, Path]:
+    if not spec.model.id.startswith("job:"):
+        return {}
+    earlier_id = spec.model.id.removeprefix("job:")
+    with parts.database.read() as session:
+        earlier = queries.job(session, job.project_id, earlier_id)
+        artifact = queries.artifact(session, earlier, None) if earlier else None
+    if artifact is None:
+        raise Unpreparable(f"job {earlier_id}, whose model this job starts from, has no published model")
+    target = folder / "earlier"
+    try:
+        fetch(parts.storage, artifact, target)
+    except ObjectNotFound as error:
+        raise Unpreparable(f"the model of job {earlier_id} is no longer in storage: {error}") from error
+    return {earlier_id: target}
+
+
+def _seconds_left(parts: Parts, job: Job) -> float:
+    with parts.database.read() as session:
+        return queries.seconds_left(session, job.id) or 0.0

@@ -1,0 +1,60 @@
+"""Keeps this worker's row: who it is, what it offers, when it was last seen."""
+
+import logging
+import os
+import socket
+import threading
+from typing import Any
+
+from sqlalchemy import update
+from sqlalchemy.exc import SQLAlchemyError
+
+from app import __version__
+from app.db import Database, now
+from app.jobs.tables import Worker
+
+log = logging.getLogger(__name__)
+
+ENGINES = "trainer"
+
+
+class Registration(threading.Thread):
+    """Registers when made, says it is alive every `interval` seconds, and signs off at the end."""
+
+    def __init__(
+        self, database: Database, worker_id: str, queues: str, slots: int, hardware: dict[str, Any], interval: float
+    ) -> None:
+        super().__init__(name="registration", daemon=True)
+        self._database, self._worker_id, self._interval = database, worker_id, interval
+        self._stop_asked = threading.Event()
+        with database.write() as session:
+            session.add(
+                Worker(
+                    id=worker_id,
+                    host=socket.gethostname()[:255],
+                    pid=os.getpid(),
+                    version=__version__,
+                    queues=queues,
+                    engines=ENGINES,
+                    slots=slots,
+                    hardware=hardware,
+                )
+            )
+
+    def run(self) -> None:
+        """Say so until told to stop."""
+        while not self._stop_asked.wait(self._interval):
+            try:
+                self._write(last_seen_at=now())
+            except SQLAlchemyError as error:
+                log.warning("the database does not answer: %s", error)
+
+    def sign_off(self) -> None:
+        """Say that this worker has stopped."""
+        self._stop_asked.set()
+        self.join()
+        self._write(stopped_at=now())
+
+    def _write(self, **values: Any) -> None:
+        with self._database.write() as session:
+            session.execute(update(Worker).where(Worker.id == self._worker_id).values(**values))

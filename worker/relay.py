@@ -1,0 +1,149 @@
+"""Carries what the training process writes, reports and text, into the database, in order and once.
+
+It reads files, so that a slow database never blocks training, and goes on where it stopped: an offset
+moves only after its commit.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.db import Database
+from app.jobs import lifecycle
+from app.jobs.lifecycle import Lease
+
+log = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+BATCH_BYTES = 256 * 1024
+LOG_LIMIT_CHARACTERS = 5_000_000
+PROGRESS_SECONDS = 2.0
+PROGRESS_EVENTS = 500
+"""The longer a run, the further apart its progress events: about this many in all."""
+
+
+class Relay:
+    """Reads an attempt's files from where it stopped last. `on_record` sees every record first."""
+
+    def __init__(
+        self, database: Database, lease: Lease, reports: Path, output: Path, on_record: Callable[[Record], None]
+    ) -> None:
+        self._database, self._lease, self._on_record = database, lease, on_record
+        self._reports, self._output = _Tail(reports), _Tail(output)
+        self._log_characters = 0
+        self._started = self._last_progress = time.monotonic()
+        self.result: Record | None = None
+
+    def forward(self) -> None:
+        """Carry over all that there is now. Raises LostLease; an unreachable database is logged, and tried again next time."""
+        try:
+            for lines, end in self._reports.lines():
+                self._forward_records([json.loads(line) for line in lines])
+                self._reports.offset = end
+            self._forward_output()
+        except SQLAlchemyError as error:
+            log.warning("job %s: reports wait, the database does not answer: %s", self._lease.job_id, error)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether everything that was written has been carried over."""
+        return self._reports.is_at_end() and self._output.is_at_end()
+
+    def log_tail(self, lines: int = 30) -> str:
+        """The last lines of text output."""
+        return "\n".join(self._output.last_bytes(8192).decode("utf-8", "replace").splitlines()[-lines:])
+
+    def _forward_records(self, records: list[Record]) -> None:
+        events: list[tuple[str, Record]] = []
+        columns: dict[str, Any] = {}
+        for record in records:
+            kind = record["type"]
+            data = {key: value for key, value in record.items() if key not in ("type", "time")}
+            if kind == "phase":
+                columns["phase"] = data["phase"]
+            elif kind == "resolved":
+                columns["resolved"] = data["resolved"]
+            elif kind == "progress":
+                columns["progress"] = data
+                if not self._progress_is_due(data):
+                    continue
+            # The checkpoint event is written with its row, when it is in storage; the result by the transition.
+            if kind not in ("checkpoint", "result"):
+                events.append((kind, data))
+        if events or columns:
+            with self._database.write() as session:
+                lifecycle.record(session, self._lease, events, **columns)
+        for record in records:
+            if record["type"] == "result":
+                self.result = record
+            self._on_record(record)
+
+    def _progress_is_due(self, data: Record) -> bool:
+        now = time.monotonic()
+        gap = max(PROGRESS_SECONDS, (now - self._started) / PROGRESS_EVENTS)
+        if now - self._last_progress < gap and data["step"] < data["of"]:
+            return False
+        self._last_progress = now
+        return True
+
+    def _forward_output(self) -> None:
+        for chunk, end in self._output.chunks():
+            text = chunk.decode("utf-8", "replace")
+            if self._log_characters < LOG_LIMIT_CHARACTERS:
+                with self._database.write() as session:
+                    lifecycle.log(session, self._lease, self._output.offset, text)
+                self._log_characters += len(text)
+            self._output.offset = end
+
+
+class _Tail:
+    """A growing file, read in whole lines from an offset."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.offset = 0
+
+    def lines(self) -> Iterator[tuple[list[bytes], int]]:
+        """Yield (whole lines, the offset after them); the caller moves `offset`."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            while True:
+                file.seek(self.offset)
+                data = file.read(BATCH_BYTES)
+                # A record may be longer than a batch: read on to its end.
+                data += b"" if b"\n" in data else file.readline()
+                whole = data.rfind(b"\n") + 1
+                if not whole:
+                    return
+                yield data[:whole].splitlines(), self.offset + whole
+
+    def chunks(self) -> Iterator[tuple[bytes, int]]:
+        """Yield (bytes, the offset after them), cut at line ends where a batch has any."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            while True:
+                file.seek(self.offset)
+                data = file.read(BATCH_BYTES)
+                if not data:
+                    return
+                whole = data.rfind(b"\n") + 1 or len(data)
+                yield data[:whole], self.offset + whole
+
+    def last_bytes(self, count: int) -> bytes:
+        if not self._path.exists():
+            return b""
+        with self._path.open("rb") as file:
+            file.seek(max(0, self._path.stat().st_size - count))
+            return file.read()
+
+    def is_at_end(self) -> bool:
+        if not self._path.exists():
+            return True
+        return self._path.stat().st_size <= self.offset

@@ -1,0 +1,38 @@
+"""The slots of a worker. Wake-ups and polls all come through here, so that no slot ever runs two jobs."""
+
+import logging
+import queue
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from worker.parts import Parts
+from worker.run_job import run_next
+
+log = logging.getLogger(__name__)
+
+
+class Slots:
+    """Free slots, by number."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for slot in range(parts.settings.slots):
+            self._free.put(slot)
+
+    def run_until_idle(self) -> None:
+        """Run jobs in a free slot until none is left or the worker stops. Returns at once when no slot is free."""
+        try:
+            slot = self._free.get_nowait()
+        except queue.Empty:
+            return
+        try:
+            while not self._parts.stopping.is_set() and run_next(self._parts, slot):
+                pass
+        except SQLAlchemyError as error:
+            log.warning("the database does not answer, looking again soon: %s", error)
+        except Exception:
+            # Whatever it was, the lease runs out and the job is tried again; the slot must live on.
+            log.exception("a job ended in a way nobody foresaw")
+        finally:
+            self._free.put(slot)

@@ -1,0 +1,141 @@
+"""Watches one training process from start to end: relays, uploads, obeys cancel, enforces the deadline."""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.jobs.lifecycle import Lease, LostLease
+from worker.heartbeat import Heartbeat
+from worker.parts import Parts
+from worker.processes import TrainingProcess
+from worker.publish import CheckpointUploads
+from worker.relay import Relay
+from worker.training.reports import FILE_NAME
+
+log = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+RELAY_SECONDS = 0.5
+WATCH_SECONDS = 0.2
+UPLOAD_PATIENCE_SECONDS = 300.0
+"""How long an ended process's last checkpoints may take to upload before the job moves on without them."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a training process ended."""
+
+    result: Record | None
+    """Its own word; None when it died without one."""
+    asked: str | None
+    """Why it was asked to stop: cancel, worker_stopping, timeout or lost; None when it ended by itself."""
+    log_tail: str
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a training process shall do, ready on this machine."""
+
+    request_file: Path
+    out_dir: Path
+    keep_checkpoints: int
+    seconds_left: float
+    """Until the job's deadline."""
+    gpu: int | None
+
+
+def supervise(parts: Parts, lease: Lease, heartbeat: Heartbeat, assignment: Assignment) -> Ending:
+    """Run one training process to its end. Afterwards nothing of it is left, and all it said has been relayed.
+
+    Raises LostLease when the job was given to somebody else; the process is dead then too.
+    """
+    output = assignment.out_dir / "output.log"
+    uploads = CheckpointUploads(parts.database, parts.storage, lease, assignment.out_dir, assignment.keep_checkpoints)
+    relay = Relay(parts.database, lease, assignment.out_dir / FILE_NAME, output, _take_checkpoints(uploads))
+    process = parts.processes.start(assignment.request_file, output, assignment.gpu)
+    log.info("job %s: attempt %s trains in process %s", lease.job_id, lease.attempt, process.pid)
+    stopped_relaying = threading.Event()
+    carrier = threading.Thread(
+        target=_carry, args=(relay, heartbeat, stopped_relaying), name=f"relay-{lease.job_id}", daemon=True
+    )
+    carrier.start()
+    try:
+        asked = _watch(parts, process, heartbeat, assignment.seconds_left)
+    finally:
+        process.close()
+        stopped_relaying.set()
+        carrier.join()
+    _drain(relay, heartbeat)
+    uploads.finish(0 if heartbeat.lost.is_set() else UPLOAD_PATIENCE_SECONDS)
+    if heartbeat.lost.is_set():
+        raise LostLease
+    return Ending(relay.result, asked, relay.log_tail())
+
+
+def _watch(parts: Parts, process: TrainingProcess, heartbeat: Heartbeat, seconds_left: float) -> str | None:
+    deadline = time.monotonic() + seconds_left
+    while not process.wait(WATCH_SECONDS):
+        asked = _reason_to_stop(parts, heartbeat, deadline)
+        if asked == "lost":
+            process.kill()
+            return asked
+        if asked is not None:
+            log.info("process %s is asked to stop: %s", process.pid, asked)
+            process.ask_to_stop()
+            _kill_after_grace(parts, process, heartbeat)
+            return asked
+    return None
+
+
+def _reason_to_stop(parts: Parts, heartbeat: Heartbeat, deadline: float) -> str | None:
+    if heartbeat.lost.is_set():
+        return "lost"
+    if heartbeat.cancel.is_set():
+        return "cancel"
+    if time.monotonic() > deadline:
+        return "timeout"
+    return "worker_stopping" if parts.stopping.is_set() else None
+
+
+def _kill_after_grace(parts: Parts, process: TrainingProcess, heartbeat: Heartbeat) -> None:
+    end = time.monotonic() + parts.settings.stop_grace_seconds
+    while time.monotonic() < end and not heartbeat.lost.is_set():
+        if process.wait(WATCH_SECONDS):
+            return
+    log.warning("process %s did not stop within its grace and gets %s", process.pid, signal.SIGKILL.name)
+    process.kill()
+
+
+def _take_checkpoints(uploads: CheckpointUploads) -> Callable[[Record], None]:
+    def take(record: Record) -> None:
+        if record["type"] == "checkpoint":
+            uploads.add(record)
+
+    return take
+
+
+def _carry(relay: Relay, heartbeat: Heartbeat, stopped: threading.Event) -> None:
+    while not stopped.wait(RELAY_SECONDS):
+        try:
+            relay.forward()
+        except LostLease:
+            heartbeat.lost.set()
+            return
+
+
+def _drain(relay: Relay, heartbeat: Heartbeat) -> None:
+    # The process is dead, so its files no longer grow; only the database can keep us here, and the
+    # heartbeat gives up on that.
+    while not heartbeat.lost.is_set():
+        try:
+            relay.forward()
+        except LostLease:
+            heartbeat.lost.set()
+        if relay.is_done:
+            return
+        time.sleep(RELAY_SECONDS)
