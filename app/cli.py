@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from app.client import Client, ClientError, Refused
 from app.download import download as fetch
@@ -36,6 +36,7 @@ errors = Console(stderr=True)
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, job_…")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the service's answer as JSON.")]
+ID_COLUMN = Column("id", no_wrap=True, min_width=30)
 EXIT_CODES = {"succeeded": 0, "failed": 1, "cancelled": 3}
 
 
@@ -107,7 +108,7 @@ def list_keys() -> None:
     """List keys; the keys themselves are not stored."""
     from app import auth
 
-    table = Table("id", "project", "name", "state")
+    table = Table(ID_COLUMN, "project", "name", "state")
     with _write() as session:
         for key, project in auth.keys(session):
             table.add_row(key.id, project, key.name, "revoked" if key.revoked_at else "live")
@@ -144,7 +145,7 @@ def upload(path: Annotated[Path, typer.Argument(exists=True, dir_okay=False)], a
 @datasets_cli.command("list")
 def list_datasets() -> None:
     """List the newest datasets."""
-    table = Table("id", "file", "rows", "created")
+    table = Table(ID_COLUMN, "file", "rows", "created")
     with _client() as client:
         for item in client.get("/v1/datasets", limit=100)["data"]:
             table.add_row(item["id"], item["filename"], str(item["rows"]), item["created_at"])
@@ -195,7 +196,7 @@ def list_jobs(
     limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
 ) -> None:
     """List the newest jobs."""
-    table = Table("id", "name", "status", "progress", "metrics", "created")
+    table = Table(ID_COLUMN, "name", "status", "progress", "metrics", "created")
     with _client() as client:
         for job in client.get("/v1/jobs", status=status, limit=limit)["data"]:
             progress = job["progress"]

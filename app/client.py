@@ -25,7 +25,8 @@ class Refused(ClientError):
 
     def rows(self) -> list[Answer]:
         """The details one by one, where there are several."""
-        return cast("list[Answer]", self.details) if isinstance(self.details, list) else []
+        details: Any = self.details
+        return cast("list[Answer]", details) if isinstance(details, list) else []
 
 
 class Unreachable(ClientError):

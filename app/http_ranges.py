@@ -1,12 +1,20 @@
 """Single byte ranges (RFC 9110, section 14)."""
 
 import re
-from typing import Final, Literal
+from enum import Enum
+from typing import Final
 
-UNSATISFIABLE: Final = "unsatisfiable"
+
+class Unsatisfiable(Enum):
+    """The one value that says: no byte of the file is in that range."""
+
+    UNSATISFIABLE = "unsatisfiable"
 
 
-def requested_range(header: str | None, size: int) -> tuple[int, int] | Literal["unsatisfiable"] | None:
+UNSATISFIABLE: Final = Unsatisfiable.UNSATISFIABLE
+
+
+def requested_range(header: str | None, size: int) -> tuple[int, int] | Unsatisfiable | None:
     """The half-open range [start, end) that a Range header asks for, of a file of `size` bytes.
 
     None means the whole file: no header, another unit, a malformed one, or several ranges at once,

@@ -9,6 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from app.client import Client
 
 POLL_SECONDS = 1.0
+LINE_SECONDS = 10.0
+"""Where there is no terminal to draw a bar on, a line of progress comes this often."""
 ENDED = ("succeeded", "failed", "cancelled")
 
 
@@ -21,15 +23,18 @@ def watch(client: Client, job_id: str, console: Console) -> dict[str, Any]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[numbers]}"),
     )
-    seen = 0
+    seen, printed = 0, time.monotonic()
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("queued", total=None, numbers="")
+        task = bar.add_task("queued", total=None, numbers="", loss="")
         while True:
             job = client.get(f"/v1/jobs/{job_id}")
             for event in client.events(job_id, seen):
                 seen = event["id"]
                 _show(event, bar, task, console)
             _describe(job, bar, task)
+            if not console.is_terminal and time.monotonic() - printed > LINE_SECONDS:
+                printed = time.monotonic()
+                console.print(_line(job, bar), highlight=False)
             if job["status"] in ENDED:
                 return job
             time.sleep(POLL_SECONDS)
@@ -61,7 +66,7 @@ def _show(event: dict[str, Any], bar: Progress, task: TaskID, console: Console) 
         values = {name: value for name, value in data["values"].items() if value is not None}
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         if "loss" in values:
-            bar.update(task, numbers=f"loss {values['loss']:.4f}")
+            bar.update(task, loss=f"loss {values['loss']:.4f}")
         else:
             console.print(f"[dim]{event['id']:>5}[/] step {data['step']}: {numbers}", highlight=False)
 
@@ -73,8 +78,11 @@ def _describe(job: dict[str, Any], bar: Progress, task: TaskID) -> None:
         bar.update(task, description=(job["phase"] or job["status"]) + place)
         return
     speed, eta = progress.get("samples_per_second"), progress.get("eta_seconds")
-    known = str(bar.tasks[0].fields["numbers"]).partition(" |")[0]
-    parts = [known, f"{speed:.1f} rows/s" if speed else "", f"{eta:.0f} s left" if eta is not None else ""]
+    parts = [
+        bar.tasks[0].fields["loss"],
+        f"{speed:.1f} rows/s" if speed else "",
+        f"{eta:.0f} s left" if eta is not None else "",
+    ]
     bar.update(
         task,
         description=job["phase"] or job["status"],
@@ -82,3 +90,9 @@ def _describe(job: dict[str, Any], bar: Progress, task: TaskID) -> None:
         total=progress["of"],
         numbers=" | ".join(part for part in parts if part),
     )
+
+
+def _line(job: dict[str, Any], bar: Progress) -> str:
+    progress = job["progress"]
+    steps = f" {progress['step']}/{progress['of']}" if progress else ""
+    return f"      {job['phase'] or job['status']}{steps} {bar.tasks[0].fields['numbers']}".rstrip()

@@ -93,8 +93,11 @@ def _prepare_environment_of_training() -> None:
 
 
 def _serve(parts: Parts, slots: Slots, queues: tuple[str, ...]) -> None:
+    def stop(number: int, frame: object) -> None:
+        parts.stopping.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: parts.stopping.set())
+        signal.signal(number, stop)
     if parts.settings.broker_url:
         from worker.celery import serve  # noqa: PLC0415 - one machine without a broker does without Celery
 

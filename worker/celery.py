@@ -1,3 +1,5 @@
+# pyright: standard, reportMissingTypeStubs=false
+# Celery carries no types.
 """The Celery side of a worker: one task, `wake`, in a pool of threads."""
 
 from typing import Any
@@ -35,5 +37,5 @@ def serve(parts: Parts, slots: Slots, queues: tuple[str, ...]) -> None:
 
 def _register(celery: Celery, slots: Slots) -> None:
     @celery.task(name=WAKE_TASK, ignore_result=True)
-    def wake() -> None:  # pyright: ignore[reportUnusedFunction]
+    def wake() -> None:
         slots.run_until_idle()

@@ -20,7 +20,11 @@ def main(request_file: str, log_file: str, gpu: int | None) -> None:
     _write_output_to(Path(log_file))
     os.environ["CUDA_VISIBLE_DEVICES"] = "" if gpu is None else str(gpu)
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+
+    def ask(number: int, frame: object) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, ask)
     is_cold = WARM not in sys.modules
 
     from worker.training.reports import Reporter  # noqa: PLC0415 - after the environment is set

@@ -5,13 +5,16 @@ import logging
 import shutil
 import signal
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from app.jobs import lifecycle
 from app.jobs.lifecycle import Lease, LostLease
+from app.jobs.states import JobStatus
 from app.jobs.tables import Job
 from app.storage import StorageError
 from worker import prepare
@@ -23,6 +26,9 @@ from worker.training.errors import CheckpointBroken
 
 log = logging.getLogger(__name__)
 
+End = Callable[[Session, Lease], JobStatus]
+"""The last write of an attempt, in a session of its own. Returns what the job now is; raises LostLease."""
+
 
 def run_next(parts: Parts, slot: int) -> bool:
     """Claim the best queued job and run it to the end of this attempt. False when there was none."""
@@ -32,40 +38,75 @@ def run_next(parts: Parts, slot: int) -> bool:
     lease = Lease(job.id, job.attempt, parts.worker_id)
     log.info("job %s: attempt %s begins", job.id, job.attempt)
     try:
-        with _heartbeat(parts, lease) as heartbeat, _workspace(parts, lease) as folder:
-            try:
-                assignment = prepare.prepare(parts, job, folder, slot)
-                ending = supervise(parts, lease, heartbeat, assignment)
-                finish(parts, lease, assignment.out_dir, ending)
-            except (StorageError, CheckpointBroken, prepare.Unpreparable) as error:
-                _fail(parts, lease, prepare.error_of(error), retryable=not isinstance(error, prepare.Unpreparable))
+        with _workspace(parts, lease) as folder:
+            # The lease is renewed until everything is in storage; the last write ends it.
+            with _heartbeat(parts, lease) as heartbeat:
+                end = _attempt(parts, job, lease, heartbeat, folder, slot)
+            with parts.database.write() as session:
+                status = end(session, lease)
+        log.info("job %s: attempt %s is over, the job is %s", lease.job_id, lease.attempt, status)
     except LostLease:
         log.warning("job %s: attempt %s is no longer ours; nothing was published", lease.job_id, lease.attempt)
     return True
 
 
-def finish(parts: Parts, lease: Lease, out_dir: Path, ending: Ending) -> None:
-    """Turn the end of a training process into the job's next state. Raises LostLease, StorageError."""
-    result = ending.result or {}
-    if result.get("status") == "succeeded":
-        artifact = publish(parts.storage, lease, out_dir / result["model_path"], "model", result)
-        with parts.database.write() as session:
-            lifecycle.succeed(session, lease, artifact, result.get("metrics") or {})
-        log.info("job %s: succeeded", lease.job_id)
-    elif ending.asked == "cancel":
-        with parts.database.write() as session:
-            lifecycle.finish_cancel(session, lease)
-        log.info("job %s: cancelled", lease.job_id)
-    elif ending.asked == "timeout":
-        _fail(parts, lease, lifecycle.timeout_error(), retryable=False)
-    elif ending.asked == "worker_stopping":
-        with parts.database.write() as session:
-            lifecycle.release(session, lease)
-        log.info("job %s: released, because this worker stops", lease.job_id)
-    elif result.get("status") == "failed":
-        _fail(parts, lease, {**result["error"], "log_tail": ending.log_tail}, retryable=bool(result.get("retryable")))
-    else:
-        _fail(parts, lease, _crash(ending), retryable=True)
+def _attempt(parts: Parts, job: Job, lease: Lease, heartbeat: Heartbeat, folder: Path, slot: int) -> End:
+    try:
+        assignment = prepare.prepare(parts, job, folder, slot)
+        ending = supervise(parts, lease, heartbeat, assignment)
+        if (ending.result or {}).get("status") == "succeeded":
+            return _publish(parts, lease, assignment.out_dir, ending.result or {})
+    except prepare.Unpreparable as error:
+        return _failure(parts, prepare.error_of(error), retryable=False)
+    except (StorageError, CheckpointBroken) as error:
+        log.warning("job %s: attempt %s fails on storage", lease.job_id, lease.attempt, exc_info=error)
+        return _failure(parts, prepare.error_of(error), retryable=True)
+    return _end_without_a_model(parts, ending)
+
+
+def _publish(parts: Parts, lease: Lease, out_dir: Path, result: dict[str, Any]) -> End:
+    artifact = publish(parts.storage, lease, out_dir / result["model_path"], "model", result)
+
+    def end(session: Session, lease: Lease) -> JobStatus:
+        lifecycle.succeed(session, lease, artifact, result.get("metrics") or {})
+        return JobStatus.SUCCEEDED
+
+    return end
+
+
+def _end_without_a_model(parts: Parts, ending: Ending) -> End:
+    if ending.asked in STOPPED:
+        return STOPPED[ending.asked]
+    if ending.asked == "timeout":
+        return _failure(parts, lifecycle.timeout_error(), retryable=False)
+    if (ending.result or {}).get("status") == "failed":
+        result = ending.result or {}
+        return _failure(
+            parts, {**result["error"], "log_tail": ending.log_tail}, retryable=bool(result.get("retryable"))
+        )
+    return _failure(parts, _crash(ending), retryable=True)
+
+
+def _failure(parts: Parts, error: dict[str, Any], *, retryable: bool) -> End:
+    def end(session: Session, lease: Lease) -> JobStatus:
+        log.warning("job %s: attempt %s failed (%s: %s)", lease.job_id, lease.attempt, error["code"], error["message"])
+        return lifecycle.fail(session, lease, error, retryable=retryable, limits=parts.limits)
+
+    return end
+
+
+def _cancelled(session: Session, lease: Lease) -> JobStatus:
+    lifecycle.finish_cancel(session, lease)
+    return JobStatus.CANCELLED
+
+
+def _released(session: Session, lease: Lease) -> JobStatus:
+    lifecycle.release(session, lease)
+    return JobStatus.QUEUED
+
+
+STOPPED: dict[str, End] = {"cancel": _cancelled, "worker_stopping": _released}
+"""What an attempt that was asked to stop becomes."""
 
 
 def _claim(parts: Parts) -> Job | None:
@@ -101,19 +142,6 @@ def clear_workspaces(workspaces: Path) -> None:
             except BlockingIOError:
                 continue
             shutil.rmtree(lock.parent, ignore_errors=True)
-
-
-def _fail(parts: Parts, lease: Lease, error: dict[str, Any], *, retryable: bool) -> None:
-    with parts.database.write() as session:
-        status = lifecycle.fail(session, lease, error, retryable=retryable, limits=parts.limits)
-    log.warning(
-        "job %s: attempt %s failed (%s: %s), now %s",
-        lease.job_id,
-        lease.attempt,
-        error["code"],
-        error["message"],
-        status,
-    )
 
 
 def _crash(ending: Ending) -> dict[str, Any]:

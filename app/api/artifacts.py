@@ -10,7 +10,7 @@ from app.api.answers import CheckpointAnswer, Error, FileAnswer, Page
 from app.api.dependencies import Parts, ProjectId, Service
 from app.api.jobs import job_of
 from app.errors import NotFound, RangeNotSatisfiable
-from app.http_ranges import UNSATISFIABLE, requested_range
+from app.http_ranges import Unsatisfiable, requested_range
 from app.jobs import queries
 from app.jobs.states import JobStatus
 from app.jobs.tables import Artifact, Job
@@ -76,7 +76,7 @@ def file(job_id: str, path: str, request: Request, parts: Parts, project: Projec
         return Response(status_code=304, headers=headers)
     if_range = request.headers.get("if-range")
     wanted = requested_range(request.headers.get("range"), size) if if_range in (None, etag) else None
-    if wanted is UNSATISFIABLE:
+    if isinstance(wanted, Unsatisfiable):
         raise RangeNotSatisfiable(f"the file has {size} bytes", param="range", details={"size": size})
     start, end = wanted or (0, size)
     headers["content-length"] = str(end - start)

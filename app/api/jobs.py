@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Request, Response
 from sqlalchemy.exc import IntegrityError
 
-from app.api.answers import Error, JobAnswer, JobLinks, Page, Validation
+from app.api.answers import Error, Estimate, JobAnswer, JobLinks, Page, Validation
 from app.api.body import json_body
 from app.api.dependencies import Parts, ProjectId, Service
 from app.api.parameters import Limit, only_known, point_in_time
@@ -45,7 +45,7 @@ def create(
         response.status_code = 200
         response.headers["idempotent-replayed"] = "true"
         return replayed
-    plan = submission.check(parts.database, parts.copies, project, spec)
+    plan = _check(parts, project, spec)
     job = plan.job(project)
     try:
         with parts.database.write() as session:
@@ -69,12 +69,12 @@ def create(
 @router.post("/validate", response_model=Validation, responses={422: {"model": Error}})
 def validate(body: Body, parts: Parts, project: ProjectId) -> Validation:
     """Check all that create checks, and estimate, without creating."""
-    plan = submission.check(parts.database, parts.copies, project, body[0])
-    return Validation(estimate=plan.estimate(), spec=plan.spec.model_dump(mode="json"))
+    plan = _check(parts, project, body[0])
+    return Validation(estimate=Estimate(**plan.estimate()._asdict()), spec=plan.spec.model_dump(mode="json"))
 
 
 @router.get("", response_model=Page[JobAnswer])
-def list_jobs(
+def list_jobs(  # noqa: PLR0917 - FastAPI passes them by name
     request: Request,
     parts: Parts,
     project: ProjectId,
@@ -151,6 +151,10 @@ def job_answer(job: Job, queue_position: int | None) -> JobAnswer:
             "links": {"self": base, **links},
         }
     )
+
+
+def _check(parts: Service, project: str, spec: JobSpec) -> submission.Plan:
+    return submission.check(parts.database, parts.copies, project, spec, row_limit=parts.settings.row_check_limit)
 
 
 def _answer(parts: Service, project: str, job_id: str) -> JobAnswer:

@@ -3,9 +3,9 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from app.datasets.inspect import Limits, UnusableFile, inspect
 from sqlalchemy import update
 
+from app.datasets.inspect import Limits, UnusableFile, inspect
 from app.datasets.upload import Received
 from app.db import Database, now
 from app.errors import Conflict, InvalidRequest, NotFound
@@ -16,7 +16,9 @@ from app.settings import Settings
 from app.storage import Storage
 
 
-def add(database: Database, storage: Storage, settings: Settings, project_id: str, received: Received, source: Path) -> Dataset:
+def add(
+    database: Database, storage: Storage, settings: Settings, project_id: str, received: Received, source: Path
+) -> Dataset:
     """Inspect an uploaded file and keep it. Raises InvalidRequest with the row and column; then nothing is kept."""
     parquet = source.with_name("data.parquet")
     try:
@@ -57,7 +59,9 @@ def remove(database: Database, storage: Storage, project_id: str, dataset_id: st
         if dataset is None:
             raise NotFound("there is no such dataset in this project", param="dataset_id", code="dataset_not_found")
         if job_id := queries.job_that_needs(session, dataset_id):
-            raise Conflict(f"job {job_id} has not ended and needs this dataset; cancel it or wait", code="dataset_in_use")
+            raise Conflict(
+                f"job {job_id} has not ended and needs this dataset; cancel it or wait", code="dataset_in_use"
+            )
         session.execute(update(Dataset).where(Dataset.id == dataset_id).values(deleted_at=now()))
     storage.delete_prefix(f"datasets/{dataset_id}")
 

@@ -1,15 +1,18 @@
 """Receives a multipart upload chunk by chunk: bytes are counted as they arrive and go straight to a file."""
 
+import hashlib
 from collections.abc import AsyncIterator
-from hashlib import sha256
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 
 from app.errors import InvalidRequest, TooLarge
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 FIELD = "file"
 FILENAME_LIMIT = 255
@@ -24,7 +27,9 @@ class Received:
         self.filename, self.size, self.sha256 = filename, size, digest
 
 
-async def receive(chunks: AsyncIterator[bytes], content_type: str, declared_length: int | None, target: Path, limit: int) -> Received:
+async def receive(
+    chunks: AsyncIterator[bytes], content_type: str, declared_length: int | None, target: Path, limit: int
+) -> Received:
     """Write the part named `file` to `target`.
 
     Raises TooLarge as soon as more than `limit` bytes are announced or have come, InvalidRequest for
@@ -39,23 +44,27 @@ async def receive(chunks: AsyncIterator[bytes], content_type: str, declared_leng
         raise InvalidRequest(EXAMPLE, param=FIELD, code="not_multipart")
     part = _Part()
     parser = MultipartParser(options[b"boundary"], part.callbacks())
-    digest, size = sha256(), 0
+    digest, size = hashlib.sha256(), 0
     with target.open("wb") as file:
         async for chunk in chunks:
             try:
                 parser.write(chunk)
             except MultipartParseError as error:
-                raise InvalidRequest(f"the multipart body is broken: {error}", param=FIELD, code="invalid_multipart") from None
+                raise InvalidRequest(
+                    f"the multipart body is broken: {error}", param=FIELD, code="invalid_multipart"
+                ) from None
             size += await _write(part, file, digest, at_least=WRITE_BYTES)
             if size + len(part.data) > limit:
                 raise too_large
         size += await _write(part, file, digest, at_least=1)
     if not part.is_whole:
-        raise InvalidRequest(f"the upload ends before its last boundary; {EXAMPLE}", param=FIELD, code="invalid_multipart")
+        raise InvalidRequest(
+            f"the upload ends before its last boundary; {EXAMPLE}", param=FIELD, code="invalid_multipart"
+        )
     return Received(part.filename, size, digest.hexdigest())
 
 
-async def _write(part: "_Part", file: IO[bytes], digest: "sha256", at_least: int) -> int:  # pyright: ignore[reportGeneralTypeIssues]
+async def _write(part: "_Part", file: IO[bytes], digest: "hashlib._Hash", at_least: int) -> int:  # pyright: ignore[reportPrivateUsage]
     if len(part.data) < at_least:
         return 0
     data = bytes(part.data)
@@ -81,7 +90,7 @@ class _Part:
         self._value = b""
         self._headers: dict[bytes, bytes] = {}
 
-    def callbacks(self) -> dict[str, object]:
+    def callbacks(self) -> "MultipartCallbacks":
         return {
             "on_part_begin": self._begin,
             "on_header_field": self._header_field,
@@ -115,7 +124,11 @@ class _Part:
         # Only the last segment, as a name to show and to read the format from; never as a path.
         name = filename.replace("\\", "/").rsplit("/", 1)[-1]
         if not name.isprintable() or not 1 <= len(name) <= FILENAME_LIMIT:
-            raise InvalidRequest(f"the file name must have 1 to {FILENAME_LIMIT} printable characters", param=FIELD, code="invalid_filename")
+            raise InvalidRequest(
+                f"the file name must have 1 to {FILENAME_LIMIT} printable characters",
+                param=FIELD,
+                code="invalid_filename",
+            )
         self.filename = name
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:

@@ -1,14 +1,34 @@
 """Decides whether a spec can become a job: everything that can be checked without ML."""
 
+import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
+from sqlalchemy.orm import Session
+
+from app.datasets.checks import DataReport, Rows, check_text_classification
+from app.datasets.local_copy import LocalCopies
+from app.db import Database
+from app.errors import InvalidRequest
 from app.identifiers import new_id
+from app.jobs import queries
+from app.jobs.states import JobStatus
 from app.jobs.tables import Dataset, Job
 from app.specs import JobSpec
+from app.specs.data import DataSource, InlineData, UploadedData
 
 INLINE_LIMIT_BYTES = 1024**2
-SPLITS = ("train", "eval", "test")
+AUTO_BATCH_SIZE = 8
+
+
+class Estimate(NamedTuple):
+    """Rows and optimiser steps; None where only the hub knows."""
+
+    train_rows: int | None
+    eval_rows: int | None
+    steps: int | None
 
 
 @dataclass(frozen=True)
@@ -28,7 +48,7 @@ class Plan:
             task=self.spec.task.type,
             user_metadata=dict(self.spec.metadata),
             priority=self.spec.priority,
-            queue=queue_of(self.spec),
+            queue={0: "cpu", 1: "gpu", "auto": "any"}[self.spec.resources.gpus],
             spec=self.spec.model_dump(mode="json"),
         )
 
@@ -36,7 +56,125 @@ class Plan:
         """The uploaded datasets that the job will read."""
         return {dataset.id for dataset in self.datasets.values()}
 
+    def estimate(self) -> Estimate:
+        """How much there is to do."""
+        train, evaluation = self._rows("train"), self._rows("eval")
+        fraction = self.spec.data.eval_fraction
+        if train is not None and fraction is not None:
+            evaluation = max(1, round(train * fraction))
+            train -= evaluation
+        if train is not None and self.spec.data.subset.train is not None:
+            train = min(train, self.spec.data.subset.train)
+        if evaluation is not None and self.spec.data.subset.eval is not None:
+            evaluation = min(evaluation, self.spec.data.subset.eval)
+        return Estimate(train, evaluation, self._steps(train))
 
-def queue_of(spec: JobSpec) -> str:
-    """The capability a job needs: cpu, gpu, or any."""
-    return {0: "cpu", 1: "gpu", "auto": "any"}[spec.resources.gpus]
+    def _rows(self, split: str) -> int | None:
+        source = _sources(self.spec).get(split)
+        if split in self.datasets:
+            return self.datasets[split].rows
+        return len(source.rows) if isinstance(source, InlineData) else None
+
+    def _steps(self, train_rows: int | None) -> int | None:
+        training = self.spec.training
+        if training.max_steps is not None or train_rows is None:
+            return training.max_steps
+        batch_size = AUTO_BATCH_SIZE if training.batch_size == "auto" else training.batch_size
+        batches = math.ceil(train_rows / batch_size)
+        return math.ceil(max(1, math.ceil(batches / training.gradient_accumulation)) * training.epochs)
+
+
+def check(database: Database, copies: LocalCopies, project_id: str, spec: JobSpec, *, row_limit: int) -> Plan:
+    """Check a spec against what the project has, and up to `row_limit` rows of each split.
+
+    Raises InvalidRequest naming field, row and column; StorageError.
+    """
+    _check_inline_size(spec)
+    with database.read() as session:
+        datasets = _datasets(session, project_id, spec)
+        _check_earlier_job(session, project_id, spec)
+    _check_columns(spec, datasets)
+    _check_rows(spec, datasets, copies, row_limit)
+    return Plan(spec, datasets)
+
+
+def _sources(spec: JobSpec) -> dict[str, DataSource]:
+    splits = {"train": spec.data.train, "eval": spec.data.eval, "test": spec.data.test}
+    return {split: source for split, source in splits.items() if source is not None}
+
+
+def _check_inline_size(spec: JobSpec) -> None:
+    for split, source in _sources(spec).items():
+        if isinstance(source, InlineData) and len(json.dumps(source.rows).encode()) > INLINE_LIMIT_BYTES:
+            message = (
+                f"inline rows are limited to {INLINE_LIMIT_BYTES} bytes; upload larger data with POST /v1/datasets"
+            )
+            raise InvalidRequest(message, param=f"data.{split}.rows", code="too_many_inline_rows")
+
+
+def _datasets(session: Session, project_id: str, spec: JobSpec) -> dict[str, Dataset]:
+    found: dict[str, Dataset] = {}
+    for split, source in _sources(spec).items():
+        if not isinstance(source, UploadedData):
+            continue
+        dataset = queries.dataset(session, project_id, source.dataset)
+        if dataset is None:
+            message = "there is no such dataset in this project; GET /v1/datasets lists them"
+            raise InvalidRequest(message, param=f"data.{split}.dataset", code="dataset_not_found")
+        found[split] = dataset
+    return found
+
+
+def _check_earlier_job(session: Session, project_id: str, spec: JobSpec) -> None:
+    if not spec.model.id.startswith("job:"):
+        return
+    earlier = queries.job(session, project_id, spec.model.id.removeprefix("job:"))
+    if earlier is None:
+        raise InvalidRequest("there is no such job in this project", param="model.id", code="job_not_found")
+    if earlier.status != JobStatus.SUCCEEDED:
+        message = f"that job is '{earlier.status}'; only a succeeded job has a model to start from"
+        raise InvalidRequest(message, param="model.id", code="model_not_published")
+
+
+def _check_columns(spec: JobSpec, datasets: Mapping[str, Dataset]) -> None:
+    # Also where train is on the hub, so that the rows below are not compared: columns need no rows.
+    for split, dataset in datasets.items():
+        names = [str(column["name"]) for column in dataset.columns]
+        for role, column in spec.columns.items():
+            if column not in names:
+                message = (
+                    f"{split} has no column '{column}' for the role {role}; its columns are {', '.join(names[:50])}; "
+                    f"name the right one in data.columns.{role}"
+                )
+                raise InvalidRequest(
+                    message,
+                    param=f"data.columns.{role}",
+                    code="missing_column",
+                    details={"split": split, "columns": names},
+                )
+
+
+def _check_rows(spec: JobSpec, datasets: Mapping[str, Dataset], copies: LocalCopies, row_limit: int) -> None:
+    rows: dict[str, Rows] = {}
+    for split, source in _sources(spec).items():
+        if isinstance(source, InlineData):
+            rows[split] = source.rows
+        elif split in datasets:
+            rows[split] = copies.parquet(datasets[split])
+    if "train" not in rows:
+        return
+    report = check_text_classification(spec, rows["train"], rows.get("eval"), rows.get("test"), row_limit=row_limit)
+    if report.total:
+        raise InvalidRequest(
+            _sentence(report),
+            param=report.problems[0].param,
+            code=report.problems[0].code,
+            details=[asdict(problem) for problem in report.problems],
+        )
+
+
+def _sentence(report: DataReport) -> str:
+    first = report.problems[0].message
+    if report.total == 1:
+        return first
+    return f"{first} (and {report.total - 1} more; see details, or skip such rows with data.on_bad_row)"

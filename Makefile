@@ -1,0 +1,51 @@
+# Tunesmith. `make demo` and `make test` do all the set-up they need.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SPEC ?= examples/reviews-demo.json
+PYTEST_WORKERS ?= 2
+TORCH := $(shell sed -n 's/^torch==/torch==/p' requirements.lock)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check up bench lock
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## Create .venv with the exact versions of requirements.lock
+
+# torch goes first and alone, with what its own build needs; nothing after it may move it.
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version) if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $(STAMP)
+
+demo: $(STAMP) ## Train on real reviews, end to end; SPEC=file runs another job
+	$(BIN)/python tools/demo.py $(SPEC)
+
+test: $(STAMP) ## Run all tests, with real servers and processes
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+check: $(STAMP) ## Lint, types, layers, migrations, docs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/python tools/check_migrations.py
+	$(BIN)/python tools/check_docs.py
+
+up: $(STAMP) ## Start the service on this machine
+	$(BIN)/tunesmith up
+
+bench: $(STAMP) ## Measure, side by side with the named peers
+	for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+lock: ## Write requirements.lock anew from the ranges in pyproject.toml
+	$(PYTHON) tools/lock.py

@@ -1,0 +1,191 @@
+"""Checks the rows of a job before it is queued, with the same rules that training applies."""
+
+# pyright: standard
+# pyarrow carries no types.
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow.parquet as pq
+
+from app.datasets.batch import ROWS
+from app.datasets.columns import LINE
+from app.specs import JobSpec
+from app.specs.labels import label_name
+from app.specs.rows import RowProblem, class_problem, text_classification_problems
+
+SHOWN = 20
+SHOWN_COLUMNS = 30
+ID_DIGITS = 10
+
+Rows = Path | BinaryIO | Sequence[Mapping[str, Any]]
+"""One split: our Parquet, or rows as they stand in the spec."""
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class DataProblem:
+    """One thing wrong with a split. `param` is the field of the spec, such as `data.train`.
+
+    `code` is missing_column, bad_row, no_usable_rows or classes; `row` counts from 1 and `line` is its place in
+    the uploaded file, where there is one.
+    """
+
+    param: str
+    split: str
+    code: str
+    message: str
+    row: int | None = None
+    line: int | None = None
+    column: str | None = None
+
+
+@dataclass
+class DataReport:
+    """What was found: `total` problems, of which `problems` shows the first 20; empty when the data is usable.
+
+    `checked` counts the rows looked at and `skipped` the unusable ones that `on_bad_row: "skip"` leaves out, each by
+    split; `is_complete` is False when a split is longer than was looked at; `classes` are those of train.
+    """
+
+    problems: list[DataProblem] = field(default_factory=list[DataProblem])
+    total: int = 0
+    checked: dict[str, int] = field(default_factory=dict[str, int])
+    skipped: dict[str, int] = field(default_factory=dict[str, int])
+    is_complete: bool = True
+    classes: set[str] = field(default_factory=set[str])
+
+    def add(self, problem: DataProblem) -> None:
+        """Count a problem, and keep it while there is room."""
+        self.total += 1
+        if len(self.problems) < SHOWN:
+            self.problems.append(problem)
+
+
+def check_text_classification(
+    spec: JobSpec, train: Rows, eval_rows: Rows | None = None, test: Rows | None = None, *, row_limit: int
+) -> DataReport:
+    """Check columns, texts and labels of up to `row_limit` rows of each split; only the role columns are read.
+
+    With `on_bad_row: "skip"` unusable rows are counted, not problems. What cannot be known from the first rows
+    of a longer split (which classes there are) is left to the job.
+    """
+    report = DataReport()
+    splits = {"train": train, "eval": eval_rows, "test": test}
+    given = {split: rows for split, rows in splits.items() if rows is not None}
+    if not all([_has_columns(spec, split, rows, report) for split, rows in given.items()]):  # noqa: C419 - name them all
+        return report
+    known = spec.task.labels
+    for split, rows in given.items():
+        _check_split(spec, split, rows, row_limit, known, report)
+        if split == "train":
+            if report.is_complete:
+                _check_classes(report)
+            # Without all rows of train, or with all of them bad, eval labels have nothing to be compared with.
+            known = known or (sorted(report.classes) if report.is_complete and report.classes else None)
+    return report
+
+
+def _has_columns(spec: JobSpec, split: str, rows: Rows, report: DataReport) -> bool:
+    names = _column_names(rows)
+    missing = [(role, column) for role, column in spec.columns.items() if column not in names]
+    for role, column in missing:
+        report.add(DataProblem(f"data.{split}", split, "missing_column", _missing(role, column, names), column=column))
+    return not missing
+
+
+def _missing(role: str, column: str, names: Sequence[str]) -> str:
+    near = get_close_matches(column, names, n=1)
+    more = f" and {len(names) - SHOWN_COLUMNS} more" if len(names) > SHOWN_COLUMNS else ""
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return (
+        f"there is no column '{column}' for the role {role}; {hint}"
+        f"the columns are {', '.join(names[:SHOWN_COLUMNS])}{more}; name the right one in data.columns.{role}"
+    )
+
+
+def _check_split(
+    spec: JobSpec, split: str, source: Rows, row_limit: int, known: Sequence[str] | None, report: DataReport
+) -> None:
+    watched = _Watched(_read(source, list(spec.columns.values())), spec.columns["label"], spec.task.labels, row_limit)
+    bad = 0
+    for problem in text_classification_problems(split, watched.rows(), spec.columns, known):
+        bad += watched.mark_bad()
+        if spec.data.on_bad_row == "fail":
+            report.add(_bad_row(problem))
+    report.checked[split], report.skipped[split] = watched.count, bad if spec.data.on_bad_row == "skip" else 0
+    report.is_complete = report.is_complete and not watched.is_cut
+    if bad == watched.count and not watched.is_cut and spec.data.on_bad_row == "skip":
+        message = f"none of the {watched.count:,} rows can be used"
+        report.add(DataProblem(f"data.{split}", split, "no_usable_rows", message))
+    elif split == "train":
+        report.classes = watched.names
+
+
+def _check_classes(report: DataReport) -> None:
+    # Rows that are reported as bad already explain why no class was found.
+    reason = class_problem(report.classes) if report.classes or not report.total else None
+    if reason is not None:
+        report.add(DataProblem("data.train", "train", "classes", reason))
+
+
+def _bad_row(problem: RowProblem) -> DataProblem:
+    param = f"data.{problem.split}"
+    return DataProblem(param, problem.split, "bad_row", str(problem), problem.row, problem.line, problem.column)
+
+
+class _Watched:
+    """Rows on their way through the check: counted up to a limit, label ids named, classes of good rows collected."""
+
+    def __init__(self, rows: Iterable[Row], label: str, labels: Sequence[str] | None, limit: int) -> None:
+        self._rows, self._label, self._labels, self._limit = iter(rows), label, labels, limit
+        self._is_bad = False
+        self.names: set[str] = set()
+        self.count = 0
+        self.is_cut = False
+
+    def rows(self) -> Iterator[Row]:
+        for row in islice(self._rows, self._limit):
+            self.count += 1
+            self._is_bad = False
+            named = row if self._labels is None else {**row, self._label: _named(row.get(self._label), self._labels)}
+            yield named
+            # Back here, the check has said all it has to say about the row.
+            if not self._is_bad and (name := label_name(named.get(self._label))) is not None:
+                self.names.add(name)
+        self.is_cut = next(self._rows, None) is not None
+
+    def mark_bad(self) -> int:
+        """Mark the row just yielded; return 1 the first time, as rows are counted and not their faults."""
+        was_good = not self._is_bad
+        self._is_bad = True
+        return int(was_good)
+
+
+def _named(cell: Any, labels: Sequence[str]) -> Any:
+    name = label_name(cell)
+    if name is None or name in labels:
+        return cell
+    # As many digits as an id can have: int() refuses text of thousands.
+    is_id = name.isascii() and name.isdigit() and len(name) < ID_DIGITS and int(name) < len(labels)
+    return labels[int(name)] if is_id else cell
+
+
+def _column_names(rows: Rows) -> list[str]:
+    if isinstance(rows, Sequence):
+        return list(dict.fromkeys(chain.from_iterable(rows)))
+    return [name for name in pq.read_schema(rows).names if name != LINE]
+
+
+def _read(rows: Rows, columns: Sequence[str]) -> Iterator[Row]:
+    if isinstance(rows, Sequence):
+        yield from rows
+        return
+    with pq.ParquetFile(rows) as file:
+        for batch in file.iter_batches(batch_size=ROWS, columns=[*dict.fromkeys(columns), LINE], use_threads=False):
+            yield from batch.to_pylist()

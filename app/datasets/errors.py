@@ -1,0 +1,48 @@
+"""Why a file cannot be used.
+
+UnusableFile     the file: the user can mend it
+└── IntakeLimit  it asks for more time or memory than one upload may have
+"""
+
+from typing import Any
+
+
+class UnusableFile(Exception):
+    """A file that cannot become a dataset.
+
+    `message` says what is wrong and where, `code` is a word for programs, `row` counts data rows from 1,
+    `line` counts lines of the file from 1, `column` names a column and `hint` says what would help.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        code: str,
+        *,
+        row: int | None = None,
+        line: int | None = None,
+        column: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.row = row
+        self.line = line
+        self.column = column
+        self.hint = hint
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return every field, as JSON can hold it."""
+        return {
+            "message": self.message,
+            "code": self.code,
+            "row": self.row,
+            "line": self.line,
+            "column": self.column,
+            "hint": self.hint,
+        }
+
+
+class IntakeLimit(UnusableFile):
+    """Inspecting the file takes more than it may: code `intake_memory` or `intake_time`."""

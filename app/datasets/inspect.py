@@ -1,0 +1,123 @@
+"""Has an uploaded file parsed by a limited process of its own, and kept as Parquet."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import app
+from app.datasets.errors import IntakeLimit, UnusableFile
+from app.datasets.limits import GIB, Limits
+
+__all__ = ["Column", "Inspection", "IntakeLimit", "Limits", "UnusableFile", "inspect"]
+
+SPLIT_IT = "split the file into smaller ones, or upload Parquet"
+PASSED_ON = ("PATH", "TMPDIR", "LD_LIBRARY_PATH", "TZ")
+"""What the process gets of our environment: never a secret."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: `type` is string, integer, number, boolean, list or object; `nulls` counts rows without a value.
+
+    `distinct` counts different values, up to 1,000, else it is None; `example` is the first value, cut if long.
+    """
+
+    name: str
+    type: str
+    nulls: int
+    distinct: int | None
+    example: Any
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a file holds. `bytes` is its size as uploaded, `parquet_bytes` the size of the Parquet."""
+
+    format: str
+    compressed: bool
+    rows: int
+    columns: list[Column]
+    bytes: int
+    parquet_bytes: int
+
+
+def inspect(source: Path, filename: str, parquet: Path, *, limits: Limits) -> Inspection:
+    """Parse `source`, whose format `filename` tells, and write its rows to `parquet`, which appears whole or not at all.
+
+    The Parquet has the columns of the file and `_line`, the line of the file that each row starts in (for a JSON
+    array and for Parquet, the row's number). Raises UnusableFile for what the user can mend, IntakeLimit when
+    parsing takes more than the limits.
+    """
+    partial = parquet.with_name(f".{parquet.name}.partial")
+    try:
+        answer = _ask(source, filename, partial, limits)
+        if (error := answer.get("error")) is not None:
+            raise _too_much_memory(limits) if error["code"] == "intake_memory" else UnusableFile(**error)
+        columns = [Column(**column) for column in answer.pop("columns")]
+        partial.replace(parquet)
+    finally:
+        partial.unlink(missing_ok=True)
+    return Inspection(columns=columns, bytes=source.stat().st_size, parquet_bytes=parquet.stat().st_size, **answer)
+
+
+def _ask(source: Path, filename: str, parquet: Path, limits: Limits) -> dict[str, Any]:
+    request = {"source": str(source), "filename": filename, "parquet": str(parquet), "limits": asdict(limits)}
+    with tempfile.TemporaryFile() as complaints:
+        # -s and -P keep a user's own packages and the current folder out of the process.
+        with subprocess.Popen(
+            [sys.executable, "-s", "-P", "-m", "app.datasets.intake"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            env=_environment(),
+            cwd=parquet.parent,
+            start_new_session=True,
+        ) as process:
+            try:
+                output, _ = process.communicate(json.dumps(request).encode(), timeout=limits.timeout_seconds)
+            except subprocess.TimeoutExpired:
+                raise _too_much_time(limits) from None
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+        if process.returncode == 0:
+            return json.loads(output)
+        said = os.pread(complaints.fileno(), 1 << 20, 0).decode(errors="replace")
+        raise _ended_badly(process.returncode, said, limits)
+
+
+def _environment() -> dict[str, str]:
+    root = Path(app.__file__).parent.parent
+    kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    # One memory pool and few arenas: the limit counts address space, not what is used.
+    pools = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1"}
+    return kept | pools | {"PYTHONPATH": str(root), "PYTHONUTF8": "1"}
+
+
+def _ended_badly(returncode: int, said: str, limits: Limits) -> UnusableFile:
+    if -returncode in (signal.SIGXCPU, signal.SIGALRM):
+        return _too_much_time(limits)
+    if any(sign in said for sign in ("bad_alloc", "MemoryError", "Cannot allocate memory", "out of memory")):
+        return _too_much_memory(limits)
+    how = f"was ended by {signal.Signals(-returncode).name}" if returncode < 0 else f"ended with {returncode}"
+    return UnusableFile(
+        f"the process that parsed the file {how}, so the file was not taken",
+        "intake_crashed",
+        hint="the file may be damaged in a way that we do not know; try another format, such as csv or jsonl",
+    )
+
+
+def _too_much_time(limits: Limits) -> IntakeLimit:
+    seconds = limits.timeout_seconds
+    return IntakeLimit(f"parsing the file takes more than {seconds:g} s", "intake_time", hint=SPLIT_IT)
+
+
+def _too_much_memory(limits: Limits) -> IntakeLimit:
+    memory = limits.memory_bytes / GIB
+    return IntakeLimit(f"parsing the file takes more than {memory:.3g} GiB of memory", "intake_memory", hint=SPLIT_IT)

@@ -1,0 +1,190 @@
+"""Writes rows as the Parquet that everything else reads, and counts what is in them."""
+
+# pyright: standard
+# pyarrow carries no types.
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from app.datasets.batch import Batch
+from app.datasets.columns import LINE
+from app.datasets.errors import UnusableFile
+from app.datasets.limits import Limits
+from app.datasets.parquet_rows import ParquetRows
+
+DISTINCT_LIMIT = 1000
+EXAMPLE_CHARACTERS = 200
+
+TYPE_NAMES: dict[pa.DataType, str] = {
+    pa.bool_(): "boolean",
+    pa.int64(): "integer",
+    pa.float64(): "number",
+    pa.string(): "string",
+}
+"""Arrow type to what users call it; what is missing here is a list or an object."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: `type` is string, integer, number, boolean, list or object; `nulls` counts rows without a value.
+
+    `distinct` counts different values, up to 1,000, else it is None; `example` is the first value, cut if long.
+    """
+
+    name: str
+    type: str
+    nulls: int
+    distinct: int | None
+    example: Any
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What was written."""
+
+    rows: int
+    columns: list[Column]
+
+
+class Types(Protocol):
+    """Finds the types of a file's columns, batch by batch."""
+
+    def learn(self, batch: Batch) -> None: ...
+    def schema(self) -> pa.Schema: ...
+    def arrays(self, batch: Batch) -> list[pa.Array]: ...
+
+
+def keep_batches(read: Callable[[], Iterator[Batch]], types: Types, target: Path, limits: Limits) -> Kept:
+    """Write rows whose types show only as they are read. Raises UnusableFile.
+
+    Rows are written as they come, in the types so far. When a later row widens a type, the rest is
+    only read, and then everything is written in one more pass: the types are final by then.
+    """
+    kept = _write_while_types_hold(read(), types, target, limits)
+    return kept or _write_while_types_hold(read(), types, target, limits) or _nothing()
+
+
+def keep_parquet(source: ParquetRows, target: Path, limits: Limits) -> Kept:
+    """Write the rows of a Parquet file. Raises UnusableFile."""
+    with Keeper(target, source.schema, limits) as keeper:
+        for arrays in source.arrays():
+            keeper.write(arrays, range(keeper.rows + 1, keeper.rows + 1 + len(arrays[0])))
+    return keeper.kept()
+
+
+def _write_while_types_hold(batches: Iterator[Batch], types: Types, target: Path, limits: Limits) -> Kept | None:
+    first = next(batches, None)
+    if first is None:
+        raise _no_rows()
+    types.learn(first)
+    with Keeper(target, types.schema(), limits) as keeper:
+        keeper.write(types.arrays(first), first.marks)
+        for batch in batches:
+            types.learn(batch)
+            if types.schema() != keeper.schema:
+                _learn_the_rest(batches, types, limits)
+                return None
+            keeper.write(types.arrays(batch), batch.marks)
+    return keeper.kept()
+
+
+def _learn_the_rest(batches: Iterator[Batch], types: Types, limits: Limits) -> None:
+    for batch in batches:
+        types.learn(batch)
+        _check_rows(batch.start + batch.rows - 1, limits)
+
+
+class Keeper(AbstractContextManager["Keeper"]):
+    """A Parquet file in the making: one row group a batch, synced to disk at the end."""
+
+    def __init__(self, target: Path, schema: pa.Schema, limits: Limits) -> None:
+        self.schema = schema
+        self.rows = 0
+        self._limits = limits
+        self._counts = [_Counts(part.name, part.type) for part in schema]
+        self._file = target.open("wb")
+        self._full_schema = schema.append(pa.field(LINE, pa.int64()))
+        self._writer = pq.ParquetWriter(self._file, self._full_schema, compression="zstd")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._file:
+            self._writer.close()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def write(self, arrays: list[pa.Array], marks: Sequence[int]) -> None:
+        """Append rows, one array a column. Raises UnusableFile beyond the limit of rows."""
+        self.rows += len(marks)
+        _check_rows(self.rows, self._limits)
+        for counts, array in zip(self._counts, arrays, strict=True):
+            counts.add(array)
+        lines = pa.array(marks, pa.int64())
+        self._writer.write_batch(pa.record_batch([*arrays, lines], schema=self._full_schema))
+
+    def kept(self) -> Kept:
+        """Say what was written. Raises UnusableFile when that is nothing."""
+        if self.rows == 0:
+            raise _no_rows()
+        if not self._counts:
+            raise UnusableFile("the rows hold no columns", "empty")
+        return Kept(self.rows, [counts.column() for counts in self._counts])
+
+
+class _Counts:
+    def __init__(self, name: str, kind: pa.DataType) -> None:
+        self._name = name
+        self._kind = kind
+        self._nulls = 0
+        self._distinct: set[Any] | None = set() if kind in TYPE_NAMES else None
+        self._example: Any = None
+
+    def add(self, array: pa.Array) -> None:
+        self._nulls += array.null_count
+        if self._example is None and array.null_count < len(array):
+            self._example = array.drop_null()[0].as_py()
+        if self._distinct is not None:
+            # Beyond the limit a few more make no difference: the head tells.
+            new = array.unique().drop_null()
+            self._distinct.update(new.slice(0, DISTINCT_LIMIT + 1).to_pylist())
+            if len(self._distinct) > DISTINCT_LIMIT:
+                self._distinct = None
+
+    def column(self) -> Column:
+        name = TYPE_NAMES.get(self._kind) or ("list" if pa.types.is_list(self._kind) else "object")
+        distinct = None if self._distinct is None else len(self._distinct)
+        return Column(self._name, name, self._nulls, distinct, _shortened(self._example))
+
+
+def _shortened(value: Any) -> Any:
+    if not isinstance(value, (str, list, dict)):
+        return value
+    text = value if isinstance(value, str) else repr(value)
+    if len(text) <= EXAMPLE_CHARACTERS:
+        return value
+    return text[: EXAMPLE_CHARACTERS - 1] + "…"
+
+
+def _check_rows(rows: int, limits: Limits) -> None:
+    if rows > limits.rows:
+        raise UnusableFile(f"there are more than {limits.rows:,} rows", "too_many_rows", row=limits.rows + 1)
+
+
+def _no_rows() -> UnusableFile:
+    return UnusableFile("the file holds no rows", "empty")
+
+
+def _nothing() -> Kept:
+    raise RuntimeError("the file changed while it was read")

@@ -1,0 +1,36 @@
+"""Fails where the migrations do not lead to the tables of app/jobs/tables.py, or not back to nothing (SQLite).
+
+`tests/integration/test_migrations.py` checks the same on PostgreSQL.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import inspect
+
+from app import migrate
+from app.db import Database
+from app.jobs.tables import Base
+
+
+def main() -> None:
+    """Upgrade, compare, downgrade, look."""
+    with tempfile.TemporaryDirectory() as folder:
+        database = Database(f"sqlite:///{Path(folder) / 'check.db'}")
+        migrate.upgrade(database)
+        with database.engine.connect() as connection:
+            context = MigrationContext.configure(connection, opts={"compare_type": True})
+            drift = compare_metadata(context, Base.metadata)
+        migrate.downgrade(database, "base")
+        left = set(inspect(database.engine).get_table_names()) - {"alembic_version"}
+        database.close()
+    if drift or left:
+        sys.exit(f"migrations: drift {drift}, left after downgrade {left}")
+    print("migrations: upgrade, no drift, downgrade")
+
+
+if __name__ == "__main__":
+    main()
