@@ -305,3 +305,7 @@ def _write() -> Generator[Any]:
             yield session
     finally:
         database.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -18,8 +18,8 @@ from app.identifiers import new_id
 from app.jobs import lifecycle, queries
 from app.jobs.lifecycle import Lease, LostLease
 from app.jobs.tables import Artifact
-from app.storage import Storage, StorageError
-from worker.training.checkpoints import MANIFEST, verify
+from app.storage import ObjectNotFound, Storage, StorageError
+from worker.training.checkpoints import MANIFEST, Manifest, verify
 from worker.training.errors import CheckpointBroken
 
 log = logging.getLogger(__name__)
@@ -124,20 +124,37 @@ def rotate(database: Database, storage: Storage, job_id: str, keep: int) -> None
 
 
 def newest_checkpoint(database: Database, storage: Storage, job_id: str, target: Path) -> Path | None:
-    """Fetch the newest checkpoint of any attempt whose files verify; older ones are tried in turn."""
+    """Fetch the newest checkpoint of any attempt whose files verify, and beside it the best one that it names.
+
+    Older ones are tried in turn. Raises StorageError.
+    """
     with database.read() as session:
         candidates = queries.checkpoints(session, job_id)
     for artifact in candidates:
-        folder = target / artifact.prefix.rsplit("/", 1)[-1]
-        shutil.rmtree(folder, ignore_errors=True)
-        fetch(storage, artifact, folder)
-        try:
-            verify(folder)
-        except CheckpointBroken as error:
-            log.warning("job %s: the checkpoint of step %s is passed over: %s", job_id, artifact.step, error)
-            continue
-        return folder
+        found = _fetch_verified(storage, artifact, target)
+        if found is not None:
+            best_step = found.facts.get("best_step")
+            # Of several attempts' checkpoints of the best step, all hold the same model: the first whole one will do.
+            others = (item for item in candidates if item.step == best_step and item.step != artifact.step)
+            next((item for item in others if _fetch_verified(storage, item, target)), None)
+            return target / _name(artifact)
     return None
+
+
+def _fetch_verified(storage: Storage, artifact: Artifact, target: Path) -> Manifest | None:
+    folder = target / _name(artifact)
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        fetch(storage, artifact, folder)
+        return verify(folder)
+    except (CheckpointBroken, ObjectNotFound) as error:
+        log.warning("job %s: the checkpoint of step %s is passed over: %s", artifact.job_id, artifact.step, error)
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+
+def _name(artifact: Artifact) -> str:
+    return artifact.prefix.rsplit("/", 1)[-1]
 
 
 def fetch(storage: Storage, artifact: Artifact, folder: Path) -> None:

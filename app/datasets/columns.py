@@ -1,6 +1,8 @@
-"""Which column names a file may have, whatever its format."""
+"""Columns of a file: what is told of them, and which names they may have, whatever the format."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 from app.datasets.errors import UnusableFile
 
@@ -8,6 +10,20 @@ LINE = "_line"
 """The column that we add: each row's line in the file that was uploaded."""
 
 NAME_LIMIT = 300
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: `type` is string, integer, number, boolean, list or object; `nulls` counts rows without a value.
+
+    `distinct` counts different values, up to 1,000, else it is None; `example` is the first value, cut if long.
+    """
+
+    name: str
+    type: str
+    nulls: int
+    distinct: int | None
+    example: Any
 
 
 def check_columns(names: Iterable[str], limit: int, line: int | None = None) -> None:
@@ -30,6 +46,11 @@ def _fault(name: str, place: int, seen: set[str]) -> str | None:
         return f"the column name '{LINE}' is reserved for line numbers; rename it or leave it out"
     if len(name) > NAME_LIMIT:
         return f"the name of column {place} is longer than {NAME_LIMIT} characters: '{name[:40]}…'"
-    if any("\ud800" <= letter <= "\udfff" for letter in name):
-        return f"the name of column {place} holds a lone surrogate, which is no character"
+    if not is_text(name):
+        return f"the name of column {place} holds a lone surrogate or NUL, which is no text"
     return None
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be written as UTF-8, and holds no NUL."""
+    return not any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in name)

@@ -1,5 +1,6 @@
 """Has an uploaded file parsed by a limited process of its own, and kept as Parquet."""
 
+import errno
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import app
+from app.datasets.columns import Column
 from app.datasets.errors import IntakeLimit, UnusableFile
 from app.datasets.limits import GIB, Limits
 
@@ -19,20 +21,6 @@ __all__ = ["Column", "Inspection", "IntakeLimit", "Limits", "UnusableFile", "ins
 SPLIT_IT = "split the file into smaller ones, or upload Parquet"
 PASSED_ON = ("PATH", "TMPDIR", "LD_LIBRARY_PATH", "TZ")
 """What the process gets of our environment: never a secret."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column: `type` is string, integer, number, boolean, list or object; `nulls` counts rows without a value.
-
-    `distinct` counts different values, up to 1,000, else it is None; `example` is the first value, cut if long.
-    """
-
-    name: str
-    type: str
-    nulls: int
-    distinct: int | None
-    example: Any
 
 
 @dataclass(frozen=True)
@@ -52,18 +40,28 @@ def inspect(source: Path, filename: str, parquet: Path, *, limits: Limits) -> In
 
     The Parquet has the columns of the file and `_line`, the line of the file that each row starts in (for a JSON
     array and for Parquet, the row's number). Raises UnusableFile for what the user can mend, IntakeLimit when
-    parsing takes more than the limits.
+    parsing takes more than the limits, OSError when the disk is full.
     """
-    partial = parquet.with_name(f".{parquet.name}.partial")
+    partial = parquet.absolute().with_name(f".{parquet.name}.partial")
     try:
-        answer = _ask(source, filename, partial, limits)
+        answer = _ask(source.absolute(), filename, partial, limits)
         if (error := answer.get("error")) is not None:
-            raise _too_much_memory(limits) if error["code"] == "intake_memory" else UnusableFile(**error)
+            raise _refusal(error, limits)
         columns = [Column(**column) for column in answer.pop("columns")]
         partial.replace(parquet)
     finally:
         partial.unlink(missing_ok=True)
     return Inspection(columns=columns, bytes=source.stat().st_size, parquet_bytes=parquet.stat().st_size, **answer)
+
+
+def _refusal(error: dict[str, Any], limits: Limits) -> Exception:
+    match error["code"]:
+        case "intake_memory":
+            return _too_much_memory(limits)
+        case "intake_disk":
+            return OSError(errno.ENOSPC, "there is no room on the disk to keep the file as Parquet")
+        case _:
+            return UnusableFile(**error)
 
 
 def _ask(source: Path, filename: str, parquet: Path, limits: Limits) -> dict[str, Any]:

@@ -6,6 +6,7 @@ It limits itself before it opens the file: users' bytes meet parsers here and no
 # pyright: standard
 # pyarrow carries no types.
 
+import errno
 import gzip
 import json
 import math
@@ -32,6 +33,8 @@ from app.datasets.source import BLOCK, Source
 from app.datasets.texts import TextTypes
 
 OUT_OF_MEMORY = "intake_memory"
+OUT_OF_DISK = "intake_disk"
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def main() -> None:
@@ -45,6 +48,10 @@ def main() -> None:
         answer = {"error": error.as_dict()}
     except (MemoryError, pa.ArrowMemoryError):
         answer = {"error": {"code": OUT_OF_MEMORY}}
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        answer = {"error": {"code": OUT_OF_DISK}}
     json.dump(answer, sys.stdout)
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from app.datasets.batch import Batch
-from app.datasets.columns import LINE
+from app.datasets.columns import LINE, Column
 from app.datasets.errors import UnusableFile
 from app.datasets.limits import Limits
 from app.datasets.parquet_rows import ParquetRows
@@ -30,20 +30,6 @@ TYPE_NAMES: dict[pa.DataType, str] = {
     pa.string(): "string",
 }
 """Arrow type to what users call it; what is missing here is a list or an object."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column: `type` is string, integer, number, boolean, list or object; `nulls` counts rows without a value.
-
-    `distinct` counts different values, up to 1,000, else it is None; `example` is the first value, cut if long.
-    """
-
-    name: str
-    type: str
-    nulls: int
-    distinct: int | None
-    example: Any
 
 
 @dataclass(frozen=True)

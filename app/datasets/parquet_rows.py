@@ -103,6 +103,8 @@ def _kept_as(kind: pa.DataType, path: str) -> pa.DataType:
 def _converted(array: pa.Array, part: pa.Field, start: int) -> pa.Array:
     try:
         converted = _plain(array).cast(part.type)
+        # A Parquet file may claim that any bytes are UTF-8, and any numbers offsets.
+        converted.validate(full=True)
     except (pa.ArrowException, ValueError) as error:
         message = f"column '{part.name}', rows {start} to {start + len(array) - 1}: {str(error).splitlines()[0][:200]}"
         raise UnusableFile(message, "bad_value", row=start, column=part.name) from error

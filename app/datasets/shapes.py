@@ -11,7 +11,7 @@ from typing import Any, cast
 import pyarrow as pa
 
 from app.datasets.batch import Batch
-from app.datasets.columns import check_columns
+from app.datasets.columns import check_columns, is_text
 from app.datasets.errors import UnusableFile
 from app.datasets.limits import Limits
 
@@ -119,6 +119,8 @@ class JsonTypes:
             if name not in shape.fields:
                 if len(shape.fields) == self._limits.columns:
                     raise place.error(f"has more than {self._limits.columns:,} different keys", "too_many_columns")
+                if not is_text(name):
+                    raise place.error("has a key with a lone surrogate or NUL, which is no text", "bad_value")
                 shape.fields[name] = Shape()
             if member is not None:
                 self._take(shape.fields[name], member, inner)
@@ -176,7 +178,7 @@ def _refusal(cell: Any, kind: pa.DataType) -> str | None:
     try:
         pa.array([cell], kind)
     except UnicodeEncodeError:
-        return "holds a lone surrogate, which is no character"
+        return "holds a lone surrogate, which is no text"
     except (pa.ArrowException, OverflowError) as error:
         return f"cannot be kept: {str(error)[:200]}"
     return None

@@ -1,0 +1,216 @@
+"""Runs the service as its users do: API and workers as processes, over the databases, broker and storage given."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from servers import free_port
+
+from app import auth, migrate
+from app.client import Client
+from app.db import Database
+
+START_SECONDS = 60.0
+Answer = dict[str, Any]
+
+
+@dataclass
+class Process:
+    """A process of the service and the file it logs to."""
+
+    popen: subprocess.Popen[bytes]
+    log_file: Path
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    @property
+    def training_pid(self) -> int:
+        """The newest training process that this worker started."""
+        return int(re.findall(r"trains in process (\d+)", self.log)[-1])
+
+    def stop(self, number: int = signal.SIGTERM, patience: float = 60) -> int:
+        """Signal it and wait for its end; returns the exit code."""
+        if self.popen.poll() is None:
+            self.popen.send_signal(number)
+        try:
+            return self.popen.wait(patience)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait()
+            raise AssertionError(f"it did not stop within {patience} s:\n{self.log[-3000:]}") from None
+
+
+@dataclass
+class Deployment:
+    """One service: its settings, its address and key, and the processes that were started."""
+
+    folder: Path
+    settings: dict[str, str]
+    url: str = ""
+    key: str = ""
+    _stack: ExitStack = field(default_factory=ExitStack)
+    _count: int = 0
+
+    @property
+    def client(self) -> Client:
+        return Client(self.url, self.key)
+
+    @property
+    def http(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, headers={"authorization": f"Bearer {self.key}"}, timeout=60)
+
+    @property
+    def database_url(self) -> str:
+        return self.settings["TUNESMITH_DATABASE_URL"]
+
+    def environment(self) -> dict[str, str]:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("TUNESMITH_", "AWS_"))}
+        return {
+            **clean,
+            **self.settings,
+            "TUNESMITH_URL": self.url,
+            "TUNESMITH_API_KEY": self.key,
+            "HF_HUB_OFFLINE": "1",
+        }
+
+    def new_key(self, project: str) -> str:
+        database = Database(self.database_url)
+        with database.write() as session:
+            key = auth.create_key(session, auth.ensure_project(session, project).id, "test")
+        database.close()
+        return key
+
+    def start_api(self) -> Process:
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        process = self._start("api", "-m", "app", "--port", str(port))
+        wait_until(lambda: _answers(self.url), process)
+        return process
+
+    def start_up(self) -> Process:
+        """Start API and worker the way one machine does, with `tunesmith up`."""
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        process = self._start("up", "-m", "app.cli", "up", "--port", str(port), "--data", str(self.folder))
+        wait_until(lambda: "takes jobs for" in process.log and _answers(self.url), process)
+        return process
+
+    def start_worker(self, *arguments: str) -> Process:
+        process = self._start("worker", "-m", "worker", *arguments)
+        wait_until(lambda: "takes jobs for" in process.log, process)
+        return process
+
+    def tunesmith(self, *arguments: str, code: int = 0) -> str:
+        """Run a command line; returns what it prints."""
+        done = subprocess.run(
+            [Path(sys.executable).parent / "tunesmith", *arguments],
+            env={**self.environment(), "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+        return done.stdout + done.stderr
+
+    def wait_for(self, job_id: str, reached: Callable[[Answer], bool], seconds: float = 180) -> Answer:
+        """Poll a job until it is as wanted."""
+        client, deadline = self.client, time.monotonic() + seconds
+        while True:
+            job = client.get(f"/v1/jobs/{job_id}")
+            if reached(job):
+                return job
+            assert time.monotonic() < deadline, (f"not within {seconds} s", job, self.logs())
+            time.sleep(0.1)
+
+    def wait_for_end(self, job_id: str, seconds: float = 180) -> Answer:
+        return self.wait_for(job_id, lambda job: job["status"] in ("succeeded", "failed", "cancelled"), seconds)
+
+    def logs(self) -> str:
+        return "\n".join(
+            f"== {path.name}\n{path.read_text(errors='replace')[-4000:]}" for path in sorted(self.folder.glob("*.log"))
+        )
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def _start(self, kind: str, *arguments: str) -> Process:
+        self._count += 1
+        log_file = self.folder / f"{self._count}-{kind}.log"
+        log = self._stack.enter_context(log_file.open("wb"))
+        popen = subprocess.Popen(
+            [sys.executable, "-P", *arguments], env=self.environment(), stdout=log, stderr=log, cwd=self.folder
+        )
+        process = Process(popen, log_file)
+        self._stack.callback(_end, popen)
+        return process
+
+
+@contextmanager
+def deployment(folder: Path, **settings: str) -> Iterator[Deployment]:
+    """A migrated service with one key, and no process yet. Leases and polls are short, so that tests are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "models").mkdir(exist_ok=True)
+    in_force = {
+        "TUNESMITH_DATA_DIR": str(folder),
+        "TUNESMITH_DATABASE_URL": f"sqlite:///{folder / 'tunesmith.db'}",
+        "TUNESMITH_POLL_SECONDS": "0.5",
+        "TUNESMITH_SWEEP_SECONDS": "0.5",
+        "TUNESMITH_LEASE_SECONDS": "5",
+        "TUNESMITH_HEARTBEAT_SECONDS": "1",
+        "TUNESMITH_BACKOFF_SECONDS": "0.1",
+        **settings,
+    }
+    service = Deployment(folder, in_force)
+    database = Database(service.database_url)
+    migrate.upgrade(database)
+    database.close()
+    service.key = service.new_key("default")
+    try:
+        yield service
+    finally:
+        service.close()
+
+
+def wait_until(reached: Callable[[], bool], process: Process, seconds: float = START_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert process.popen.poll() is None, f"it ended with {process.popen.returncode}:\n{process.log[-3000:]}"
+        assert time.monotonic() < deadline, f"not within {seconds} s:\n{process.log[-3000:]}"
+        time.sleep(0.05)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except FileNotFoundError:
+        return False
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", timeout=5).is_success
+    except httpx.TransportError:
+        return False
+
+
+def _end(popen: subprocess.Popen[bytes]) -> None:
+    if popen.poll() is None:
+        popen.terminate()
+        try:
+            popen.wait(20)
+        except subprocess.TimeoutExpired:
+            popen.kill()
+            popen.wait()

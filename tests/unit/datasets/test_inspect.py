@@ -1,0 +1,112 @@
+"""The process that parses: what it returns, and that it ends, whatever happens in it."""
+
+import os
+import signal
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from app.datasets.inspect import Column, IntakeLimit, Limits, UnusableFile, inspect
+
+GIB = 1 << 30
+
+
+def test_a_file_is_inspected_and_kept(tmp_path: Path) -> None:
+    source, parquet = tmp_path / "upload", tmp_path / "data.parquet"
+    source.write_text("text,label\ngood,1\nbad,0\n,1\n")
+
+    found = inspect(source, "reviews.csv", parquet, limits=Limits())
+
+    assert (found.format, found.compressed, found.rows) == ("csv", False, 3)
+    assert found.columns == [Column("text", "string", 1, 2, "good"), Column("label", "integer", 0, 2, 1)]
+    assert (found.bytes, found.parquet_bytes) == (source.stat().st_size, parquet.stat().st_size)
+    assert pq.read_table(parquet).column_names == ["text", "label", "_line"]
+
+
+def test_paths_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("out").mkdir()
+    Path("upload").write_text('{"text": "a"}\n')
+
+    assert inspect(Path("upload"), "a.jsonl", Path("out/data.parquet"), limits=Limits()).rows == 1
+
+
+def test_a_fault_crosses_the_process_with_its_place_and_leaves_nothing(tmp_path: Path) -> None:
+    source = tmp_path / "upload"
+    source.write_text("text,label\ngood,1\nbad\n")
+
+    with pytest.raises(UnusableFile, match="line 3 has 1 cell, the header has 2") as raised:
+        inspect(source, "reviews.csv", tmp_path / "data.parquet", limits=Limits())
+
+    assert (raised.value.code, raised.value.row, raised.value.line) == ("ragged_row", 2, 3)
+    assert raised.value.hint
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_file_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
+    source = tmp_path / "upload"
+    os.mkfifo(source)  # opening it waits for a writer, who never comes
+    started = time.monotonic()
+
+    with pytest.raises(IntakeLimit, match="more than 1 s") as raised:
+        inspect(source, "a.csv", tmp_path / "data.parquet", limits=Limits(timeout_seconds=1))
+
+    assert raised.value.code == "intake_time"
+    assert time.monotonic() - started < 10
+
+
+def test_a_file_that_takes_too_much_memory_is_stopped(tmp_path: Path) -> None:
+    source = tmp_path / "upload"
+    with source.open("w") as file:
+        file.write('a\n"')
+        for _ in range(500):
+            file.write("x" * (1 << 20) + "\n")
+        file.write('"\n')
+    limits = Limits(memory_bytes=GIB, record_bytes=GIB)
+
+    with pytest.raises(IntakeLimit, match="more than 1 GiB of memory") as raised:
+        inspect(source, "a.csv", tmp_path / "data.parquet", limits=limits)
+
+    assert raised.value.code == "intake_memory"
+
+
+def test_a_process_that_is_killed_is_told_as_it_is(tmp_path: Path) -> None:
+    source = tmp_path / "upload"
+    os.mkfifo(source)
+    with ThreadPoolExecutor() as pool:
+        result = pool.submit(inspect, source, "a.csv", tmp_path / "data.parquet", limits=Limits(timeout_seconds=20))
+        os.kill(_parser(), signal.SIGKILL)
+
+    with pytest.raises(UnusableFile, match="was ended by SIGKILL") as raised:
+        result.result()
+    assert raised.value.code == "intake_crashed"
+
+
+def _parser() -> int:
+    while True:
+        for children in Path("/proc/self/task").glob("*/children"):
+            for pid in children.read_text().split():
+                if b"app.datasets.intake" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return int(pid)
+        time.sleep(0.01)
+
+
+def test_no_secret_reaches_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The process writes what it sees of our environment through a stand-in for the interpreter's start-up hook.
+    spy = tmp_path / "spy"
+    spy.write_text(f'#!/bin/sh\nenv > {tmp_path}/seen\nexec {sys.executable} "$@"\n')
+    spy.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(spy))
+    monkeypatch.setenv("TUNESMITH_API_KEY", "s3cret")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret")
+    source = tmp_path / "upload"
+    source.write_text("a,b\n1,2\n")
+
+    inspect(source, "a.csv", tmp_path / "data.parquet", limits=Limits())
+
+    assert "s3cret" not in (tmp_path / "seen").read_text()
+    assert "PYTHONPATH=" in (tmp_path / "seen").read_text()

@@ -1,0 +1,136 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from app.specs import JobSpec
+from worker.training.errors import ClassUnknown
+from worker.training.models import load_tokenizer
+from worker.training.tasks import TASKS
+from worker.training.tasks.protocol import Loss
+
+Make = Callable[..., JobSpec]
+Train = Callable[..., Any]
+TASK = TASKS["text-classification"]
+LABELS = ["a", "b", "c"]
+TARGETS = [0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 2, 2]
+
+
+@pytest.fixture
+def batch() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    torch.manual_seed(3)
+    return {"logits": torch.randn(12, 3)}, torch.tensor(TARGETS)
+
+
+def loss(spec: Make, **training: Any) -> Loss:
+    return TASK.loss(spec(training=training), LABELS, TARGETS)
+
+
+def test_the_plain_loss_is_the_mean_cross_entropy(spec: Make, batch: Any) -> None:
+    expected = torch.nn.functional.cross_entropy(batch[0]["logits"], batch[1])
+    assert torch.allclose(loss(spec)(*batch, None), expected)
+    assert torch.allclose(loss(spec)(*batch, 24), expected / 2)
+
+
+def test_balanced_weights_are_inverse_to_frequency(spec: Make, batch: Any) -> None:
+    weights = torch.tensor([12 / (3 * 6), 12 / (3 * 2), 12 / (3 * 4)])
+    expected = torch.nn.functional.cross_entropy(batch[0]["logits"], batch[1], weight=weights)
+    assert torch.allclose(loss(spec, class_weights="balanced")(*batch, None), expected)
+
+
+def test_named_weights_count_by_their_ratio(spec: Make, batch: Any) -> None:
+    expected = torch.nn.functional.cross_entropy(batch[0]["logits"], batch[1], weight=torch.tensor([1.0, 4.0, 1.0]))
+    assert torch.allclose(loss(spec, class_weights={"b": 4.0})(*batch, None), expected)
+    assert torch.allclose(loss(spec, class_weights={"a": 2.0, "b": 8.0, "c": 2.0})(*batch, None), expected)
+
+
+def test_label_smoothing_is_torchs(spec: Make, batch: Any) -> None:
+    expected = torch.nn.functional.cross_entropy(batch[0]["logits"], batch[1], label_smoothing=0.3)
+    assert torch.allclose(loss(spec, label_smoothing=0.3)(*batch, None), expected)
+
+
+def test_a_weight_for_an_unknown_class_is_refused(spec: Make) -> None:
+    with pytest.raises(ClassUnknown, match="names 'd'"):
+        loss(spec, class_weights={"d": 1.0})
+    with pytest.raises(ClassUnknown, match="weight of 'a' is -1"):
+        loss(spec, class_weights={"a": -1.0})
+
+
+def test_long_rows_are_cut_and_counted_or_refused(spec: Make, train: Train, rows: Any) -> None:
+    long = [*rows(8), {"text": "very " * 50, "label": "good"}]
+    done = train(spec(data={"train": {"rows": long}}, training={"max_steps": 2}))
+    assert done.result["status"] == "succeeded"
+    assert any("1 of 9 train rows were cut to 32 tokens" in note["message"] for note in done.of("note"))
+    refused = train(spec(data={"train": {"rows": long}}, tokenization={"truncation": False}))
+    assert refused.result["error"]["code"] == "row_too_long"
+    assert "row 9 has 52 tokens, more than max_length 32" in refused.result["error"]["message"]
+    assert refused.result["error"]["details"]["row"] == 9
+
+
+def test_a_lowered_max_length_is_noted_where_it_was_asked_for(spec: Make, train: Train) -> None:
+    done = train(spec(tokenization={"max_length": 100}, training={"max_steps": 1}))
+    assert done.resolved.max_length == 32
+    assert any("lowered to 32" in note["message"] for note in done.of("note"))
+
+
+def test_pairs_of_texts_are_told_apart(spec: Make, models_dir: Path) -> None:
+    asked = spec(data={"columns": {"text": "q", "text_pair": "a", "label": "l"}, "train": {"rows": [{}]}})
+    row = {"q": "good film", "a": "bad", "l": "b", "_row": 1}
+    encoded = TASK.encode([row], load_tokenizer(models_dir / "tiny"), asked, LABELS, 16)
+    assert encoded["input_ids"] == [[2, 5, 14, 3, 9, 3]]
+    assert encoded["token_type_ids"] == [[0, 0, 0, 0, 1, 1]]
+    assert encoded["labels"] == [1]
+
+
+@pytest.mark.parametrize(("padding", "width"), [("longest", 5), ("max_length", 16)])
+def test_padding_is_to_the_longest_or_to_max_length(spec: Make, models_dir: Path, padding: str, width: int) -> None:
+    collate = TASK.collate(load_tokenizer(models_dir / "tiny"), spec(tokenization={"padding": padding}), 16)
+    batch = collate([{"input_ids": [2, 5, 3], "labels": 0}, {"input_ids": [2, 5, 6, 7, 3], "labels": 1}])
+    assert batch["input_ids"].shape == (2, width)
+    assert batch["attention_mask"].sum() == 8
+    assert batch["labels"].tolist() == [0, 1]
+
+
+def test_pairs_train_from_end_to_end(spec: Make, train: Train, rows: Any) -> None:
+    paired = [{**row, "other": "a plot"} for row in rows(12)]
+    columns = {"columns": {"text_pair": "other"}, "train": {"rows": paired}, "eval": {"rows": paired}}
+    done = train(spec(data=columns, training={"max_steps": 2}))
+    assert done.result["status"] == "succeeded", done.result
+    first = (done.out_dir / "model" / "evaluation" / "predictions.jsonl").read_text().splitlines()[0]
+    assert json.loads(first)["text_pair"] == "a plot"
+
+
+def test_a_class_may_bear_any_name(spec: Make, train: Train, rows: Any) -> None:
+    renamed = [{**row, "label": "accuracy" if row["label"] == "good" else "macro avg|x"} for row in rows(12)]
+    done = train(spec(data={"train": {"rows": renamed}, "eval": {"rows": renamed}}, training={"max_steps": 2}))
+    report = json.loads((done.out_dir / "model" / "evaluation" / "report.json").read_text())
+    assert report["accuracy"]["rows"] == report["macro avg|x"]["rows"] == 6
+
+
+def test_a_gpu_that_is_not_there_can_be_retried_elsewhere(spec: Make, train: Train) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    done = train(spec(resources={"gpus": 1}))
+    assert (done.result["error"]["code"], done.result["retryable"]) == ("gpu_missing", True)
+    refused = train(spec(training={"precision": "fp16"}), "fp16")
+    assert refused.result["error"]["code"] == "precision_unsupported"
+
+
+def test_rows_that_changed_since_the_first_attempt_are_refused(spec: Make, train: Train, rows: Any) -> None:
+    first = train(spec())
+    again = train(spec(data={"train": {"rows": rows(20)}}), "again", resolved=first.resolved)
+    assert again.result["error"]["code"] == "data_changed"
+
+
+def test_resuming_needs_no_base_model(spec: Make, train: Train, models_dir: Path, tmp_path: Path) -> None:
+    own = tmp_path / "models"
+    shutil.copytree(models_dir, own)
+    stopping = train(spec(), stop_when=lambda record: record["type"] == "progress", models_dir=own)
+    shutil.rmtree(own)
+    checkpoint = next((stopping.out_dir / "checkpoints").iterdir())
+    done = train(spec(), resolved=stopping.resolved, resume_from=checkpoint, models_dir=own)
+    assert done.result["status"] == "succeeded", done.result

@@ -1,0 +1,62 @@
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.specs import JobSpec
+from worker.training.course import Course
+from worker.training.data import load, prepare
+from worker.training.engines.trainer import CourseTrainer
+from worker.training.pace import Pace
+from worker.training.plan import Plan
+from worker.training.reports import Record, Reporter
+from worker.training.request import TrainingRequest
+from worker.training.settle import settle
+from worker.training.tasks import TASKS
+
+
+@pytest.fixture
+def plan(models_dir: Path, tmp_path: Path) -> Callable[[JobSpec], Plan]:
+    def make(spec: JobSpec) -> Plan:
+        request = TrainingRequest(spec, tmp_path, {}, models_dir, {}, None, None)
+        report, stop, task = Reporter(tmp_path), threading.Event(), TASKS["text-classification"]
+        data = prepare(load(request, task), spec, task, report, stop)
+        return settle(request, task, data, report, stop)
+
+    return make
+
+
+def test_the_head_learns_at_a_rate_of_its_own(spec: Callable[..., JobSpec], plan: Callable[[JobSpec], Plan]) -> None:
+    asked = spec(training={"head_learning_rate": 0.5, "weight_decay": 0.1})
+    ready = plan(asked)
+    trainer = CourseTrainer(ready, Course.begin(asked, ready.resolved, 6, ready.head))
+    optimizer = trainer.create_optimizer()
+    rates = {id(weight): group["lr"] for group in optimizer.param_groups for weight in group["params"]}
+    decays = {id(weight): group["weight_decay"] for group in optimizer.param_groups for weight in group["params"]}
+    named: dict[str, Any] = dict(trainer.model.named_parameters())
+    assert len(rates) == len(named)
+    for name, weight in named.items():
+        assert rates[id(weight)] == (0.5 if name.startswith("classifier.") else 0.01), name
+    assert decays[id(named["classifier.weight"])] == 0.1
+    assert decays[id(named["classifier.bias"])] == 0.0
+
+
+def test_progress_comes_at_the_first_and_last_step_and_once_a_second(
+    spec: Callable[..., JobSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("worker.training.pace.time.monotonic", lambda: now[0])
+    records: list[Record] = []
+    course = Course(spec(), 10, 5, None)
+    pace = Pace(Reporter(tmp_path, records.append), course, 4)
+    for step in range(1, 11):
+        now[0] += 0.4
+        course.step = step
+        pace.tick()
+        with pace.aside():
+            now[0] += 0.2
+    assert [record["step"] for record in records] == [1, 3, 5, 7, 9, 10]
+    assert all(record["samples_per_second"] == 10.0 for record in records)
+    assert [record["eta_seconds"] for record in records] == pytest.approx([3.6, 2.8, 2.0, 1.2, 0.4, 0.0])

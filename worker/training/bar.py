@@ -1,0 +1,77 @@
+"""The progress bar of a run by hand, drawn from the same records that the worker reads."""
+
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from worker.training.reports import Record
+
+
+class ProgressBar:
+    """A listener for `Reporter`. `result` is the last record's content once the run has ended."""
+
+    def __init__(self) -> None:
+        self.result: Record = {}
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[told]}"),
+            console=self._console,
+        )
+        self._task = self._bar.add_task("starting", total=None, told="")
+        self._loss = ""
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def show(self, record: Record) -> None:
+        """Draw one record."""
+        match record["type"]:
+            case "phase":
+                self._bar.update(self._task, description=record["phase"])
+            case "progress":
+                self._bar.update(self._task, completed=record["step"], total=record["of"], told=self._told(record))
+            case "metric":
+                self._show_metric(record["step"], record["values"])
+            case "note":
+                self._console.print(f"[dim]note:[/dim] {record['message']}", highlight=False)
+            case "checkpoint":
+                best = " (best)" if record["is_best"] else ""
+                self._console.print(f"checkpoint {record['path']}{best}", highlight=False)
+            case "result":
+                self.result = record
+                self._console.print(_ending(record), highlight=False)
+            case _:
+                return
+
+    def _told(self, record: Record) -> str:
+        speed, left = record["samples_per_second"], record["eta_seconds"]
+        parts = [self._loss, f"{speed:.1f} rows/s" if speed else "", f"{left:.0f} s left" if left else ""]
+        return "  ".join(part for part in parts if part)
+
+    def _show_metric(self, step: int, values: dict[str, Any]) -> None:
+        if "loss" in values:
+            self._loss = f"loss {_number(values['loss'])}"
+        else:
+            told = "  ".join(f"{name} {_number(value)}" for name, value in values.items())
+            self._console.print(f"step {step}: {told}", highlight=False)
+
+
+def _ending(record: Record) -> str:
+    told = "  ".join(f"{name} {_number(value)}" for name, value in record.get("metrics", {}).items())
+    return f"[bold]{record['status']}[/bold] at step {record['step']}  {told}"
+
+
+def _number(value: float | None) -> str:
+    return "not a number" if value is None else f"{value:.4f}"

@@ -1,0 +1,146 @@
+"""The model card: what the model was made from, how well it does, and how to load it."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from app.specs.data import HubData, UploadedData
+from worker.training.course import Course
+from worker.training.plan import Plan
+
+HYPERPARAMETERS = (
+    "engine",
+    "optimizer",
+    "learning_rate",
+    "head_learning_rate",
+    "scheduler",
+    "warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "gradient_accumulation",
+    "label_smoothing",
+    "class_weights",
+    "seed",
+)
+
+
+def model_card(
+    plan: Plan, course: Course, metrics: dict[str, float], report: dict[str, Any] | None, job_id: str | None
+) -> str:
+    """The text of README.md, with the front matter that the hub reads."""
+    title = plan.spec.name or f"{plan.spec.model.id} fine-tuned"
+    parts = [
+        _front_matter(plan, metrics),
+        f"# {title}",
+        _summary(plan, course, job_id),
+        "## Results\n\n" + _results(course, metrics),
+        "## Per class\n\n" + _classes(report) if report else "",
+        "## Data\n\n" + _data(plan),
+        "## Training\n\n" + _training(plan),
+        "## Use\n\n" + _use(plan),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front_matter(plan: Plan, metrics: dict[str, float]) -> str:
+    model = plan.spec.model.id
+    lines = ["---", "library_name: transformers", f"pipeline_tag: {plan.spec.task.type}"]
+    if ":" not in model:
+        lines += [f"base_model: {json.dumps(model)}"]
+    hubs = [source.hub for _, source in _sources(plan) if isinstance(source, HubData)]
+    if hubs:
+        lines += ["datasets:", *(f"- {json.dumps(hub)}" for hub in dict.fromkeys(hubs))]
+    lines += ["tags:", "- tunesmith", "- generated_from_tunesmith"]
+    lines += ["metrics:", *(f"- {name}" for name in plan.resolved.metrics)]
+    judged = {name: value for name, value in metrics.items() if name.startswith(("eval_", "test_"))}
+    if judged:
+        lines += ["model-index:", f"- name: {json.dumps(plan.spec.name or model)}", "  results:"]
+        lines += ["  - task:", f"      type: {plan.spec.task.type}", "    metrics:"]
+        for name, value in judged.items():
+            lines += [f"    - type: {name.partition('_')[2]}", f"      name: {name}", f"      value: {value:.6g}"]
+    return "\n".join([*lines, "---"])
+
+
+def _summary(plan: Plan, course: Course, job_id: str | None) -> str:
+    model, commit = plan.spec.model.id, plan.resolved.model_commit
+    job = f" by the job `{job_id}`" if job_id else ""
+    which = f"the best by {course.best_by}, of step {course.best_step}" if course.best_step else "the last"
+    return (
+        f"A {plan.spec.task.type} model, fine-tuned from `{model}`{f' at `{commit}`' if commit else ''}{job}. "
+        f"Training took {course.step} of {course.total_steps} steps ({course.epoch:.2f} epochs); "
+        f"this is {which}.\n\nClasses: {', '.join(f'`{name}`' for name in plan.resolved.labels)}"
+    )
+
+
+def _results(course: Course, metrics: dict[str, float]) -> str:
+    before = course.baseline
+    if before is None:
+        return _table(("metric", "value"), ((name, f"{value:.4f}") for name, value in metrics.items()))
+    rows = ((name, f"{before[name]:.4f}" if name in before else "", f"{value:.4f}") for name, value in metrics.items())
+    return _table(("metric", "before training", "after training"), rows)
+
+
+def _classes(report: dict[str, Any]) -> str:
+    rows = (
+        (name, f"{row['precision']:.4f}", f"{row['recall']:.4f}", f"{row['f1']:.4f}", str(row["rows"]))
+        for name, row in report.items()
+    )
+    return _table(("class", "precision", "recall", "f1", "rows"), rows)
+
+
+def _data(plan: Plan) -> str:
+    rows = (
+        (split, _named(plan, split), str(count), f"`{plan.resolved.datasets[split]}`")
+        for split, count in plan.resolved.rows.items()
+    )
+    left_out = f"\n\n{plan.resolved.skipped_rows} unusable rows were left out." if plan.resolved.skipped_rows else ""
+    return _table(("split", "source", "rows", "SHA-256 of the rows"), rows) + left_out
+
+
+def _training(plan: Plan) -> str:
+    settings = plan.spec.training.model_dump(mode="json")
+    resolved = plan.resolved
+    rows = [(name, json.dumps(settings[name])) for name in HYPERPARAMETERS if settings[name] is not None]
+    rows += [
+        ("batch_size", str(resolved.batch_size)),
+        ("total_steps", str(resolved.total_steps)),
+        ("max_length", str(resolved.max_length)),
+        ("precision", resolved.precision),
+        ("device", resolved.device),
+    ]
+    versions = ", ".join(f"{name} {number}" for name, number in resolved.versions.items())
+    return f"{_table(('setting', 'value'), rows)}\n\nVersions: {versions}"
+
+
+def _use(plan: Plan) -> str:
+    sample = '{"text": "…", "text_pair": "…"}' if "text_pair" in plan.spec.columns else '"…"'
+    return (
+        "```python\nfrom transformers import pipeline\n\n"
+        f'classify = pipeline("{plan.spec.task.type}", model="PATH/TO/THIS/FOLDER")\n'
+        f"print(classify({sample}))\n```"
+    )
+
+
+def _named(plan: Plan, split: str) -> str:
+    source = dict(_sources(plan)).get(split)
+    if source is None:
+        return "held out of train"
+    if isinstance(source, UploadedData):
+        return f"dataset `{source.dataset}`"
+    if isinstance(source, HubData):
+        return f"hub `{source.hub}`, split `{source.split}`"
+    return "rows of the spec"
+
+
+def _sources(plan: Plan) -> list[tuple[str, Any]]:
+    data = plan.spec.data
+    return [
+        (name, source) for name, source in (("train", data.train), ("eval", data.eval), ("test", data.test)) if source
+    ]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
+    )

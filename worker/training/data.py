@@ -1,0 +1,136 @@
+"""Reads, divides, samples and checks the rows of a job: what comes out is exactly what is learned and judged from."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from app.specs import JobSpec
+from app.specs.rows import SHOWN_LABELS, RowProblem
+from worker.training.errors import SHOWN_PROBLEMS, BadRows, NoRows, Stopped
+from worker.training.reports import Reporter
+from worker.training.request import TrainingRequest
+from worker.training.sources import read
+from worker.training.table import ROW, Row, Table, fingerprint
+from worker.training.tasks.protocol import Task
+
+SPLITS = ("train", "eval", "test")
+
+
+@dataclass(frozen=True)
+class Data:
+    """The rows used, by split, and what is known of them."""
+
+    splits: dict[str, Table]
+    labels: list[str]
+    hashes: dict[str, str]
+    skipped: int
+
+
+def load(request: TrainingRequest, task: Task) -> dict[str, Table]:
+    """Read all rows of every split that the spec names. Raises the errors of `sources.read`."""
+    spec = request.spec
+    named = {split: getattr(spec.data, split) for split in SPLITS}
+    columns = spec.columns
+    tables = {
+        split: read(split, source, request.datasets, columns) for split, source in named.items() if source is not None
+    }
+    return {split: task.read_targets(spec, table) for split, table in tables.items()}
+
+
+def prepare(tables: dict[str, Table], spec: JobSpec, task: Task, report: Reporter, stop: threading.Event) -> Data:
+    """Hold out eval rows, take the subsets, and check the rows used.
+
+    Raises BadRows, NoRows, SingleClass, TooManyClasses or Stopped.
+    """
+    labels = task.learn_labels(spec, tables["train"])
+    chosen = {split: _subset(spec, split, table) for split, table in _hold_out(tables, spec, task, report).items()}
+    checked = {split: _usable(split, table, spec, task, labels, report, stop) for split, table in chosen.items()}
+    task.check_targets(spec, labels, checked["train"])
+    if spec.task.labels is None:
+        more = f" and {len(labels) - SHOWN_LABELS} more" if len(labels) > SHOWN_LABELS else ""
+        report.note(f"{len(labels)} classes were learned from train: {', '.join(labels[:SHOWN_LABELS])}{more}")
+    return Data(
+        splits=checked,
+        labels=labels,
+        hashes={split: fingerprint(table, spec.columns.values()) for split, table in checked.items()},
+        skipped=sum(len(chosen[split]) - len(checked[split]) for split in chosen),
+    )
+
+
+def _hold_out(tables: dict[str, Table], spec: JobSpec, task: Task, report: Reporter) -> dict[str, Table]:
+    fraction = spec.data.eval_fraction
+    if fraction is None:
+        return tables
+    train = tables["train"]
+    if len(train) < 2:  # noqa: PLR2004 - one row for each side
+        raise NoRows(f"train has {len(train)} rows, too few to hold out a share for evaluation")
+    kept, held = _divide(train, fraction, spec.data.subset.seed, task.strata(spec, train), report)
+    return {**tables, "train": train.take(sorted(kept)), "eval": train.take(sorted(held))}
+
+
+def _divide(
+    table: Table, fraction: float, seed: int, strata: list[str] | None, report: Reporter
+) -> tuple[list[int], list[int]]:
+    split = cast("Callable[..., list[list[int]]]", train_test_split)
+    places, count = list(range(len(table))), min(max(1, round(len(table) * fraction)), len(table) - 1)
+    if strata is not None:
+        try:
+            kept, held = split(places, test_size=count, random_state=seed, stratify=strata)
+        except ValueError:
+            report.note("eval rows were held out without regard to their labels: some labels have too few rows")
+        else:
+            return kept, held
+    kept, held = split(places, test_size=count, random_state=seed)
+    return kept, held
+
+
+def _subset(spec: JobSpec, split: str, table: Table) -> Table:
+    wanted: int | None = getattr(spec.data.subset, split)
+    if wanted is None:
+        return table
+    # The order of `datasets.Dataset.shuffle(seed)`, so that a subset is the one of the tutorials.
+    order = np.random.default_rng(spec.data.subset.seed).permutation(len(table))
+    return table.take([int(place) for place in order[:wanted]])
+
+
+def _usable(
+    split: str, table: Table, spec: JobSpec, task: Task, labels: list[str], report: Reporter, stop: threading.Event
+) -> Table:
+    shown: list[RowProblem] = []
+    bad: set[int] = set()
+    count = 0
+    for place, problem in _problems(split, table, spec, task, labels, stop):
+        bad.add(place)
+        count += 1
+        if len(shown) < SHOWN_PROBLEMS:
+            shown.append(problem)
+    if bad and spec.data.on_bad_row == "fail":
+        raise BadRows.of(shown, count)
+    if len(bad) == len(table):
+        why = f"; the first problem: {shown[0]}" if shown else ""
+        raise NoRows(f"{split} has no usable rows{why}")
+    if not bad:
+        return table
+    report.note(f"{len(bad)} of {len(table)} {split} rows were left out; the first: {shown[0]}")
+    return table.take([place for place in range(len(table)) if place not in bad])
+
+
+def _problems(
+    split: str, table: Table, spec: JobSpec, task: Task, labels: list[str], stop: threading.Event
+) -> Iterator[tuple[int, RowProblem]]:
+    start = 0
+    for batch in table.batches():
+        if stop.is_set():
+            raise Stopped
+        for problem in task.problems(split, batch, spec, labels):
+            yield start + problem.row - 1, replace(problem, row=_source_row(batch, problem))
+        start += len(batch)
+
+
+def _source_row(batch: list[Row], problem: RowProblem) -> int:
+    # Problems count within their batch; a person counts in the file.
+    return cast("int", cast("dict[str, Any]", batch[problem.row - 1])[ROW])

@@ -1,0 +1,238 @@
+"""The Hugging Face Trainer, following our course and our checkpoint protocol.
+
+Trainer's own evaluation and saving strategies stay off. A callback raises its flags at the end of each step, our
+`evaluate` follows, and what Trainer then saves into scratch is committed as a checkpoint of ours.
+"""
+
+import math
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from worker.training.course import Course
+from worker.training.engines.protocol import Outcome
+from worker.training.errors import LossNotFinite, Stopped
+from worker.training.evaluation import judge
+from worker.training.pace import Pace
+from worker.training.plan import Plan, Predictions
+from worker.training.resolve import steps_per_epoch
+from worker.training.saving import Shelf
+from worker.training.tokenization import lengths
+
+OPTIMIZERS = {"adamw": "adamw_torch", "adafactor": "adafactor", "sgd": "sgd"}
+
+
+class TrainerEngine:
+    """Trains with `transformers.Trainer`."""
+
+    def train(self, plan: Plan) -> Outcome:
+        """Train, evaluate and save as the course says. Raises LossNotFinite."""
+        course = _course(plan)
+        trainer = CourseTrainer(plan, course)
+        if course.evaluation_due:
+            trainer.evaluate()
+        if not course.finished and not plan.stop.is_set():
+            trainer.train(resume_from_checkpoint=str(plan.resume_from) if plan.resume_from else None)
+            course.loss_sum = trainer.loss_sum()
+        return trainer.outcome()
+
+    def predict(self, plan: Plan, folder: Path, split: str) -> Predictions:
+        """Run a saved model over a split. Raises Stopped or ModelRefused."""
+        model = plan.task.load_model(folder, plan.spec).to(plan.resolved.device)
+        return _forward(model, plan, split, _loss(plan))
+
+
+class CourseTrainer(Trainer):
+    """Trainer with our loss, our evaluation loop, and a learning rate of its own for the head."""
+
+    def __init__(self, plan: Plan, course: Course) -> None:
+        self.plan, self.course = plan, course
+        self.loss = _loss(plan)
+        self.shelf = Shelf(plan, course)
+        self.pace = Pace(plan.report, course, plan.resolved.batch_size * plan.spec.training.gradient_accumulation)
+        self.earlier_loss = course.loss_sum
+        super().__init__(
+            model=plan.task.load_model(plan.initial, plan.spec),
+            args=_arguments(plan),
+            train_dataset=plan.encoded["train"],
+            data_collator=cast("Any", plan.task.collate(plan.tokenizer, plan.spec, plan.resolved.max_length)),
+            processing_class=plan.tokenizer,
+            compute_loss_func=self._trainer_loss,
+            callbacks=[Follow(self)],
+        )
+        # It prints each log to stdout, which is not ours to write on.
+        self.remove_callback(PrinterCallback)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Trainer's optimiser, with the head's parameters in groups of their own where they have their own rate."""
+        optimizer = super().create_optimizer(model)
+        rate, head = self.plan.spec.training.head_learning_rate, set(self.course.head)
+        if rate is None or not head:
+            return optimizer
+        mine = {id(weight) for name, weight in cast("Any", self.model).named_parameters() if name in head}
+        for group in list(optimizer.param_groups):
+            apart = [weight for weight in group["params"] if id(weight) in mine]
+            if apart:
+                group["params"] = [weight for weight in group["params"] if id(weight) not in mine]
+                optimizer.add_param_group({**group, "params": apart, "lr": rate})
+        return optimizer
+
+    def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
+        """Judge the present model on eval. When asked to stop, end training with a checkpoint instead."""
+        self.plan.report.phase("evaluating")
+        try:
+            with self.pace.aside():
+                metrics = judge(self.plan, _forward(self.model, self.plan, "eval", self.loss), "eval")
+        except Stopped:
+            self.control.should_evaluate = False
+            self.control.should_save = self.control.should_training_stop = True
+            return {}
+        self.course.evaluated(metrics)
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control.should_save = self.course.is_best or self.course.checkpoint_due
+        self.control.should_training_stop |= self.course.ended_early
+        if not self.course.finished:
+            self.plan.report.phase("training")
+        return metrics
+
+    def _trainer_loss(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        return self.loss(outputs, labels, num_items_in_batch)
+
+    def loss_sum(self) -> float:
+        """The training loss summed over all steps of all attempts."""
+        return self.earlier_loss + self._total_loss_scalar + float(self._tr_loss.item())
+
+    def outcome(self) -> Outcome:
+        """The model to publish: the best, else the last; none where we were asked to stop before the end."""
+        saved = self.shelf.current
+        if not self.course.finished or self.course.evaluation_due:
+            return Outcome(self.course, None, is_saved=saved is not None)
+        folder = self.shelf.best or saved
+        if folder is None:
+            folder = self.plan.scratch / "final"
+            cast("Any", self.model).save_pretrained(folder)
+            self.plan.tokenizer.save_pretrained(folder)
+        return Outcome(self.course, folder, is_saved=saved is not None)
+
+
+class Follow(TrainerCallback):
+    """Makes Trainer follow the course, and reports what it does."""
+
+    def __init__(self, trainer: CourseTrainer) -> None:
+        self._trainer = trainer
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Decide whether this step is logged, evaluated, saved or the last."""
+        trainer, course = self._trainer, self._trainer.course
+        course.step = state.global_step
+        control.should_evaluate = course.evaluation_due
+        control.should_save = course.checkpoint_due
+        control.should_log |= course.finished
+        trainer.pace.tick()
+        if trainer.plan.stop.is_set():
+            control.should_evaluate = False
+            control.should_save = control.should_training_stop = True
+        # Reading the loss makes a GPU wait, so there it is read only where it is needed anyway.
+        if args.device.type == "cpu" or control.should_log or control.should_evaluate or control.should_save:
+            course.loss_sum = trainer.loss_sum()
+            if not math.isfinite(course.loss_sum):
+                raise LossNotFinite(f"the training loss is no number any more at or before step {course.step}")
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        """Relay the loss and the evaluations; Trainer's closing summary speaks of one attempt only."""
+        values = {name: float(value) for name, value in cast("dict[str, Any]", logs or {}).items() if name != "epoch"}
+        if "train_runtime" not in values:
+            self._trainer.plan.report.metric(self._trainer.course.step, round(self._trainer.course.epoch, 4), values)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Commit what Trainer just wrote into scratch."""
+        with self._trainer.pace.aside():
+            self._trainer.shelf.put(Path(cast("str", args.output_dir)) / f"checkpoint-{state.global_step}")
+
+
+def _course(plan: Plan) -> Course:
+    training, resolved = plan.spec.training, plan.resolved
+    epoch = steps_per_epoch(len(plan.encoded["train"]), resolved.batch_size, training.gradient_accumulation)
+    if plan.resume_from:
+        return Course.resume(plan.spec, resolved, epoch, plan.resume_from)
+    return Course.begin(plan.spec, resolved, epoch, plan.head)
+
+
+def _arguments(plan: Plan) -> TrainingArguments:
+    training, resolved = plan.spec.training, plan.resolved
+    arguments = TrainingArguments(
+        output_dir=str(plan.scratch / "trainer"),
+        max_steps=resolved.total_steps,
+        per_device_train_batch_size=resolved.batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation,
+        optim=OPTIMIZERS[training.optimizer],
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=training.scheduler,
+        warmup_steps=training.warmup_steps,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        activation_checkpointing=training.gradient_checkpointing,
+        bf16=resolved.precision == "bf16",
+        fp16=resolved.precision == "fp16",
+        seed=training.seed,
+        use_cpu=resolved.device == "cpu",
+        dataloader_pin_memory=resolved.device == "cuda",
+        remove_unused_columns=False,
+        logging_steps=training.logging_steps,
+        logging_nan_inf_filter=False,
+        eval_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    # Where several GPUs are visible, Trainer would split each batch over them and change its size.
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    return arguments
+
+
+def _loss(plan: Plan) -> Any:
+    targets = cast("Any", plan.encoded["train"].data).column("labels").to_pylist()
+    return plan.task.loss(plan.spec, plan.resolved.labels, targets)
+
+
+def _forward(model: Any, plan: Plan, split: str, loss: Any) -> Predictions:
+    # Rows of like length share a batch, so that little is padding. No random numbers are drawn in here: how often
+    # a run is evaluated changes nothing about its training.
+    encoded, size, device = plan.encoded[split], plan.resolved.eval_batch_size, plan.resolved.device
+    collate = plan.task.collate(plan.tokenizer, plan.spec, plan.resolved.max_length)
+    tokens = lengths(encoded)
+    order = sorted(range(len(encoded)), key=lambda place: -tokens[place])
+    logits: list[np.ndarray[Any, Any] | None] = [None] * len(encoded)
+    targets, total = [0] * len(encoded), 0.0
+    model.eval()
+    for start in range(0, len(order), size):
+        if plan.stop.is_set():
+            raise Stopped
+        places = order[start : start + size]
+        batch = {name: tensor.to(device) for name, tensor in collate([encoded[place] for place in places]).items()}
+        wanted = batch.pop("labels")
+        with torch.no_grad(), _autocast(plan):
+            outputs = model(**batch)
+        total += float(loss(outputs, wanted, 1))
+        for place, scores, target in zip(places, outputs["logits"].float().cpu().numpy(), wanted.tolist(), strict=True):
+            logits[place], targets[place] = scores, target
+    return Predictions(np.stack(cast("Any", logits)), targets, total / len(encoded))
+
+
+def _autocast(plan: Plan) -> torch.autocast:
+    kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[plan.resolved.precision]
+    return torch.autocast(plan.resolved.device, dtype=kind, enabled=plan.resolved.precision != "fp32")

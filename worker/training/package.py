@@ -1,0 +1,85 @@
+"""Puts together what a job hands out: `OUT_DIR/model`, a folder that transformers loads and people can read.
+
+config.json  model.safetensors  tokenizer.json  …    the model, as save_pretrained writes it
+README.md                                            the model card
+job.json                                             the spec as asked, what it was resolved to, the metrics
+evaluation/predictions.jsonl                         one line an eval row, if the spec asks for it
+evaluation/report.json                               numbers for each class
+manifest.json                                        path, size and SHA-256 of each file, written last
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from worker.training.card import model_card
+from worker.training.checkpoints import Manifest, commit
+from worker.training.course import Course
+from worker.training.errors import without_none
+from worker.training.plan import Plan, Predictions
+from worker.training.saving import copy_model
+from worker.training.table import Table
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What was found out about the published model."""
+
+    metrics: dict[str, float]
+    """Flat: eval_*, test_*, train_loss."""
+    report: dict[str, Any] | None
+    """Numbers for each class, where there are eval rows."""
+    predictions: Predictions | None
+
+
+def package(
+    plan: Plan, course: Course, folder: Path, judged: Judged, eval_rows: Table | None, job_id: str | None
+) -> Manifest:
+    """Commit `OUT_DIR/model` from the model in `folder`. Raises OSError where the disk says no."""
+    staging = plan.scratch / "model"
+    shutil.rmtree(staging, ignore_errors=True)
+    copy_model(folder, staging)
+    published = course.best_step or course.step
+    _write(staging / "job.json", _job(plan, course, judged, job_id, published))
+    (staging / "README.md").write_text(
+        model_card(plan, course, judged.metrics, judged.report, job_id), encoding="utf-8"
+    )
+    if judged.report is not None:
+        (staging / "evaluation").mkdir()
+        _write(staging / "evaluation" / "report.json", judged.report)
+    if judged.predictions is not None and eval_rows is not None and plan.spec.evaluation.predictions:
+        _write_predictions(staging / "evaluation" / "predictions.jsonl", plan, eval_rows, judged.predictions)
+    facts = without_none({"step": published, "job_id": job_id, "metrics": judged.metrics})
+    return commit(staging, plan.out_dir / "model", facts)
+
+
+def _job(plan: Plan, course: Course, judged: Judged, job_id: str | None, published: int) -> dict[str, Any]:
+    resolved = plan.resolved.model_dump(mode="json")
+    return {
+        "job_id": job_id,
+        "spec": plan.spec.model_dump(mode="json"),
+        "resolved": resolved,
+        "versions": resolved["versions"],
+        "seeds": {"training": plan.spec.training.seed, "subset": plan.spec.data.subset.seed},
+        "datasets": resolved["datasets"],
+        "published_step": published,
+        "last_step": course.step,
+        "metrics": judged.metrics,
+        "baseline": course.baseline,
+    }
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_predictions(path: Path, plan: Plan, rows: Table, predictions: Predictions) -> None:
+    place = 0
+    with path.open("w", encoding="utf-8") as file:
+        for batch in rows.batches():
+            logits = predictions.logits[place : place + len(batch)]
+            for told in plan.task.describe(batch, plan.spec, plan.resolved.labels, logits):
+                file.write(json.dumps(told, ensure_ascii=False) + "\n")
+            place += len(batch)

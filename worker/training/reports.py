@@ -1,0 +1,102 @@
+"""The training process tells its story as JSON lines in `OUT_DIR/reports.jsonl`, one whole line a record.
+
+Every record has `type` and `time` (seconds since the epoch):
+
+    phase       phase: preparing, tokenizing, training, evaluating or packaging
+    resolved    resolved: what defaults and `auto` became, once, where the request brought none
+    progress    step, of, epoch, samples_per_second, eta_seconds; about one a second
+    metric      step, epoch, values: names as the Hugging Face Trainer logs them (loss, eval_accuracy, test_f1 …)
+    note        message: something a user should see
+    checkpoint  step, epoch, path (relative to OUT_DIR), metrics, is_best
+    result      status: succeeded, stopped or failed; step; metrics?, model_path?, error?, retryable?
+"""
+
+import json
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+Record = dict[str, Any]
+FILE_NAME = "reports.jsonl"
+
+
+class Reporter:
+    """Appends records to the file, and hands each to a listener where there is one. Safe to call from threads."""
+
+    def __init__(self, out_dir: Path, listener: Callable[[Record], None] | None = None) -> None:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        self.step = 0
+        """The last step that a record spoke of; where the result of a failed run says it was."""
+        self._path = out_dir / FILE_NAME
+        self._listener = listener
+        self._lock = threading.Lock()
+        _drop_half_line(self._path)
+
+    def phase(self, phase: str) -> None:
+        """Say what the run does now."""
+        self._append("phase", phase=phase)
+
+    def resolved(self, resolved: Mapping[str, Any]) -> None:
+        """Say what defaults and `auto` became."""
+        self._append("resolved", resolved=dict(resolved))
+
+    def progress(
+        self, *, step: int, of: int, epoch: float, samples_per_second: float | None, eta_seconds: float | None
+    ) -> None:
+        """Say how far training is."""
+        self._append(
+            "progress", step=step, of=of, epoch=epoch, samples_per_second=samples_per_second, eta_seconds=eta_seconds
+        )
+
+    def metric(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
+        """Add one point to the metric series."""
+        self._append("metric", step=step, epoch=epoch, values=dict(values))
+
+    def note(self, message: str) -> None:
+        """Tell the user something they should see."""
+        self._append("note", message=message)
+
+    def checkpoint(self, *, step: int, epoch: float, path: str, metrics: Mapping[str, float], is_best: bool) -> None:
+        """Announce a committed checkpoint folder."""
+        self._append("checkpoint", step=step, epoch=epoch, path=path, metrics=dict(metrics), is_best=is_best)
+
+    def result(self, status: str, step: int, **more: Any) -> None:
+        """End the story. `more`: metrics, model_path, error, retryable."""
+        self._append("result", status=status, step=step, **more)
+
+    def _append(self, kind: str, **values: Any) -> None:
+        self.step = values.get("step", self.step)
+        record = cast("Record", _finite({"type": kind, "time": time.time(), **values}))
+        line = json.dumps(record, ensure_ascii=True, allow_nan=False).encode() + b"\n"
+        with self._lock:
+            # One write to a file in append mode: a reader never sees two records mixed.
+            with self._path.open("ab", buffering=0) as file:
+                file.write(line)
+            if self._listener is not None:
+                self._listener(record)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in cast("Mapping[Any, Any]", value).items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in cast("list[Any]", value)]
+    return value
+
+
+def _drop_half_line(path: Path) -> None:
+    # An attempt that was killed while it wrote leaves half a line, which would spoil the next record.
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        text = file.read()
+        whole = text.rfind(b"\n") + 1
+        if whole < len(text):
+            file.truncate(whole)
+            os.fsync(file.fileno())

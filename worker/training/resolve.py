@@ -1,0 +1,129 @@
+"""Settles once what the spec leaves open: device, precision, batch sizes, length, steps."""
+
+import math
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from app.specs import JobSpec, Resolved
+from worker.training.data import Data
+from worker.training.errors import DataChanged, GpuMissing, PrecisionUnsupported
+from worker.training.models import BaseModel, token_limit
+from worker.training.reports import Reporter
+from worker.training.request import TrainingRequest
+
+AUTO_BATCH = 16
+AUTO_EVAL_BATCH = {"cpu": 32, "cuda": 128}
+PACKAGES = (
+    "tunesmith",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "scikit-learn",
+    "numpy",
+)
+
+
+def resolve(
+    request: TrainingRequest, data: Data, base: BaseModel, config: Any, tokenizer: Any, report: Reporter
+) -> Resolved:
+    """Settle the run, or check that what an earlier attempt settled still holds.
+
+    Raises GpuMissing, PrecisionUnsupported or DataChanged.
+    """
+    if request.resolved is not None:
+        return _still_holds(request.resolved, data)
+    resolved = _settle(request.spec, data, base, token_limit(config, tokenizer))
+    if (
+        resolved.max_length < request.spec.tokenization.max_length
+        and "max_length" in request.spec.tokenization.model_fields_set
+    ):
+        report.note(f"max_length was lowered to {resolved.max_length}, the most that the model takes")
+    report.resolved(resolved.model_dump(mode="json"))
+    return resolved
+
+
+def steps_per_epoch(rows: int, batch_size: int, accumulation: int) -> int:
+    """Optimiser steps of one pass over train; the last may be of fewer rows."""
+    return max(1, math.ceil(math.ceil(rows / batch_size) / accumulation))
+
+
+def _settle(spec: JobSpec, data: Data, base: BaseModel, limit: int | None) -> Resolved:
+    training, asked = spec.training, spec.tokenization.max_length
+    device = _device(spec)
+    batch_size = AUTO_BATCH if training.batch_size == "auto" else training.batch_size
+    eval_batch = AUTO_EVAL_BATCH[device] if spec.evaluation.batch_size == "auto" else spec.evaluation.batch_size
+    epoch = steps_per_epoch(len(data.splits["train"]), batch_size, training.gradient_accumulation)
+    return Resolved(
+        labels=data.labels,
+        precision=_precision(training.precision, device),
+        batch_size=batch_size,
+        eval_batch_size=eval_batch,
+        device=device,
+        max_length=asked if limit is None else min(asked, limit),
+        total_steps=training.max_steps or math.ceil(training.epochs * epoch),
+        metrics=list(spec.metrics),
+        best_by=spec.best_by if spec.evaluates else None,
+        model_commit=base.commit,
+        datasets=data.hashes,
+        rows={split: len(table) for split, table in data.splits.items()},
+        skipped_rows=data.skipped,
+        versions=_versions(),
+    )
+
+
+def _still_holds(resolved: Resolved, data: Data) -> Resolved:
+    if resolved.device == "cuda" and not torch.cuda.is_available():
+        raise GpuMissing("the job began on a GPU, and this worker has none")
+    for split, digest in resolved.datasets.items():
+        if data.hashes.get(split) != digest:
+            raise DataChanged(f"the rows of {split} are not those of the first attempt")
+    return resolved
+
+
+def _device(spec: JobSpec) -> str:
+    if spec.resources.gpus == 0:
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    if spec.resources.gpus == 1:
+        raise GpuMissing("the job asks for a GPU, and this worker has none")
+    return "cpu"
+
+
+def _precision(asked: str, device: str) -> str:
+    if asked == "fp32":
+        return asked
+    quick = _bf16_is_quick(device)
+    if asked == "auto":
+        # On CPUs with AMX bf16 was 1.2 to 1.5 times as fast. But a retry may land on a CPU without, where it
+        # is a hundred times slower, and precision is settled for good: so only GPUs take it unasked.
+        return "bf16" if device == "cuda" and quick else "fp32"
+    if asked == "bf16" and not quick:
+        raise PrecisionUnsupported(f"this worker's {device} computes bf16 only by emulation, far slower than fp32")
+    if asked == "fp16" and device == "cpu":
+        raise PrecisionUnsupported("fp16 needs a GPU: its loss scaling does not work on a CPU")
+    return asked
+
+
+def _bf16_is_quick(device: str) -> bool:
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            # Run from a checkout, our own package is not installed.
+            continue
+    return found

@@ -1,0 +1,127 @@
+"""One attempt at one job, from the rows to a packaged model: a pipe that ends in exactly one result record."""
+
+import logging
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from transformers.utils import logging as transformers_logging
+
+from worker.training.course import Course
+from worker.training.data import load, prepare
+from worker.training.engines import ENGINES
+from worker.training.errors import InternalError, OutOfMemory, Stopped, TrainingError, without_none
+from worker.training.evaluation import judge
+from worker.training.package import Judged, package
+from worker.training.plan import Plan, Predictions
+from worker.training.reports import Reporter
+from worker.training.request import TrainingRequest
+from worker.training.settle import settle
+from worker.training.tasks import TASKS
+
+log = logging.getLogger(__name__)
+
+
+def run(request: TrainingRequest, report: Reporter, stop: threading.Event) -> None:
+    """Do the job. Every end, expected or not, is one `result` record; nothing is raised.
+
+    `stop` is polled between batches and steps; training then ends with a checkpoint and `stopped`.
+    """
+    report.step = _step_of(request.resume_from)
+    try:
+        _attempt(request, report, stop)
+    except Stopped:
+        report.result("stopped", report.step)
+    except TrainingError as error:
+        _fail(report, error)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        _fail(report, OutOfMemory(f"memory ran out: {error}"))
+    except Exception as error:
+        log.exception("training ended in an unforeseen error")
+        known = OutOfMemory(f"memory ran out: {error}") if _is_out_of_memory(error) else InternalError.of(error)
+        _fail(report, known)
+
+
+def _attempt(request: TrainingRequest, report: Reporter, stop: threading.Event) -> None:
+    _be_quiet(request.threads)
+    task = TASKS[request.spec.task.type]
+    report.phase("preparing")
+    _clear_scratch(request)
+    data = prepare(load(request, task), request.spec, task, report, stop)
+    plan = settle(request, task, data, report, stop)
+    report.phase("training")
+    course, folder, is_saved = _train(plan)
+    # Without a checkpoint of the last step, a stop from here on would lose the whole training: then we finish.
+    ending = plan if is_saved else _unstoppable(plan)
+    report.phase("evaluating")
+    judged = _judge(ending, course, folder)
+    report.phase("packaging")
+    package(ending, course, folder, judged, data.splits.get("eval"), request.job_id)
+    shutil.rmtree(plan.scratch, ignore_errors=True)
+    report.result("succeeded", course.step, metrics=judged.metrics, model_path="model")
+
+
+def _train(plan: Plan) -> tuple[Course, Path, bool]:
+    outcome = ENGINES[plan.spec.training.engine].train(plan)
+    plan.report.step = outcome.course.step
+    if outcome.folder is None:
+        raise Stopped
+    return outcome.course, outcome.folder, outcome.is_saved
+
+
+def _judge(plan: Plan, course: Course, folder: Path) -> Judged:
+    metrics: dict[str, float] = {}
+    predictions: dict[str, Predictions] = {}
+    engine = ENGINES[plan.spec.training.engine]
+    for split in ("eval", "test"):
+        if split not in plan.encoded:
+            continue
+        predictions[split] = engine.predict(plan, folder, split)
+        found = judge(plan, predictions[split], split)
+        metrics |= found
+        if split == "test" or not plan.spec.evaluates:
+            plan.report.metric(course.step, round(course.epoch, 4), found)
+    metrics |= without_none({"train_loss": course.train_loss})
+    return Judged(metrics, _report(plan, predictions.get("eval")), predictions.get("eval"))
+
+
+def _report(plan: Plan, predictions: Predictions | None) -> dict[str, Any] | None:
+    if predictions is None:
+        return None
+    predicted = plan.task.predict(predictions.logits)
+    return plan.task.report(plan.resolved.labels, predicted, predictions.targets)
+
+
+def _unstoppable(plan: Plan) -> Plan:
+    return Plan(**{**vars(plan), "stop": threading.Event()})
+
+
+def _fail(report: Reporter, error: TrainingError) -> None:
+    report.result("failed", report.step, error=error.as_record(), retryable=error.retryable)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def _step_of(checkpoint: Path | None) -> int:
+    digits = checkpoint.name.removeprefix("step-") if checkpoint else ""
+    return int(digits) if digits.isdigit() else 0
+
+
+def _clear_scratch(request: TrainingRequest) -> None:
+    # What a killed attempt left; but a checkpoint to resume from may have been put there too.
+    for name in ("trainer", "initial", "final", "model"):
+        shutil.rmtree(request.out_dir / "staging" / name, ignore_errors=True)
+
+
+def _be_quiet(threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()

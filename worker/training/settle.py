@@ -1,0 +1,63 @@
+"""Turns a request and its checked rows into the plan that an engine follows."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from worker.training.data import Data
+from worker.training.models import BaseModel, load_config, load_tokenizer, locate
+from worker.training.plan import Plan
+from worker.training.reports import Reporter
+from worker.training.request import TrainingRequest
+from worker.training.resolve import resolve
+from worker.training.tasks.protocol import Task
+from worker.training.tokenization import tokenize
+
+
+def settle(request: TrainingRequest, task: Task, data: Data, report: Reporter, stop: threading.Event) -> Plan:
+    """Settle what is open, build the initial model, and tokenize the rows.
+
+    Raises the errors of models, resolve and tokenization, and Stopped.
+    """
+    spec, scratch = request.spec, request.out_dir / "staging"
+    base = _base(request)
+    tokenizer, config = load_tokenizer(base.folder), load_config(base.folder, spec)
+    resolved = resolve(request, data, base, config, tokenizer, report)
+    initial, head = _initial(request, task, base, resolved.labels, tokenizer, report)
+    report.phase("tokenizing")
+    encoded = tokenize(data.splits, task, tokenizer, spec, resolved, scratch, report, stop)
+    return Plan(
+        spec=spec,
+        resolved=resolved,
+        task=task,
+        tokenizer=tokenizer,
+        initial=initial,
+        head=head,
+        encoded=encoded,
+        out_dir=request.out_dir,
+        resume_from=request.resume_from,
+        report=report,
+        stop=stop,
+    )
+
+
+def _base(request: TrainingRequest) -> BaseModel:
+    # A checkpoint is whole: with it, neither the hub nor the models folder is needed again.
+    if request.resume_from is None:
+        return locate(request)
+    return BaseModel(request.resume_from, request.resolved.model_commit if request.resolved else None)
+
+
+def _initial(
+    request: TrainingRequest, task: Task, base: BaseModel, labels: list[str], tokenizer: Any, report: Reporter
+) -> tuple[Path, tuple[str, ...]]:
+    if request.resume_from is not None:
+        return request.resume_from, ()
+    model, head = task.build_model(base.folder, request.spec, labels)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    if not head:
+        report.note("the model brings a head of the right size, which is trained on as it is")
+    folder = request.out_dir / "staging" / "initial"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder, head

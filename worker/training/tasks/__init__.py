@@ -1,0 +1,10 @@
+"""The tasks by the `task.type` of the spec."""
+
+from worker.training.tasks.protocol import Task
+from worker.training.tasks.text_classification import TextClassificationTask
+
+TASKS: dict[str, Task] = {
+    "text-classification": TextClassificationTask(),
+}
+
+__all__ = ["TASKS", "Task"]
