@@ -1,6 +1,7 @@
 """Servers and databases that tests share: each test process has its own real ones."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -48,3 +49,50 @@ def database(database_url: str) -> Iterator[Database]:
     migrate.upgrade(opened)
     yield opened
     opened.close()
+
+
+SERVERS = {
+    "sqlite": ("SQLite",),
+    "local": ("SQLite",),
+    "postgres": ("PostgreSQL",),
+    "postgresql": ("PostgreSQL",),
+    "redis": ("Redis protocol",),
+    "s3": ("S3",),
+    "fleet": ("PostgreSQL", "Redis protocol", "S3"),
+}
+"""Fixtures and parameters that are real servers, as the last line of a test run names them."""
+
+
+@pytest.fixture(autouse=True)
+def _note_servers(request: pytest.FixtureRequest) -> None:
+    parameters = getattr(getattr(request.node, "callspec", None), "params", {}).values()
+    names = {*request.fixturenames, *(value for value in parameters if isinstance(value, str))}
+    used = sorted({server for name in names for server in SERVERS.get(name, ())})
+    request.node.user_properties.append(("servers", used))
+
+
+class _Tally:
+    """Counts, in the process that reports, what ran against what."""
+
+    def __init__(self) -> None:
+        self.against: Counter[str] = Counter()
+        self.outcomes: Counter[str] = Counter()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            self.outcomes[report.outcome] += 1
+            used = dict(report.user_properties).get("servers") or ["no server"]
+            self.against.update(used if isinstance(used, list) else [])
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Tally(), "tally")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    tally = config.pluginmanager.get_plugin("tally")
+    if isinstance(tally, _Tally) and tally.outcomes:
+        against = ", ".join(f"{count} against {name}" for name, count in sorted(tally.against.items()))
+        outcomes = ", ".join(f"{count} {outcome}" for outcome, count in sorted(tally.outcomes.items()))
+        print(f"tests: {outcomes}; {against}")  # noqa: T201 - the last line of a run says what ran

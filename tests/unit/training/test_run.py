@@ -113,6 +113,25 @@ def test_a_stopped_and_resumed_run_ends_in_the_same_bytes(
     assert not second.of("resolved")
 
 
+def test_a_crashed_run_goes_on_from_its_newest_checkpoint_to_the_same_bytes(spec: Make, train: Train) -> None:
+    asked = spec(checkpoints={"strategy": "steps", "every": 4}, evaluation={"strategy": "steps", "every": 3})
+    whole = train(asked, "whole")
+
+    def crash(record: Record) -> bool:
+        if record.get("step") == 10 and record["type"] == "metric":
+            raise MemoryError("killed")
+        return False
+
+    first = train(asked, "parted", crash)
+    assert first.result["error"]["code"] == "out_of_memory"
+    checkpoint = newest_valid(first.out_dir / "checkpoints")
+    assert checkpoint is not None
+    assert checkpoint.name == "step-00000008"
+    second = train(asked, "parted", resolved=first.resolved, resume_from=checkpoint)
+    assert second.weights == whole.weights
+    assert second.result["metrics"] == whole.result["metrics"]
+
+
 def test_a_run_that_is_stopped_while_it_evaluates_evaluates_again(spec: Make, train: Train) -> None:
     whole = train(spec(), "whole")
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from app.specs import JobSpec
 from worker.training.errors import ClassUnknown
@@ -134,3 +135,20 @@ def test_resuming_needs_no_base_model(spec: Make, train: Train, models_dir: Path
     checkpoint = next((stopping.out_dir / "checkpoints").iterdir())
     done = train(spec(), resolved=stopping.resolved, resume_from=checkpoint, models_dir=own)
     assert done.result["status"] == "succeeded", done.result
+
+
+def test_bf16_trains_where_the_processor_is_quick_at_it(spec: Make, train: Train) -> None:
+    done = train(spec(training={"precision": "bf16"}))
+    able = torch.cpu.get_capabilities()
+    if able.get("amx_bf16") or able.get("avx512_bf16"):
+        assert done.result["status"] == "succeeded", done.result
+        assert done.resolved.precision == "bf16"
+        assert load_file(done.out_dir / "model" / "model.safetensors")["classifier.weight"].dtype == torch.float32
+    else:
+        assert done.result["error"]["code"] == "precision_unsupported"
+
+
+def test_an_automatic_precision_on_a_cpu_is_fp32(spec: Make, train: Train) -> None:
+    done = train(spec(training={"batch_size": "auto"}, evaluation={"batch_size": 3}))
+    assert (done.resolved.precision, done.resolved.batch_size, done.resolved.eval_batch_size) == ("fp32", 16, 3)
+    assert done.resolved.total_steps == 4

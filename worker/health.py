@@ -1,0 +1,24 @@
+"""`python -m worker.health`: exits with 0 when a worker of this host was heard within its lease, else with 1."""
+
+import socket
+import sys
+
+from app.db import Database
+from app.jobs import queries
+from app.settings import Settings
+
+
+def main() -> None:
+    """Look for this host's workers in the database."""
+    settings = Settings()
+    database = Database(settings.database(), pool_size=1)
+    with database.read() as session:
+        alive = [worker for worker, is_alive in queries.workers(session, silent_for=settings.lease_seconds) if is_alive]
+    database.close()
+    host = socket.gethostname()
+    if not any(worker.host == host for worker in alive):
+        sys.exit(f"no worker of {host} was heard within {settings.lease_seconds:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
