@@ -30,7 +30,6 @@ CACHE = ROOT / ".cache"
 OUTPUT = ROOT / "demo-output"
 BIN = Path(sys.executable).parent
 START_SECONDS = 120
-ENCODER = "all-minilm-l6-v2"
 SENTENCES = (
     "An absolute masterpiece, I have never enjoyed a film so much.",
     "It is watchable, with a few good moments and a few dull ones.",
@@ -74,9 +73,7 @@ def _service() -> Iterator[dict[str, str]]:
         "TUNESMITH_URL": f"http://127.0.0.1:{port}",
         "COLUMNS": "110",
     }
-    models = data / "models"
-    models.mkdir(parents=True)
-    (models / ENCODER).symlink_to(reviews.encoder())
+    reviews.models_dir(data / "models")
     _say(f"tunesmith up --port {port} --data {data.relative_to(ROOT)}")
     log = (OUTPUT / "service.log").open("wb")
     up = subprocess.Popen([BIN / "tunesmith", "up", "--port", str(port), "--data", str(data)], stdout=log, stderr=log)

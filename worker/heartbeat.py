@@ -63,6 +63,11 @@ class Heartbeat:
                 if time.monotonic() - answered > DATABASE_PATIENCE_SECONDS:
                     self.lost.set()
                     return
+            except Exception:
+                # A lease that nobody renews is a lost one; to train on in silence would be worse.
+                log.exception("job %s: the heartbeat failed", self._lease.job_id)
+                self.lost.set()
+                return
 
     def _renew(self) -> None:
         with self._database.write() as session:

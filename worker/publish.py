@@ -19,7 +19,7 @@ from app.jobs import lifecycle, queries
 from app.jobs.lifecycle import Lease, LostLease
 from app.jobs.tables import Artifact
 from app.storage import ObjectNotFound, Storage, StorageError
-from worker.training.checkpoints import MANIFEST, Manifest, verify
+from worker.training.checkpoints import MANIFEST, Manifest, read_manifest, verify
 from worker.training.errors import CheckpointBroken
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def publish(storage: Storage, lease: Lease, folder: Path, kind: str, record: Rec
         kind=kind,
         step=manifest.step,
         epoch=record.get("epoch"),
-        is_best=bool(record.get("is_best", False)),
+        is_best=False,
         metrics=record.get("metrics") or {},
         prefix=prefix,
         files=[{"path": file.path, "size": file.size, "sha256": file.sha256} for file in manifest.files],
@@ -103,9 +103,10 @@ class CheckpointUploads:
 
     def _upload(self, folder: Path, record: Record) -> None:
         started = time.monotonic()
+        best_step = read_manifest(folder).facts.get("best_step")
         artifact = publish(self._storage, self._lease, folder, "checkpoint", record)
         with self._database.write() as session:
-            lifecycle.checkpoint(session, self._lease, artifact)
+            lifecycle.checkpoint(session, self._lease, artifact, best_step)
         log.info("job %s: %s uploaded in %.1f s", self._lease.job_id, folder.name, time.monotonic() - started)
         rotate(self._database, self._storage, self._lease.job_id, self._keep)
 

@@ -61,6 +61,12 @@ def _attempt(parts: Parts, job: Job, lease: Lease, heartbeat: Heartbeat, folder:
     except (StorageError, CheckpointBroken) as error:
         log.warning("job %s: attempt %s fails on storage", lease.job_id, lease.attempt, exc_info=error)
         return _failure(parts, prepare.error_of(error), retryable=True)
+    except LostLease:
+        raise
+    except Exception as error:
+        # The process is dead by now. Better an attempt that says why than a lease that runs out.
+        log.exception("job %s: attempt %s ended in a way nobody foresaw", lease.job_id, lease.attempt)
+        return _failure(parts, _unforeseen(error), retryable=True)
     return _end_without_a_model(parts, ending)
 
 
@@ -142,6 +148,14 @@ def clear_workspaces(workspaces: Path) -> None:
             except BlockingIOError:
                 continue
             shutil.rmtree(lock.parent, ignore_errors=True)
+
+
+def _unforeseen(error: Exception) -> dict[str, Any]:
+    return {
+        "code": "internal_error",
+        "message": f"The worker failed: {type(error).__name__}.",
+        "hint": "The worker's log has the traceback. The job is tried again by itself.",
+    }
 
 
 def _crash(ending: Ending) -> dict[str, Any]:

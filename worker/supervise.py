@@ -64,14 +64,18 @@ def supervise(parts: Parts, lease: Lease, heartbeat: Heartbeat, assignment: Assi
         target=_carry, args=(relay, heartbeat, stopped_relaying), name=f"relay-{lease.job_id}", daemon=True
     )
     carrier.start()
+    patience = 0.0
     try:
-        asked = _watch(parts, process, heartbeat, assignment.seconds_left)
+        try:
+            asked = _watch(parts, process, heartbeat, assignment.seconds_left)
+        finally:
+            process.close()
+            stopped_relaying.set()
+            carrier.join()
+        _drain(relay, heartbeat)
+        patience = 0.0 if heartbeat.lost.is_set() else UPLOAD_PATIENCE_SECONDS
     finally:
-        process.close()
-        stopped_relaying.set()
-        carrier.join()
-    _drain(relay, heartbeat)
-    uploads.finish(0 if heartbeat.lost.is_set() else UPLOAD_PATIENCE_SECONDS)
+        uploads.finish(patience)
     if heartbeat.lost.is_set():
         raise LostLease
     return Ending(relay.result, asked, relay.log_tail())
@@ -125,6 +129,10 @@ def _carry(relay: Relay, heartbeat: Heartbeat, stopped: threading.Event) -> None
             relay.forward()
         except LostLease:
             heartbeat.lost.set()
+            return
+        except Exception:
+            # The drain after the end meets the same again, where it fails the attempt.
+            log.exception("the relay stopped")
             return
 
 

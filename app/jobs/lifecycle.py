@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, insert, select, update
+from sqlalchemy import ColumnElement, Row, false, insert, select, update
 from sqlalchemy.orm import Session
 
 from app.db import now
@@ -139,16 +139,17 @@ def log(session: Session, lease: Lease, start: int, text: str) -> None:
     )
 
 
-def checkpoint(session: Session, lease: Lease, artifact: Artifact) -> None:
-    """Record a checkpoint whose manifest is in storage. Raises LostLease."""
+def checkpoint(session: Session, lease: Lease, artifact: Artifact, best_step: int | None) -> None:
+    """Record a checkpoint whose manifest is in storage, and which step is now the best. Raises LostLease."""
+    artifact.is_best = artifact.step == best_step
     data = {"step": artifact.step, "epoch": artifact.epoch, "metrics": artifact.metrics, "is_best": artifact.is_best}
     record(session, lease, [("checkpoint", data)])
-    if artifact.is_best:
-        session.execute(
-            update(Artifact)
-            .where(Artifact.job_id == artifact.job_id, Artifact.kind == "checkpoint")
-            .values(is_best=False)
-        )
+    # The best may have moved to an older step too: a resumed run can judge a step that was saved before.
+    session.execute(
+        update(Artifact)
+        .where(Artifact.job_id == artifact.job_id, Artifact.kind == "checkpoint")
+        .values(is_best=false() if best_step is None else Artifact.step == best_step)
+    )
     session.add(artifact)
     session.flush()
 

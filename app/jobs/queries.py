@@ -1,10 +1,12 @@
 """Every read. Functions take a session and return rows or plain values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Row, and_, func, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Row, and_, exists, func, or_, select
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.sql.functions import FunctionElement
 
 from app.db import now
 from app.jobs.states import JobStatus
@@ -35,7 +37,7 @@ def jobs(
     query = select(Job).where(Job.project_id == project_id)
     exact = [(Job.status, status), (Job.task, task), (Job.name, name)]
     query = query.where(*(column == value for column, value in exact if value is not None))
-    query = query.where(*(Job.user_metadata[key].as_string() == value for key, value in (metadata or {}).items()))
+    query = query.where(*(_has_pair(Job.user_metadata, key, value) for key, value in (metadata or {}).items()))
     if created_after is not None:
         query = query.where(Job.created_at > created_after)
     if created_before is not None:
@@ -135,6 +137,18 @@ def dataset(session: Session, project_id: str, dataset_id: str) -> Dataset | Non
     )
 
 
+def hold_datasets(session: Session, dataset_ids: Collection[str]) -> set[str]:
+    """Those of these datasets that are not deleted; none of them can be until the transaction ends."""
+    alive = select(Dataset.id).where(Dataset.id.in_(dataset_ids), Dataset.deleted_at.is_(None))
+    return set(session.scalars(alive.with_for_update(read=True)))
+
+
+def dataset_to_remove(session: Session, project_id: str, dataset_id: str) -> Dataset | None:
+    """One dataset of this project, deleted or not; no job can come to need it until the transaction ends."""
+    query = select(Dataset).where(Dataset.id == dataset_id, Dataset.project_id == project_id)
+    return session.scalar(query.with_for_update())
+
+
 def datasets(session: Session, project_id: str, *, limit: int, after: str | None) -> tuple[list[Dataset], bool]:
     """A page of datasets, newest first, and whether there are more."""
     query = select(Dataset).where(Dataset.project_id == project_id, Dataset.deleted_at.is_(None))
@@ -199,9 +213,44 @@ def waiting_queues(session: Session) -> Sequence[str]:
     ).all()
 
 
+def job_counts(session: Session) -> dict[str, int]:
+    """Status to the number of jobs of all projects, where there are any."""
+    return dict(session.execute(select(Job.status, func.count()).group_by(Job.status)).tuples().all())
+
+
+def longest_wait(session: Session) -> float | None:
+    """For how many seconds the oldest queued job of all projects has waited."""
+    return session.scalar(select(now() - func.min(Job.queued_at)).where(Job.status == JobStatus.QUEUED))
+
+
 def seconds_left(session: Session, job_id: str) -> float | None:
     """Seconds until a job's deadline by the database's clock."""
     return session.scalar(select(Job.deadline_at - now()).where(Job.id == job_id))
+
+
+class _pairs(FunctionElement[Any]):  # noqa: N801 - reads as the SQL function that it is
+    """The pairs of a JSON object as rows of key and value.
+
+    Not a path into the document: SQLite finds no path whose key it must unescape first, such as "é".
+    """
+
+    name = "pairs"
+    inherit_cache = True
+
+
+@compiles(_pairs, "postgresql")
+def _pairs_on_postgresql(element: _pairs, compiler: Any, **options: Any) -> str:
+    return f"jsonb_each_text({compiler.process(element.clauses, **options)})"
+
+
+@compiles(_pairs, "sqlite")
+def _pairs_on_sqlite(element: _pairs, compiler: Any, **options: Any) -> str:
+    return f"json_each({compiler.process(element.clauses, **options)})"
+
+
+def _has_pair(column: InstrumentedAttribute[dict[str, Any]], key: str, value: str) -> ColumnElement[bool]:
+    pairs = _pairs(column).table_valued("key", "value")
+    return exists().where(pairs.c.key == key, pairs.c.value == value)
 
 
 def _page(items: list[Item], limit: int) -> tuple[list[Item], bool]:

@@ -18,9 +18,9 @@ from app.jobs.states import JobStatus
 from app.jobs.tables import Dataset, Job
 from app.specs import JobSpec
 from app.specs.data import DataSource, InlineData, UploadedData
+from app.specs.training import AUTO_BATCH_SIZE
 
 INLINE_LIMIT_BYTES = 1024**2
-AUTO_BATCH_SIZE = 8
 
 
 class Estimate(NamedTuple):
@@ -98,6 +98,17 @@ def check(database: Database, copies: LocalCopies, project_id: str, spec: JobSpe
     return Plan(spec, datasets)
 
 
+def require_datasets(session: Session, plan: Plan) -> None:
+    """Hold the plan's datasets in a write session, so that none is deleted before its job is there.
+
+    Raises InvalidRequest when one was deleted since the check.
+    """
+    held = queries.hold_datasets(session, plan.dataset_ids())
+    for split, dataset in plan.datasets.items():
+        if dataset.id not in held:
+            raise _no_dataset(split)
+
+
 def _sources(spec: JobSpec) -> dict[str, DataSource]:
     splits = {"train": spec.data.train, "eval": spec.data.eval, "test": spec.data.test}
     return {split: source for split, source in splits.items() if source is not None}
@@ -105,7 +116,10 @@ def _sources(spec: JobSpec) -> dict[str, DataSource]:
 
 def _check_inline_size(spec: JobSpec) -> None:
     for split, source in _sources(spec).items():
-        if isinstance(source, InlineData) and len(json.dumps(source.rows).encode()) > INLINE_LIMIT_BYTES:
+        if (
+            isinstance(source, InlineData)
+            and len(json.dumps(source.rows, ensure_ascii=False).encode()) > INLINE_LIMIT_BYTES
+        ):
             message = (
                 f"inline rows are limited to {INLINE_LIMIT_BYTES} bytes; upload larger data with POST /v1/datasets"
             )
@@ -119,10 +133,14 @@ def _datasets(session: Session, project_id: str, spec: JobSpec) -> dict[str, Dat
             continue
         dataset = queries.dataset(session, project_id, source.dataset)
         if dataset is None:
-            message = "there is no such dataset in this project; GET /v1/datasets lists them"
-            raise InvalidRequest(message, param=f"data.{split}.dataset", code="dataset_not_found")
+            raise _no_dataset(split)
         found[split] = dataset
     return found
+
+
+def _no_dataset(split: str) -> InvalidRequest:
+    message = "there is no such dataset in this project; GET /v1/datasets lists them"
+    return InvalidRequest(message, param=f"data.{split}.dataset", code="dataset_not_found")
 
 
 def _check_earlier_job(session: Session, project_id: str, spec: JobSpec) -> None:

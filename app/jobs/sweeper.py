@@ -57,6 +57,9 @@ class Sweeper(threading.Thread):
             except SQLAlchemyError as error:
                 log.warning("sweep failed, the database does not answer: %s", error)
                 wait = max(self._lease_seconds, self._interval)
+            except Exception:
+                # The next sweep may find the cause gone; without sweeps nothing is repaired.
+                log.exception("sweep failed")
 
     def stop(self) -> None:
         """End the thread."""

@@ -1,7 +1,11 @@
 """How raw label cells become class names, the same at submit and in training."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+ID_DIGITS = 10
+"""No list of labels is so long that its ids have more; int() refuses text of thousands of digits."""
 
 
 def label_name(cell: Any) -> str | None:
@@ -20,10 +24,27 @@ def label_name(cell: Any) -> str | None:
     return str(cell).strip() or None
 
 
+def class_name(cell: Any, labels: Sequence[str] | None) -> str | None:
+    """The class that a raw cell means, given `task.labels`; None for a cell that holds no label.
+
+    A whole number that is no label itself is an id into `labels`. What is neither stays as it is, for the caller to
+    refuse by name.
+    """
+    name = label_name(cell)
+    if name is None or labels is None or name in labels:
+        return name
+    is_id = name.isascii() and name.isdigit() and len(name) <= ID_DIGITS and int(name) < len(labels)
+    return labels[int(name)] if is_id else name
+
+
 def ordered(names: Iterable[str]) -> list[str]:
-    """Class names in the order of their ids: by number where all are numbers, else by text."""
-    unique = set(names)
+    """Class names in the order of their ids: by number where all are numbers, else by text.
+
+    The order depends on nothing but the names: "1" and "1.0" are equal numbers, and "nan" has no place among numbers.
+    """
+    unique = sorted(set(names))
     try:
-        return sorted(unique, key=float)
+        numbers = {name: float(name) for name in unique}
     except ValueError:
-        return sorted(unique)
+        return unique
+    return sorted(unique, key=numbers.__getitem__) if all(map(math.isfinite, numbers.values())) else unique

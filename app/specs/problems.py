@@ -1,10 +1,15 @@
 """Turns pydantic's errors into (param, message, code) as the API reports them."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
 from pydantic import ValidationError
+
+SHOWN_NAME = 100
+SUBJECT = re.compile(r"^(Input|String|List|Dictionary) should ")
+OBJECT = re.compile(r"a valid dictionary( or instance of \w+)?")
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ def problems(error: ValidationError, body: Any) -> list[Problem]:
         if "field" in context:
             # Raised by a model about one of its fields, which pydantic's own path leaves out.
             path = [*path, *context["field"].split(".")] if kind == "misfit" else [*path, context["field"]]
-        param, message = dotted(path), _sentence(item["msg"])
+        param, message = dotted(path), sentence(item["msg"])
         known = found.get(param)
         if known is None:
             found[param] = Problem(param, message, kind)
@@ -39,11 +44,22 @@ def problems(error: ValidationError, body: Any) -> list[Problem]:
 
 
 def dotted(path: Iterable[str | int]) -> str:
-    """Write a path as `a.b[2].c`."""
+    """Write a path as `a.b[2].c`; a name of more than 100 characters is cut."""
     text = ""
     for step in path:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+        if isinstance(step, int):
+            text += f"[{step}]"
+        else:
+            name = step if len(step) <= SHOWN_NAME else f"{step[:SHOWN_NAME]}…"
+            text += f".{name}" if text else name
     return text
+
+
+def sentence(message: str) -> str:
+    """Say what pydantic says so that it reads on after the name of a field."""
+    message = message.removeprefix("Value error, ").replace("Field required", "is required")
+    message = SUBJECT.sub("must ", message).replace(" after validation", "")
+    return OBJECT.sub("an object", message)
 
 
 def _real_path(location: tuple[int | str, ...], body: Any, *, is_missing: bool) -> list[int | str]:
@@ -59,8 +75,3 @@ def _real_path(location: tuple[int | str, ...], body: Any, *, is_missing: bool) 
         elif is_missing and index == len(location) - 1:
             path.append(step)
     return path
-
-
-def _sentence(message: str) -> str:
-    message = message.removeprefix("Value error, ")
-    return message.replace("Input should be", "must be").replace("Field required", "is required")

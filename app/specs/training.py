@@ -6,6 +6,9 @@ from pydantic import Field
 
 from app.specs.strict import Strict
 
+AUTO_BATCH_SIZE = 16
+"""What `batch_size: "auto"` becomes."""
+
 BatchSize = Annotated[int, Field(ge=1, le=4096)] | Literal["auto"]
 
 
@@ -35,7 +38,7 @@ class Training(Strict):
     max_steps: int | None = Field(
         default=None, ge=1, le=100_000_000, description="Optimiser steps; wins over `epochs`."
     )
-    batch_size: BatchSize = Field(default=8, description="Rows a forward pass, 1 to 4096, or `auto`.")
+    batch_size: BatchSize = Field(default=8, description="Rows a forward pass, 1 to 4096, or `auto`, which is 16.")
     gradient_accumulation: int = Field(default=1, ge=1, le=4096, description="Forward passes an optimiser step.")
     optimizer: Literal["adamw", "adafactor", "sgd"] = Field(default="adamw", description="The optimiser.")
     learning_rate: float = Field(default=5e-5, gt=0, le=1, description="The peak learning rate.")

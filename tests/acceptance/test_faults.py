@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from deployment import Deployment, is_alive, wait_until
-from servers import redis_server
+from servers import free_port, redis_server
 from tiny import spec
 
 LONG = {"max_steps": 600}
@@ -87,6 +87,15 @@ def test_without_its_broker_the_service_takes_jobs_and_workers_find_them(fleet: 
     assert fleet.http.post("/v1/jobs", json=spec()).status_code == 201
     second = fleet.client.get("/v1/jobs", limit=1)["data"][0]
     assert fleet.wait_for_end(second["id"], 60)["status"] == "succeeded"
+    assert worker.stop(signal.SIGTERM, patience=30) == 0
+
+
+def test_a_worker_that_starts_without_its_broker_runs_jobs_and_stops_when_asked(fleet: Deployment) -> None:
+    fleet.settings["TUNESMITH_BROKER_URL"] = f"redis://127.0.0.1:{free_port()}/0"
+    fleet.start_api()
+    worker = fleet.start_worker()
+    job = fleet.client.post("/v1/jobs", spec())
+    assert fleet.wait_for_end(job["id"], 60)["status"] == "succeeded"
     assert worker.stop(signal.SIGTERM, patience=30) == 0
 
 

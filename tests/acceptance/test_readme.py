@@ -20,7 +20,12 @@ def test_the_curl_session_of_the_readme_works(local: Deployment, tmp_path: Path)
         script, count = re.subn(rf"^{name}=.*$", f"{name}={value}", script, flags=re.MULTILINE)
         assert count == 1
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
     )
     assert done.returncode == 0, (done.stdout, done.stderr, local.logs())
     assert "model.safetensors" in done.stdout.splitlines()

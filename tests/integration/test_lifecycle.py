@@ -126,7 +126,7 @@ def test_a_worker_that_lost_its_lease_writes_nothing(database: Database, submit:
         lambda session: lifecycle.renew(session, old, 60),
         lambda session: lifecycle.record(session, old, [("note", {})]),
         lambda session: lifecycle.log(session, old, 0, "x"),
-        lambda session: lifecycle.checkpoint(session, old, model_of(old)),
+        lambda session: lifecycle.checkpoint(session, old, model_of(old), None),
         lambda session: lifecycle.succeed(session, old, model_of(old), {}),
         lambda session: lifecycle.fail(session, old, {}, retryable=True, limits=LIMITS),
         lambda session: lifecycle.release(session, old),

@@ -64,7 +64,7 @@ def commit(staging: Path, final: Path, facts: dict[str, Any]) -> Manifest:
 
 def verify(folder: Path) -> Manifest:
     """Read the manifest and check every file's size and hash. Raises CheckpointBroken with the reason."""
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
     for file in manifest.files:
         path = folder / _safe(folder, file.path)
         if not path.is_file():
@@ -75,6 +75,20 @@ def verify(folder: Path) -> Manifest:
         if _sha256(path) != file.sha256:
             raise CheckpointBroken(f"{folder.name}: the bytes of {file.path} are not those of its manifest")
     return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest without looking at the files. Raises CheckpointBroken with the reason."""
+    try:
+        body = cast("dict[str, Any]", json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+        if body["version"] != VERSION:
+            raise CheckpointBroken(f"{folder.name}: its manifest is of version {body['version']}, known is {VERSION}")
+        files = tuple(ManifestFile(f["path"], f["size"], f["sha256"]) for f in body["files"])
+        return Manifest(step=int(body["step"]), files=files, facts=_rest(body))
+    except FileNotFoundError:
+        raise CheckpointBroken(f"{folder.name}: there is no {MANIFEST}, so it was never finished") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointBroken(f"{folder.name}: its {MANIFEST} cannot be read: {error}") from error
 
 
 def newest_valid(checkpoints_dir: Path) -> Path | None:
@@ -141,19 +155,6 @@ def _write_manifest(path: Path, manifest: Manifest) -> None:
         json.dump(body, file, indent=1, allow_nan=False)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _read_manifest(folder: Path) -> Manifest:
-    try:
-        body = cast("dict[str, Any]", json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-        if body["version"] != VERSION:
-            raise CheckpointBroken(f"{folder.name}: its manifest is of version {body['version']}, known is {VERSION}")
-        files = tuple(ManifestFile(f["path"], f["size"], f["sha256"]) for f in body["files"])
-        return Manifest(step=int(body["step"]), files=files, facts=_rest(body))
-    except FileNotFoundError:
-        raise CheckpointBroken(f"{folder.name}: there is no {MANIFEST}, so it was never finished") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointBroken(f"{folder.name}: its {MANIFEST} cannot be read: {error}") from error
 
 
 def _safe(folder: Path, path: str) -> PurePosixPath:

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from app.specs import JobSpec, Resolved
+from app.specs.training import AUTO_BATCH_SIZE
 from worker.training.data import Data
 from worker.training.errors import DataChanged, GpuMissing, PrecisionUnsupported
 from worker.training.models import BaseModel, token_limit
 from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
 
-AUTO_BATCH = 16
 AUTO_EVAL_BATCH = {"cpu": 32, "cuda": 128}
 PACKAGES = (
     "tunesmith",
@@ -56,7 +56,7 @@ def steps_per_epoch(rows: int, batch_size: int, accumulation: int) -> int:
 def _settle(spec: JobSpec, data: Data, base: BaseModel, limit: int | None) -> Resolved:
     training, asked = spec.training, spec.tokenization.max_length
     device = _device(spec)
-    batch_size = AUTO_BATCH if training.batch_size == "auto" else training.batch_size
+    batch_size = AUTO_BATCH_SIZE if training.batch_size == "auto" else training.batch_size
     eval_batch = AUTO_EVAL_BATCH[device] if spec.evaluation.batch_size == "auto" else spec.evaluation.batch_size
     epoch = steps_per_epoch(len(data.splits["train"]), batch_size, training.gradient_accumulation)
     return Resolved(

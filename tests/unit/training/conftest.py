@@ -8,18 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from tiny import make_model, sentences
 
 from app.specs import JobSpec, Resolved
 from worker.training.reports import Record, Reporter
 from worker.training.request import TrainingRequest
 from worker.training.run import run
-
-GOOD = ("good", "great", "fine", "lovely")
-BAD = ("bad", "awful", "poor", "dull")
-FILLER = ("the", "film", "was", "a", "plot", "very")
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 @pytest.fixture(autouse=True)
@@ -31,51 +25,8 @@ def _one_thread() -> None:
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models folder with `local:tiny`."""
     folder = tmp_path_factory.mktemp("models")
-    words = [*SPECIAL, *GOOD, *BAD, *FILLER]
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )
-    torch.manual_seed(5)
-    config = BertConfig(
-        vocab_size=len(words),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=32,
-        initializer_range=0.1,
-    )
-    model = BertModel(config)
-    with torch.no_grad():
-        # What pretraining would have taught it: good words are alike, and bad words are their opposite.
-        direction = torch.randn(config.hidden_size)
-        for word in (*GOOD, *BAD):
-            model.embeddings.word_embeddings.weight[words.index(word)] += direction if word in GOOD else -direction
-    model.save_pretrained(folder / "tiny")
-    fast.save_pretrained(folder / "tiny")
+    make_model(folder / "tiny")
     return folder
-
-
-def sentences(count: int) -> list[dict[str, Any]]:
-    """Rows with a label that one of their words tells."""
-    return [
-        {
-            "text": f"the film was {FILLER[n % 6]} {(GOOD if n % 2 else BAD)[n % 4]} {FILLER[n // 3 % 6]}",
-            "label": "good" if n % 2 else "bad",
-        }
-        for n in range(count)
-    ]
 
 
 @pytest.fixture

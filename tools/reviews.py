@@ -54,6 +54,12 @@ def divided(
     return unique[:train], unique[train : train + evaluation]
 
 
+def splits(cache: Path) -> dict[str, list[dict[str, str]]]:
+    """The demo's 8,000 reviews to train on and 1,000 to evaluate on, by role."""
+    train, evaluation = divided(rating_rows(fetch(cache)), 8000, 1000)
+    return {"train": train, "eval": evaluation}
+
+
 def write_parquet(rows: list[dict[str, str]], path: Path) -> Path:
     """Write rows as the service keeps a dataset: Parquet, with the line each row would have in a CSV file."""
     path.parent.mkdir(parents=True, exist_ok=True)

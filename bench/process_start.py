@@ -1,0 +1,44 @@
+"""How long until a process can train: from the warm forkserver, against a fresh interpreter that imports the same.
+
+Prints the ratio of the medians. The child of either kind ends as soon as it could begin to train.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from worker.processes import TrainingProcesses
+
+RUNS = 5
+COLD = [sys.executable, "-P", "-c", "import worker.training.warm"]
+
+
+def main() -> None:
+    """Measure both, in turn, and print."""
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    processes = TrainingProcesses()
+    processes.warm_up()
+    warm, cold = [], []
+    for _ in range(RUNS):
+        warm.append(_seconds(processes.warm_up))
+        cold.append(_seconds(lambda: subprocess.run(COLD, check=True)))
+    print(
+        f"warm forkserver: {statistics.median(warm) * 1000:.0f} ms (of {RUNS}: {min(warm) * 1000:.0f} to {max(warm) * 1000:.0f})"
+    )
+    print(
+        f"fresh interpreter: {statistics.median(cold) * 1000:.0f} ms (of {RUNS}: {min(cold) * 1000:.0f} to {max(cold) * 1000:.0f})"
+    )
+    print(f"ratio: {statistics.median(cold) / statistics.median(warm):.0f}")
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

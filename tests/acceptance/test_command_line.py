@@ -1,0 +1,144 @@
+"""Every command, as a person types it, against a running service."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from deployment import Deployment
+from tiny import sentences, spec
+
+
+@pytest.fixture
+def csv_file(tmp_path: Path) -> Path:
+    path = tmp_path / "reviews.csv"
+    path.write_text("\n".join(["text,label", *(f"{row['text']},{row['label']}" for row in sentences(20))]) + "\n")
+    return path
+
+
+def test_a_job_from_upload_to_download(local: Deployment, tmp_path: Path, csv_file: Path) -> None:
+    local.start_api()
+    worker = local.start_worker()
+    uploaded = local.tunesmith("datasets", "upload", str(csv_file))
+    dataset = uploaded.split(":")[0]
+    assert "20 rows of text (string), label (string)" in uploaded
+    assert dataset in local.tunesmith("datasets", "list")
+    assert '"_line": 2' in local.tunesmith("datasets", "show", dataset)
+
+    body = tmp_path / "job.json"
+    body.write_text(json.dumps(spec(name="by hand", data={"train": {"dataset": dataset}})))
+    watched = local.tunesmith("submit", str(body), "--watch", "--idempotency-key", "once")
+    job = watched.split()[0]
+    assert re.search(rf"{job} succeeded: .*eval_accuracy 1", watched)
+    assert local.tunesmith("submit", str(body), "--idempotency-key", "once").split()[0] == job
+    assert "succeeded" in local.tunesmith("watch", job)
+    assert re.search(rf"{job} +│ by hand +│ succeeded", local.tunesmith("jobs", "--status", "succeeded"))
+    assert local.tunesmith("logs", job) is not None
+
+    folder = tmp_path / "model"
+    assert "every sha256 verified" in local.tunesmith("download", job, str(folder))
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    partial = weights.with_name("model.safetensors.part")
+    partial.write_bytes(whole[: len(whole) // 2])
+    weights.unlink()
+    local.tunesmith("download", job, str(folder))
+    assert weights.read_bytes() == whole
+    assert not partial.exists()
+
+    weights.write_bytes(b"x" * len(whole))
+    local.tunesmith("download", job, str(folder))
+    assert weights.read_bytes() == whole, "a file with wrong bytes was kept"
+    partial.write_bytes(b"x" * (len(whole) // 2))
+    weights.unlink()
+    assert "sha256" in local.tunesmith("download", job, str(folder), code=2)
+    local.tunesmith("download", job, str(folder))
+    assert weights.read_bytes() == whole
+
+    assert "has already ended" in local.tunesmith("cancel", job, code=2)
+    assert "is deleted" in local.tunesmith("datasets", "delete", dataset)
+    assert worker.stop() == 0
+
+
+def test_failed_and_cancelled_jobs_have_exit_codes_of_their_own(local: Deployment, tmp_path: Path) -> None:
+    local.start_api()
+    local.start_worker()
+    body = tmp_path / "job.json"
+    body.write_text(json.dumps(spec(model="local:nowhere")))
+    failed = local.tunesmith("submit", str(body), "--watch", code=1)
+    assert "failed (model_not_found)" in failed
+    body.write_text(json.dumps(spec(training={"max_steps": 50_000})))
+    job = local.tunesmith("submit", str(body)).strip()
+    assert "cancelled" in local.tunesmith("cancel", job) or local.wait_for_end(job)
+    assert "was cancelled" in local.tunesmith("watch", job, code=3)
+
+
+def test_refusals_are_printed_with_field_and_row(local: Deployment, tmp_path: Path) -> None:
+    local.start_api()
+    body = tmp_path / "job.json"
+    body.write_text(json.dumps(spec(training={"learnin_rate": 1})))
+    assert "did you mean 'learning_rate'?" in local.tunesmith("submit", str(body), code=2)
+    rows = [*sentences(10), {"text": " ", "label": "good"}]
+    body.write_text(json.dumps(spec(data={"train": {"rows": rows}})))
+    assert "train row 11, column 'text': the text is empty" in local.tunesmith("submit", str(body), code=2)
+    body.write_text("{")
+    assert "is not JSON" in local.tunesmith("submit", str(body), code=2)
+    broken = tmp_path / "broken.csv"
+    broken.write_text('text,label\n"open,good\n')
+    assert "line 2" in local.tunesmith("datasets", "upload", str(broken), code=2)
+
+
+def test_keys_are_made_listed_and_revoked(local: Deployment) -> None:
+    local.start_api()
+    key = local.tunesmith("keys", "create", "laptop", "--project", "search").strip()
+    assert key not in local.tunesmith("keys", "list")
+    key_id = "key_" + key.split("_")[1]
+    listed = local.tunesmith("keys", "list")
+    assert re.search(rf"{key_id} +│ search +│ laptop +│ live", listed)
+    local.key = key
+    local.tunesmith("jobs")
+    assert "is revoked" in local.tunesmith("keys", "revoke", key_id)
+    assert "401" in local.tunesmith("jobs", code=2)
+    assert "no live key" in local.tunesmith("keys", "revoke", key_id, code=1)
+
+
+def test_without_a_service_or_a_key_the_commands_say_what_to_do(local: Deployment) -> None:
+    local.url = "http://127.0.0.1:9"
+    assert "tunesmith up" in local.tunesmith("jobs", code=2)
+    local.key = ""
+    assert "TUNESMITH_API_KEY" in local.tunesmith("jobs", code=2)
+
+
+def test_migrate_brings_an_empty_database_up_and_says_so(local: Deployment) -> None:
+    local.settings["TUNESMITH_DATABASE_URL"] = f"sqlite:///{local.folder / 'new.db'}"
+    assert "newest migration" in local.tunesmith("migrate")
+
+
+def test_up_writes_a_key_that_only_its_owner_can_read(local: Deployment, tmp_path: Path) -> None:
+    local.settings["TUNESMITH_DATABASE_URL"] = ""
+    up = local.start_up()
+    key_file = local.folder / "api-key"
+    assert key_file.stat().st_mode & 0o777 == 0o600
+    local.key = key_file.read_text().strip()
+    local.tunesmith("jobs")
+    first = local.key
+    assert up.stop() == 0
+    again = local.start_up()
+    assert key_file.read_text().strip() == first
+    assert again.stop() == 0
+
+
+def test_training_processes_see_no_secret_of_the_service(fleet: Deployment) -> None:
+    fleet.settings["TUNESMITH_API_KEY"] = "ts_secret"
+    fleet.start_api()
+    worker = fleet.start_worker()
+    job = fleet.client.post("/v1/jobs", spec(training={"max_steps": 5000}))
+    fleet.wait_for(job["id"], lambda seen: bool(seen["progress"]))
+    environment = Path(f"/proc/{worker.training_pid}/environ").read_bytes().decode()
+    names = {entry.partition("=")[0] for entry in environment.split("\0")}
+    assert "PATH" in names
+    assert not [name for name in names if name.startswith(("TUNESMITH_", "AWS_"))]
+    assert os.environ.get("PATH", "") in environment
+    fleet.client.post(f"/v1/jobs/{job['id']}/cancel")
+    fleet.wait_for_end(job["id"])

@@ -1,0 +1,116 @@
+"""What a training process writes reaches the database once and in order."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text
+
+from app import auth
+from app.db import Database
+from app.identifiers import new_id
+from app.jobs import lifecycle, queries
+from app.jobs.lifecycle import Lease, LostLease
+from app.jobs.tables import Event, Job
+from worker import relay as relay_module
+from worker.relay import Relay
+
+
+@pytest.fixture
+def lease(database: Database) -> Lease:
+    spec: dict[str, Any] = {
+        "task": {"type": "text-classification"},
+        "model": "local:x",
+        "data": {"train": {"rows": [{"text": "a", "label": "b"}]}},
+    }
+    with database.write() as session:
+        project = auth.ensure_project(session, "default").id
+        job = Job(id=new_id("job"), project_id=project, task="t", user_metadata={}, priority=0, queue="cpu", spec=spec)
+        lifecycle.submit(session, job)
+    with database.write() as session:
+        claimed = lifecycle.claim(session, "w", ("cpu",), 60)
+    assert claimed is not None
+    return Lease(claimed.id, claimed.attempt, "w")
+
+
+def write(path: Path, *records: dict[str, Any], torn: str = "") -> None:
+    with path.open("a") as file:
+        file.write("".join(json.dumps(record) + "\n" for record in records) + torn)
+
+
+def events_of(database: Database, lease: Lease) -> list[tuple[str, dict[str, Any]]]:
+    with database.read() as session:
+        rows = session.scalars(select(Event).where(Event.job_id == lease.job_id, Event.seq > 2).order_by(Event.seq))
+        return [(event.type, event.data) for event in rows]
+
+
+def test_records_become_events_and_columns_and_a_torn_line_waits(
+    database: Database, lease: Lease, tmp_path: Path
+) -> None:
+    seen: list[str] = []
+    reports, output = tmp_path / "reports.jsonl", tmp_path / "output.log"
+    relay = Relay(database, lease, reports, output, lambda record: seen.append(record["type"]))
+    relay.forward()
+    metric = {"type": "metric", "time": 1.0, "step": 1, "epoch": 0.1, "values": {"loss": 2.0}}
+    write(reports, {"type": "phase", "time": 1.0, "phase": "training"}, metric, torn='{"type": "no')
+    output.write_text("one\ntwo\n")
+    relay.forward()
+    assert not relay.is_done
+    write(reports, torn='te", "time": 2.0, "message": "hello"}\n')
+    write(reports, {"type": "result", "time": 3.0, "status": "succeeded", "step": 1})
+    relay.forward()
+    relay.forward()
+    assert relay.is_done
+    assert [kind for kind, _ in events_of(database, lease)] == ["phase", "metric", "note"]
+    assert events_of(database, lease)[1][1] == {"step": 1, "epoch": 0.1, "values": {"loss": 2.0}}
+    assert seen == ["phase", "metric", "note", "result"]
+    assert relay.result is not None
+    assert relay.log_tail() == "one\ntwo"
+    with database.read() as session:
+        assert session.get_one(Job, lease.job_id).phase == "training"
+        assert queries.log_tail(session, lease.job_id, attempt=None, limit=100) == (1, "one\ntwo\n")
+        assert queries.log_tail(session, lease.job_id, attempt=1, limit=4) == (1, "two\n")
+
+
+def test_a_record_longer_than_a_batch_and_output_without_line_ends_arrive_whole(
+    database: Database, lease: Lease, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_module, "BATCH_BYTES", 100)
+    reports, output = tmp_path / "reports.jsonl", tmp_path / "output.log"
+    relay = Relay(database, lease, reports, output, lambda _: None)
+    write(reports, {"type": "note", "time": 1.0, "message": "x" * 1000}, {"type": "note", "time": 1.0, "message": "y"})
+    output.write_text("z" * 950)
+    relay.forward()
+    assert relay.is_done
+    assert [data["message"] for _, data in events_of(database, lease)] == ["x" * 1000, "y"]
+    with database.read() as session:
+        assert queries.log_tail(session, lease.job_id, attempt=None, limit=5000)[1] == "z" * 950
+
+
+def test_while_the_database_is_away_reports_wait_and_then_arrive_once(
+    database: Database, lease: Lease, tmp_path: Path
+) -> None:
+    reports = tmp_path / "reports.jsonl"
+    relay = Relay(database, lease, reports, tmp_path / "output.log", lambda _: None)
+    write(reports, {"type": "note", "time": 1.0, "message": "first"})
+    with database.write() as session:
+        session.execute(text("ALTER TABLE events RENAME TO events_away"))
+    relay.forward()
+    assert not relay.is_done
+    with database.write() as session:
+        session.execute(text("ALTER TABLE events_away RENAME TO events"))
+    write(reports, {"type": "note", "time": 2.0, "message": "second"})
+    relay.forward()
+    assert [data["message"] for _, data in events_of(database, lease)] == ["first", "second"]
+
+
+def test_a_lost_lease_stops_the_relay(database: Database, lease: Lease, tmp_path: Path) -> None:
+    reports = tmp_path / "reports.jsonl"
+    relay = Relay(database, lease, reports, tmp_path / "output.log", lambda _: None)
+    with database.write() as session:
+        lifecycle.release(session, lease)
+    write(reports, {"type": "note", "time": 1.0, "message": "late"})
+    with pytest.raises(LostLease):
+        relay.forward()
+    assert "late" not in str(events_of(database, lease))
