@@ -13,12 +13,12 @@ from app.jobs.sweeper import Sweeper
 from app.jobs.wakeup import open_wakeup
 from app.settings import Settings
 from app.storage import open_storage
+from app.workspaces import clear_abandoned
 from worker import machine
 from worker.local import start_polling
 from worker.parts import Parts
 from worker.processes import TrainingProcesses
 from worker.registration import Registration
-from worker.run_job import clear_workspaces
 from worker.slots import Slots
 
 log = logging.getLogger("worker")
@@ -38,7 +38,7 @@ def main() -> None:
     queues = ("cpu", "gpu") if gpus else ("cpu",)
     parts = _open(settings, gpus, queues)
     _prepare_environment_of_training()
-    clear_workspaces(parts.workspaces)
+    clear_abandoned(parts.workspaces)
     registration = Registration(
         parts.database, parts.worker_id, ",".join(queues), settings.slots, hardware, settings.heartbeat_seconds
     )

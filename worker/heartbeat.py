@@ -30,6 +30,7 @@ class Heartbeat:
         self.cancel = threading.Event()
         self.lost = threading.Event()
         self._done = threading.Event()
+        self._ending = threading.Event()
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{lease.job_id}", daemon=True)
 
     def __enter__(self) -> Self:
@@ -44,6 +45,10 @@ class Heartbeat:
         self._done.set()
         self._thread.join()
 
+    def expect_the_end(self) -> None:
+        """From now on a lease that is gone may be one that this worker itself has ended."""
+        self._ending.set()
+
     def _beat(self) -> None:
         renewed = answered = time.monotonic()
         while not self._done.wait(min(INTENT_SECONDS, self._every)):
@@ -55,7 +60,10 @@ class Heartbeat:
                     self._look()
                 answered = time.monotonic()
             except LostLease:
-                log.warning("job %s is no longer attempt %s of this worker", self._lease.job_id, self._lease.attempt)
+                if not self._ending.is_set():
+                    log.warning(
+                        "job %s is no longer attempt %s of this worker", self._lease.job_id, self._lease.attempt
+                    )
                 self.lost.set()
                 return
             except SQLAlchemyError as error:

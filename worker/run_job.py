@@ -1,15 +1,12 @@
 """One job, top to bottom: claim → prepare → supervise → finish."""
 
-import fcntl
 import logging
-import shutil
 import signal
-import tempfile
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from app.jobs import lifecycle
@@ -17,6 +14,7 @@ from app.jobs.lifecycle import Lease, LostLease
 from app.jobs.states import JobStatus
 from app.jobs.tables import Job
 from app.storage import StorageError
+from app.workspaces import workspace
 from worker import prepare
 from worker.heartbeat import Heartbeat
 from worker.parts import Parts
@@ -25,6 +23,8 @@ from worker.supervise import Ending, supervise
 from worker.training.errors import CheckpointBroken
 
 log = logging.getLogger(__name__)
+
+END_RETRY_SECONDS = 2.0
 
 End = Callable[[Session, Lease], JobStatus]
 """The last write of an attempt, in a session of its own. Returns what the job now is; raises LostLease."""
@@ -38,16 +38,33 @@ def run_next(parts: Parts, slot: int) -> bool:
     lease = Lease(job.id, job.attempt, parts.worker_id)
     log.info("job %s: attempt %s begins", job.id, job.attempt)
     try:
-        with _workspace(parts, lease) as folder:
-            # The lease is renewed until everything is in storage; the last write ends it.
-            with _heartbeat(parts, lease) as heartbeat:
-                end = _attempt(parts, job, lease, heartbeat, folder, slot)
-            with parts.database.write() as session:
-                status = end(session, lease)
+        with (
+            workspace(parts.workspaces, f"{lease.job_id}-a{lease.attempt}-") as folder,
+            _heartbeat(parts, lease) as heartbeat,
+        ):
+            end = _attempt(parts, job, lease, heartbeat, folder, slot)
+            status = _write_end(parts, lease, heartbeat, end)
         log.info("job %s: attempt %s is over, the job is %s", lease.job_id, lease.attempt, status)
     except LostLease:
         log.warning("job %s: attempt %s is no longer ours; nothing was published", lease.job_id, lease.attempt)
     return True
+
+
+def _write_end(parts: Parts, lease: Lease, heartbeat: Heartbeat, end: End) -> JobStatus:
+    """The last write, tried again while the database is away: the lease is still renewed meanwhile.
+
+    A commit whose outcome is unknown needs no care of its own: if it took effect, the next try finds that the
+    guard matches nothing.
+    """
+    heartbeat.expect_the_end()
+    while True:
+        try:
+            with parts.database.write() as session:
+                return end(session, lease)
+        except (OperationalError, InterfaceError) as error:
+            log.warning("job %s: its end waits, the database does not answer: %s", lease.job_id, error)
+            if heartbeat.lost.wait(END_RETRY_SECONDS):
+                raise LostLease from error
 
 
 def _attempt(parts: Parts, job: Job, lease: Lease, heartbeat: Heartbeat, folder: Path, slot: int) -> End:
@@ -124,30 +141,6 @@ def _heartbeat(parts: Parts, lease: Lease) -> Heartbeat:
     return Heartbeat(
         parts.database, lease, every=parts.settings.heartbeat_seconds, lease_seconds=parts.settings.lease_seconds
     )
-
-
-@contextmanager
-def _workspace(parts: Parts, lease: Lease) -> Generator[Path]:
-    parts.workspaces.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=parts.workspaces, prefix=f"{lease.job_id}-a{lease.attempt}-"))
-    # The lock tells `clear_workspaces` that somebody is at work here; a killed worker's goes with it.
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def clear_workspaces(workspaces: Path) -> None:
-    """Remove what killed workers left on this machine."""
-    for lock in workspaces.glob("*/lock"):
-        with lock.open("w") as held:
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 def _unforeseen(error: Exception) -> dict[str, Any]:

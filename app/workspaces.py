@@ -1,0 +1,38 @@
+"""Scratch folders that vanish with their owner: at the end of the block, or, when it was killed, at the next start."""
+
+import fcntl
+import shutil
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+LOCK = ".lock"
+
+
+@contextmanager
+def workspace(parent: Path, prefix: str = "") -> Generator[Path]:
+    """A new folder under `parent`, removed at the end."""
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+    # The lock says that somebody is at work here; it goes with a process that is killed.
+    with (folder / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def clear_abandoned(parent: Path) -> int:
+    """Remove the folders whose owner is gone; returns how many."""
+    removed = 0
+    for lock in parent.glob(f"*/{LOCK}"):
+        with lock.open("r+") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            shutil.rmtree(lock.parent, ignore_errors=True)
+            removed += 1
+    return removed
