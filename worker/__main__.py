@@ -44,6 +44,7 @@ def main() -> None:
     )
     sweeper = Sweeper(
         parts.database,
+        parts.storage,
         parts.limits,
         open_wakeup(settings.broker_url),
         interval=settings.sweep_seconds,

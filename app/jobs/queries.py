@@ -206,10 +206,12 @@ def past_deadline(session: Session) -> Sequence[str]:
     return session.scalars(select(Job.id).where(Job.status == JobStatus.QUEUED, Job.deadline_at < now())).all()
 
 
-def waiting_queues(session: Session) -> Sequence[str]:
-    """Queues with a job that could start now."""
+def due_queues(session: Session, *, within: float) -> Sequence[str]:
+    """Queues with a job that became due within the last `within` seconds and still waits."""
     return session.scalars(
-        select(Job.queue).where(Job.status == JobStatus.QUEUED, Job.available_at <= now()).distinct()
+        select(Job.queue)
+        .where(Job.status == JobStatus.QUEUED, Job.available_at <= now(), Job.available_at > now() - within)
+        .distinct()
     ).all()
 
 

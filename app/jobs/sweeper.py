@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -9,12 +10,20 @@ from app.db import Database
 from app.jobs import lifecycle, queries
 from app.jobs.lifecycle import Limits
 from app.jobs.wakeup import Wakeup
+from app.storage import Storage, StorageError
 
 log = logging.getLogger(__name__)
 
 
+HINT_SECONDS = 15.0
+"""A job that became due longer ago waits for a slot, not for a hint: more of them would only pile up."""
+UPKEEP_SECONDS = 3600.0
+LEFT_BEHIND_SECONDS = 24 * 3600.0
+"""What a put left behind longer ago than this belongs to nobody any more."""
+
+
 def sweep(database: Database, limits: Limits, wakeup: Wakeup) -> int:
-    """Reclaim expired leases, fail queued jobs past their deadline, hint at waiting work. Returns jobs changed."""
+    """Reclaim expired leases, fail queued jobs past their deadline, hint at work just due. Returns jobs changed."""
     with database.read() as session:
         expired, late = queries.expired_leases(session), queries.past_deadline(session)
     changed = 0
@@ -27,7 +36,7 @@ def sweep(database: Database, limits: Limits, wakeup: Wakeup) -> int:
         with database.write() as session:
             changed += lifecycle.expire(session, job_id)
     with database.read() as session:
-        waiting = queries.waiting_queues(session)
+        waiting = queries.due_queues(session, within=HINT_SECONDS)
     for queue in waiting:
         wakeup.hint(queue)
     return changed
@@ -40,23 +49,35 @@ class Sweeper(threading.Thread):
     """
 
     def __init__(
-        self, database: Database, limits: Limits, wakeup: Wakeup, *, interval: float, lease_seconds: float
+        self,
+        database: Database,
+        storage: Storage,
+        limits: Limits,
+        wakeup: Wakeup,
+        *,
+        interval: float,
+        lease_seconds: float,
     ) -> None:
         super().__init__(name="sweeper", daemon=True)
-        self._database, self._limits, self._wakeup = database, limits, wakeup
+        self._database, self._storage, self._limits, self._wakeup = database, storage, limits, wakeup
         self._interval, self._lease_seconds = interval, lease_seconds
         self._stop_asked = threading.Event()
 
     def run(self) -> None:
         """Sweep until stopped; an unreachable database is logged and tried again."""
-        wait = self._interval
+        wait, next_upkeep = self._interval, time.monotonic()
         while not self._stop_asked.wait(wait):
             try:
+                if time.monotonic() >= next_upkeep:
+                    next_upkeep = time.monotonic() + UPKEEP_SECONDS
+                    self._storage.sweep_temporary(LEFT_BEHIND_SECONDS)
                 sweep(self._database, self._limits, self._wakeup)
                 wait = self._interval
             except SQLAlchemyError as error:
                 log.warning("sweep failed, the database does not answer: %s", error)
                 wait = max(self._lease_seconds, self._interval)
+            except StorageError as error:
+                log.warning("the storage was not tidied up: %s", error)
             except Exception:
                 # The next sweep may find the cause gone; without sweeps nothing is repaired.
                 log.exception("sweep failed")
