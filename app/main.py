@@ -20,7 +20,7 @@ from app.datasets.local_copy import LocalCopies
 from app.db import Database
 from app.errors import InvalidRequest, MethodNotAllowed, NotFound, TunesmithError, Unavailable
 from app.identifiers import new_id
-from app.jobs.lifecycle import Limits
+from app.jobs.lifecycle import limits_of
 from app.jobs.sweeper import Sweeper
 from app.jobs.wakeup import open_wakeup
 from app.settings import Settings
@@ -46,7 +46,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         service = open_service(in_force)
         sweeper = Sweeper(
             service.database,
-            job_limits(in_force),
+            limits_of(in_force),
             service.wakeup,
             interval=in_force.sweep_seconds,
             lease_seconds=in_force.lease_seconds,
@@ -87,11 +87,6 @@ def open_service(settings: Settings) -> Service:
         wakeup=open_wakeup(settings.broker_url),
         copies=LocalCopies(storage, settings.cache(), settings.cache_limit_bytes),
     )
-
-
-def job_limits(settings: Settings) -> Limits:
-    """When retrying ends, by these settings."""
-    return Limits(settings.max_failures, settings.max_workers_lost, settings.backoff_seconds)
 
 
 class RequestId:

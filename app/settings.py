@@ -78,6 +78,14 @@ class Settings(BaseSettings):
     stop_grace_seconds: float = Field(default=30.0, gt=0, description="From SIGTERM to SIGKILL of a training process.")
     max_failures: int = Field(default=5, ge=1, description="Failed attempts after which a job fails for good.")
     max_workers_lost: int = Field(default=10, ge=1, description="Lost workers after which a job fails for good.")
+    max_stalled: int = Field(
+        default=5, ge=1, description="Attempts in a row without a new training step after which a job fails for good."
+    )
+    hung_seconds: float = Field(
+        default=1800.0,
+        gt=0,
+        description="A training process that reports nothing for this long is killed and tried again.",
+    )
     backoff_seconds: float = Field(
         default=2.0, ge=0, description="Wait before the second attempt; doubles up to a minute."
     )

@@ -8,7 +8,7 @@ import signal
 from app.datasets.local_copy import LocalCopies
 from app.db import Database
 from app.identifiers import new_id
-from app.jobs.lifecycle import Limits
+from app.jobs.lifecycle import limits_of
 from app.jobs.sweeper import Sweeper
 from app.jobs.wakeup import open_wakeup
 from app.settings import Settings
@@ -71,7 +71,7 @@ def _open(settings: Settings, gpus: int, queues: tuple[str, ...]) -> Parts:
         worker_id=new_id("wrk"),
         queues=(*queues, "any"),
         settings=settings,
-        limits=Limits(settings.max_failures, settings.max_workers_lost, settings.backoff_seconds),
+        limits=limits_of(settings),
         database=Database(settings.database()),
         storage=storage,
         copies=LocalCopies(storage, settings.cache(), settings.cache_limit_bytes),

@@ -6,13 +6,11 @@ import time
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import Database
 from app.jobs import lifecycle
-from app.jobs.lifecycle import Lease, LostLease
-from app.jobs.tables import Job
+from app.jobs.lifecycle import Intents, Lease, LostLease
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +20,13 @@ DATABASE_PATIENCE_SECONDS = 600.0
 
 
 class Heartbeat:
-    """A context in which the lease is renewed. `cancel` and `lost` are set when they become true."""
+    """A context in which the lease is renewed. `cancel`, `pause` and `lost` are set when they become true."""
 
     def __init__(self, database: Database, lease: Lease, *, every: float, lease_seconds: float) -> None:
         self._database, self._lease = database, lease
         self._every, self._lease_seconds = every, lease_seconds
         self.cancel = threading.Event()
+        self.pause = threading.Event()
         self.lost = threading.Event()
         self._done = threading.Event()
         self._ending = threading.Event()
@@ -79,14 +78,16 @@ class Heartbeat:
 
     def _renew(self) -> None:
         with self._database.write() as session:
-            if lifecycle.renew(session, self._lease, self._lease_seconds).cancel:
-                self.cancel.set()
+            self._obey(lifecycle.renew(session, self._lease, self._lease_seconds))
 
     def _look(self) -> None:
         # A read between renewals makes cancelling quick without a write a second.
         with self._database.read() as session:
-            row = session.execute(select(Job.cancel_requested_at).where(*self._lease.guard())).one_or_none()
-        if row is None:
-            raise LostLease
-        if row.cancel_requested_at is not None:
+            intents = lifecycle.look(session, self._lease)
+        self._obey(intents)
+
+    def _obey(self, intents: Intents) -> None:
+        if intents.cancel:
             self.cancel.set()
+        if intents.pause:
+            self.pause.set()

@@ -100,8 +100,8 @@ def _publish(parts: Parts, lease: Lease, out_dir: Path, result: dict[str, Any]) 
 def _end_without_a_model(parts: Parts, ending: Ending) -> End:
     if ending.asked in STOPPED:
         return STOPPED[ending.asked]
-    if ending.asked == "timeout":
-        return _failure(parts, lifecycle.timeout_error(), retryable=False)
+    if ending.asked == "hung":
+        return _failure(parts, _hung(parts, ending), retryable=True)
     if (ending.result or {}).get("status") == "failed":
         result = ending.result or {}
         return _failure(
@@ -128,7 +128,17 @@ def _released(session: Session, lease: Lease) -> JobStatus:
     return JobStatus.QUEUED
 
 
-STOPPED: dict[str, End] = {"cancel": _cancelled, "worker_stopping": _released}
+def _paused(session: Session, lease: Lease) -> JobStatus:
+    lifecycle.finish_pause(session, lease)
+    return JobStatus.PAUSED
+
+
+def _timed_out(session: Session, lease: Lease) -> JobStatus:
+    lifecycle.time_out(session, lease)
+    return JobStatus.FAILED
+
+
+STOPPED: dict[str, End] = {"cancel": _cancelled, "pause": _paused, "timeout": _timed_out, "worker_stopping": _released}
 """What an attempt that was asked to stop becomes."""
 
 
@@ -148,6 +158,16 @@ def _unforeseen(error: Exception) -> dict[str, Any]:
         "code": "internal_error",
         "message": f"The worker failed: {type(error).__name__}.",
         "hint": "The worker's log has the traceback. The job is tried again by itself.",
+    }
+
+
+def _hung(parts: Parts, ending: Ending) -> dict[str, Any]:
+    return {
+        "code": "training_hung",
+        "message": f"The training process reported nothing for {parts.settings.hung_seconds:.0f} s and was killed.",
+        "hint": "The next attempt goes on from the newest checkpoint. Where one step truly takes so long, raise "
+        "TUNESMITH_HUNG_SECONDS on the worker.",
+        "log_tail": ending.log_tail,
     }
 
 

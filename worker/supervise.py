@@ -33,7 +33,7 @@ class Ending:
     result: Record | None
     """Its own word; None when it died without one."""
     asked: str | None
-    """Why it was asked to stop: cancel, worker_stopping, timeout or lost; None when it ended by itself."""
+    """Why it was asked to stop: cancel, pause, worker_stopping, timeout, hung or lost; None when it ended by itself."""
     log_tail: str
 
 
@@ -67,7 +67,8 @@ def supervise(parts: Parts, lease: Lease, heartbeat: Heartbeat, assignment: Assi
     patience = 0.0
     try:
         try:
-            asked = _watch(parts, process, heartbeat, assignment.seconds_left)
+            silence = _Silence(parts.settings.hung_seconds, assignment.out_dir / FILE_NAME, output)
+            asked = _watch(parts, process, heartbeat, silence, assignment.seconds_left)
         finally:
             process.close()
             stopped_relaying.set()
@@ -81,11 +82,28 @@ def supervise(parts: Parts, lease: Lease, heartbeat: Heartbeat, assignment: Assi
     return Ending(relay.result, asked, relay.log_tail())
 
 
-def _watch(parts: Parts, process: TrainingProcess, heartbeat: Heartbeat, seconds_left: float) -> str | None:
+class _Silence:
+    """How long nothing was written to any of some files."""
+
+    def __init__(self, limit: float, *paths: Path) -> None:
+        self._limit, self._paths = limit, paths
+        self._size, self._since = 0, time.monotonic()
+
+    def is_too_long(self) -> bool:
+        size = sum(path.stat().st_size for path in self._paths if path.exists())
+        if size != self._size:
+            self._size, self._since = size, time.monotonic()
+        return time.monotonic() - self._since > self._limit
+
+
+def _watch(
+    parts: Parts, process: TrainingProcess, heartbeat: Heartbeat, silence: _Silence, seconds_left: float
+) -> str | None:
     deadline = time.monotonic() + seconds_left
     while not process.wait(WATCH_SECONDS):
-        asked = _reason_to_stop(parts, heartbeat, deadline)
-        if asked == "lost":
+        asked = "hung" if silence.is_too_long() else _reason_to_stop(parts, heartbeat, deadline)
+        if asked in ("lost", "hung"):
+            # Neither is asked politely: a lost job may publish nothing, and a hung process does not listen.
             process.kill()
             return asked
         if asked is not None:
@@ -103,6 +121,8 @@ def _reason_to_stop(parts: Parts, heartbeat: Heartbeat, deadline: float) -> str 
         return "cancel"
     if time.monotonic() > deadline:
         return "timeout"
+    if heartbeat.pause.is_set():
+        return "pause"
     return "worker_stopping" if parts.stopping.is_set() else None
 
 

@@ -9,6 +9,7 @@ class JobStatus(StrEnum):
 
     QUEUED = "queued"
     RUNNING = "running"
+    PAUSED = "paused"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -36,9 +37,14 @@ TRANSITIONS: dict[str, Transition] = {
     "fail": Transition(JobStatus.RUNNING, JobStatus.FAILED, "worker", "failed"),
     "release": Transition(JobStatus.RUNNING, JobStatus.QUEUED, "worker", "worker_stopping"),
     "cancel_running": Transition(JobStatus.RUNNING, JobStatus.CANCELLED, "worker", "cancel_requested"),
+    "pause_running": Transition(JobStatus.RUNNING, JobStatus.PAUSED, "worker", "pause_requested"),
+    "pause_queued": Transition(JobStatus.QUEUED, JobStatus.PAUSED, "user", "pause_requested"),
+    "resume": Transition(JobStatus.PAUSED, JobStatus.QUEUED, "user", "resumed"),
+    "cancel_paused": Transition(JobStatus.PAUSED, JobStatus.CANCELLED, "user", "cancel_requested"),
     "cancel_queued": Transition(JobStatus.QUEUED, JobStatus.CANCELLED, "user", "cancel_requested"),
     "reclaim": Transition(JobStatus.RUNNING, JobStatus.QUEUED, "sweeper", "worker_lost"),
     "reclaim_cancelled": Transition(JobStatus.RUNNING, JobStatus.CANCELLED, "sweeper", "cancel_requested"),
+    "reclaim_paused": Transition(JobStatus.RUNNING, JobStatus.PAUSED, "sweeper", "pause_requested"),
     "give_up": Transition(JobStatus.RUNNING, JobStatus.FAILED, "sweeper", "worker_lost"),
     "expire_queued": Transition(JobStatus.QUEUED, JobStatus.FAILED, "sweeper", "timeout"),
 }

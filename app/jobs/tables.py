@@ -90,6 +90,10 @@ class Job(Base):
     user_metadata: Mapped[dict[str, Any]]
     priority: Mapped[int] = mapped_column(Integer)
     queue: Mapped[str] = mapped_column(String(20))
+    parent_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), index=True)
+    start_artifact_id: Mapped[str | None] = mapped_column(String(40))
+    """A checkpoint of an earlier job that the first attempt goes on from."""
+    body_sha256: Mapped[str] = mapped_column(String(64))
     spec: Mapped[dict[str, Any]]
     resolved: Mapped[dict[str, Any] | None]
 
@@ -103,7 +107,13 @@ class Job(Base):
     deadline_at: Mapped[float | None]
     failures: Mapped[int] = mapped_column(Integer, insert_default=0)
     workers_lost: Mapped[int] = mapped_column(Integer, insert_default=0)
+    stalled: Mapped[int] = mapped_column(Integer, insert_default=0)
+    """Attempts in a row that reached no step beyond `furthest_step`."""
+    furthest_step: Mapped[int] = mapped_column(BigInteger, insert_default=0)
+    step_at_claim: Mapped[int] = mapped_column(BigInteger, insert_default=0)
     cancel_requested_at: Mapped[float | None]
+    pause_requested_at: Mapped[float | None]
+    paused_at: Mapped[float | None]
 
     progress: Mapped[dict[str, Any] | None]
     metrics: Mapped[dict[str, Any] | None]

@@ -81,6 +81,9 @@ def upgrade() -> None:
         sa.Column("user_metadata", JSON, nullable=False),
         sa.Column("priority", sa.Integer(), nullable=False),
         sa.Column("queue", sa.String(length=20), nullable=False),
+        sa.Column("parent_id", sa.String(length=40), nullable=True),
+        sa.Column("start_artifact_id", sa.String(length=40), nullable=True),
+        sa.Column("body_sha256", sa.String(length=64), nullable=False),
         sa.Column("spec", JSON, nullable=False),
         sa.Column("resolved", JSON, nullable=True),
         sa.Column("status", sa.String(length=20), nullable=False),
@@ -93,7 +96,12 @@ def upgrade() -> None:
         sa.Column("deadline_at", sa.Double(), nullable=True),
         sa.Column("failures", sa.Integer(), nullable=False),
         sa.Column("workers_lost", sa.Integer(), nullable=False),
+        sa.Column("stalled", sa.Integer(), nullable=False),
+        sa.Column("furthest_step", sa.BigInteger(), nullable=False),
+        sa.Column("step_at_claim", sa.BigInteger(), nullable=False),
         sa.Column("cancel_requested_at", sa.Double(), nullable=True),
+        sa.Column("pause_requested_at", sa.Double(), nullable=True),
+        sa.Column("paused_at", sa.Double(), nullable=True),
         sa.Column("progress", JSON, nullable=True),
         sa.Column("metrics", JSON, nullable=True),
         sa.Column("error", JSON, nullable=True),
@@ -103,11 +111,13 @@ def upgrade() -> None:
         sa.Column("started_at", sa.Double(), nullable=True),
         sa.Column("finished_at", sa.Double(), nullable=True),
         sa.CheckConstraint(
-            "status IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name=op.f("ck_jobs_status")
+            "status IN ('queued', 'running', 'paused', 'succeeded', 'failed', 'cancelled')", name=op.f("ck_jobs_status")
         ),
+        sa.ForeignKeyConstraint(["parent_id"], ["jobs.id"], name=op.f("fk_jobs_parent_id_jobs")),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_jobs_project_id_projects")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
     )
+    op.create_index(op.f("ix_jobs_parent_id"), "jobs", ["parent_id"], unique=False)
     op.create_index("ix_jobs_project_id_id", "jobs", ["project_id", "id"], unique=False)
     op.create_index("ix_jobs_queue", "jobs", ["status", "priority", "queued_at"], unique=False)
 
@@ -193,6 +203,7 @@ def downgrade() -> None:
     op.drop_table("artifacts")
     op.drop_index("ix_jobs_queue", table_name="jobs")
     op.drop_index("ix_jobs_project_id_id", table_name="jobs")
+    op.drop_index(op.f("ix_jobs_parent_id"), table_name="jobs")
 
     op.drop_table("jobs")
     op.drop_index(op.f("ix_datasets_project_id"), table_name="datasets")

@@ -10,13 +10,13 @@ from app import auth
 from app.db import Database, now
 from app.identifiers import new_id
 from app.jobs import lifecycle, queries
-from app.jobs.lifecycle import Lease, Limits, LostLease
+from app.jobs.lifecycle import Intents, Lease, Limits, LostLease
 from app.jobs.states import JobStatus
 from app.jobs.sweeper import sweep
 from app.jobs.tables import Artifact, Event, Job
 from app.jobs.wakeup import NoWakeup
 
-LIMITS = Limits(max_failures=3, max_workers_lost=2, backoff_seconds=0)
+LIMITS = Limits(max_failures=3, max_workers_lost=2, max_stalled=9, backoff_seconds=0)
 SPEC = {
     "task": {"type": "text-classification"},
     "model": "local:x",
@@ -26,17 +26,18 @@ SPEC = {
 
 @pytest.fixture
 def submit(database: Database) -> Callable[..., str]:
-    def submit(priority: int = 0, queue: str = "cpu") -> str:
+    def submit(priority: int = 0, queue: str = "cpu", project: str = "default") -> str:
         with database.write() as session:
-            project = auth.ensure_project(session, "default").id
+            project_id = auth.ensure_project(session, project).id
             job = Job(
                 id=new_id("job"),
-                project_id=project,
+                project_id=project_id,
                 task="text-classification",
                 user_metadata={},
                 priority=priority,
                 queue=queue,
                 spec=SPEC,
+                body_sha256="0" * 64,
             )
             lifecycle.submit(session, job)
         return job.id
@@ -163,7 +164,7 @@ def test_backoff_delays_the_next_claim(database: Database, submit: Callable[...,
     submit()
     assert (lease := claim(database)) is not None
     with database.write() as session:
-        lifecycle.fail(session, lease, {"code": "x"}, retryable=True, limits=Limits(5, 5, backoff_seconds=30))
+        lifecycle.fail(session, lease, {"code": "x"}, retryable=True, limits=Limits(5, 5, 5, backoff_seconds=30))
     assert claim(database) is None
     with database.write() as session:
         session.execute(update(Job).values(available_at=now() - 1))
@@ -234,3 +235,80 @@ def test_a_queued_job_past_its_deadline_fails(database: Database, submit: Callab
         session.execute(update(Job).values(deadline_at=now() - 1))
     sweep(database, LIMITS, NoWakeup())
     assert status(database, job_id) == JobStatus.FAILED
+
+
+def test_pause_frees_a_job_at_once_or_when_its_worker_obeys_and_resume_queues_it(
+    database: Database, submit: Callable[..., str]
+) -> None:
+    running = submit()
+    assert (lease := claim(database)) is not None
+    queued = submit()
+    with database.write() as session:
+        assert lifecycle.pause(session, queued)
+        assert lifecycle.pause(session, running)
+        assert lifecycle.pause(session, running)
+    assert status(database, queued) == JobStatus.PAUSED
+    assert claim(database) is None
+    with database.write() as session:
+        assert lifecycle.renew(session, lease, 60) == Intents(cancel=False, pause=True)
+        lifecycle.finish_pause(session, lease)
+    assert status(database, running) == JobStatus.PAUSED
+    with database.write() as session:
+        assert lifecycle.resume(session, running)
+        assert not lifecycle.resume(session, running)
+    assert (again := claim(database)) is not None
+    assert (again.job_id, again.attempt) == (running, 2)
+    with database.write() as session:
+        assert not lifecycle.renew(session, again, 60).pause
+
+
+def test_time_spent_paused_does_not_count_against_the_deadline(database: Database, submit: Callable[..., str]) -> None:
+    job_id = submit()
+    assert (lease := claim(database)) is not None
+    with database.write() as session:
+        before = queries.seconds_left(session, job_id)
+        lifecycle.pause(session, job_id)
+        lifecycle.finish_pause(session, lease)
+        session.execute(update(Job).values(paused_at=Job.paused_at - 1000))
+        lifecycle.resume(session, job_id)
+        after = queries.seconds_left(session, job_id)
+    assert before is not None
+    assert after is not None
+    assert after - before == pytest.approx(1000, abs=5)
+
+
+def test_a_pause_beats_a_retry_and_a_reclaim_and_a_cancel_beats_a_pause(
+    database: Database, submit: Callable[..., str]
+) -> None:
+    failing, lost, cancelled = submit(), submit(), submit()
+    leases = [claim(database), claim(database, lease=-1), claim(database, lease=-1)]
+    assert all(leases)
+    with database.write() as session:
+        for job_id in (failing, lost, cancelled):
+            lifecycle.pause(session, job_id)
+        lifecycle.cancel(session, cancelled)
+        assert leases[0] is not None
+        assert lifecycle.fail(session, leases[0], {"code": "x"}, retryable=True, limits=LIMITS) == JobStatus.PAUSED
+    sweep(database, LIMITS, NoWakeup())
+    assert status(database, failing) == status(database, lost) == JobStatus.PAUSED
+    assert status(database, cancelled) == JobStatus.CANCELLED
+    with database.write() as session:
+        assert lifecycle.cancel(session, lost)
+    assert status(database, lost) == JobStatus.CANCELLED
+
+
+def test_attempts_that_reach_no_new_step_end_a_crash_loop(database: Database, submit: Callable[..., str]) -> None:
+    submit()
+    limits = Limits(max_failures=99, max_workers_lost=99, max_stalled=2, backoff_seconds=0)
+    for step, expected in ((10, "queued"), (10, "queued"), (12, "queued"), (12, "queued"), (9, "failed")):
+        assert (lease := claim(database)) is not None
+        with database.write() as session:
+            lifecycle.record(session, lease, [], progress={"step": step, "of": 20, "epoch": 1.0})
+            assert lifecycle.fail(session, lease, {"code": "x"}, retryable=True, limits=limits) == expected
+
+
+def test_projects_take_turns(database: Database, submit: Callable[..., str]) -> None:
+    greedy = [submit() for _ in range(3)]
+    modest = submit(project="modest")
+    claimed = [claim(database) for _ in range(4)]
+    assert [lease.job_id for lease in claimed if lease] == [greedy[0], modest, *greedy[1:]]

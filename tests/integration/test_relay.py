@@ -26,7 +26,16 @@ def lease(database: Database) -> Lease:
     }
     with database.write() as session:
         project = auth.ensure_project(session, "default").id
-        job = Job(id=new_id("job"), project_id=project, task="t", user_metadata={}, priority=0, queue="cpu", spec=spec)
+        job = Job(
+            id=new_id("job"),
+            project_id=project,
+            task="t",
+            user_metadata={},
+            priority=0,
+            queue="cpu",
+            spec=spec,
+            body_sha256="0" * 64,
+        )
         lifecycle.submit(session, job)
     with database.write() as session:
         claimed = lifecycle.claim(session, "w", ("cpu",), 60)

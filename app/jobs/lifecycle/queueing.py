@@ -1,0 +1,92 @@
+"""Into the queue and out of it: submit, and the claim that decides who goes next."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy.orm import Session, aliased
+
+from app.db import now
+from app.jobs.lifecycle.moves import append, status_event
+from app.jobs.states import TRANSITIONS, JobStatus
+from app.jobs.tables import Job
+from app.specs import JobSpec
+from app.specs.durations import seconds
+
+
+def submit(session: Session, job: Job) -> None:
+    """Add a queued job and its first event. The caller adds the idempotency row to the same transaction."""
+    job.event_seq = 1
+    session.add(job)
+    session.flush()
+    event = status_event(
+        None, JobStatus.QUEUED, "user", "submitted", **({"parent": job.parent_id} if job.parent_id else {})
+    )
+    append(session, job.id, 1, 0, [event])
+
+
+def claim(session: Session, owner: str, queues: Sequence[str], lease_seconds: float) -> Job | None:
+    """Take the best queued job of these queues, or None. It is the caller's for `lease_seconds`."""
+    taken = TRANSITIONS["claim"]
+    best = (
+        select(Job.id)
+        .where(*claimable(queues))
+        .order_by(*queue_order())
+        .limit(1)
+        .with_for_update(skip_locked=True, of=Job)
+        .scalar_subquery()
+    )
+    claimed = session.execute(
+        update(Job)
+        .where(Job.id == best, Job.status == taken.source)
+        .values(
+            status=taken.target,
+            phase="preparing",
+            attempt=Job.attempt + 1,
+            step_at_claim=Job.furthest_step,
+            owner=owner,
+            lease_expires_at=now() + lease_seconds,
+            started_at=now(),
+            event_seq=Job.event_seq + 1,
+        )
+        .returning(Job.id, Job.event_seq, Job.attempt)
+        .execution_options(synchronize_session=False)
+    ).one_or_none()
+    if claimed is None:
+        return None
+    job_id, seq, attempt = claimed
+    append(
+        session,
+        job_id,
+        seq,
+        attempt,
+        [status_event(taken.source, taken.target, taken.actor, taken.reason, owner=owner)],
+    )
+    job = session.get_one(Job, job_id)
+    if job.deadline_at is None:
+        timeout = seconds(JobSpec.model_validate(job.spec).resources.timeout)
+        session.execute(update(Job).where(Job.id == job_id).values(deadline_at=now() + timeout))
+    session.refresh(job)
+    return job
+
+
+def claimable(queues: Sequence[str]) -> tuple[ColumnElement[bool], ...]:
+    """Which jobs a worker of these queues may take now."""
+    return (
+        Job.status == JobStatus.QUEUED,
+        Job.queue.in_(queues),
+        Job.available_at <= now(),
+        Job.cancel_requested_at.is_(None),
+        Job.pause_requested_at.is_(None),
+    )
+
+
+def queue_order() -> tuple[ColumnElement[object], ...]:
+    """Who goes first: priority, then the project with fewer jobs running, then who has waited longest."""
+    other = aliased(Job)
+    running = (
+        select(func.count())
+        .where(other.project_id == Job.project_id, other.status == JobStatus.RUNNING)
+        .correlate(Job)
+        .scalar_subquery()
+    )
+    return (Job.priority.desc(), running, Job.queued_at, Job.id)

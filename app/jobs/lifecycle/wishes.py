@@ -1,0 +1,63 @@
+"""What people may ask of a job at any time: cancel, pause, resume. Each is False when the state does not allow it."""
+
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from app.db import now
+from app.jobs.lifecycle.moves import append, move
+from app.jobs.states import TERMINAL, JobStatus
+from app.jobs.tables import Job
+
+
+def cancel(session: Session, job_id: str) -> bool:
+    """Cancel a queued or paused job at once, or ask a running one to stop."""
+    for name in ("cancel_queued", "cancel_paused"):
+        if move(session, name, job_id, [], cancel_requested_at=now()):
+            return True
+    if _ask(session, job_id, "cancel", cancel_requested_at=now()):
+        return True
+    return _status(session, job_id) not in TERMINAL
+
+
+def pause(session: Session, job_id: str) -> bool:
+    """Pause a queued job at once, or ask a running one to save a checkpoint and give its slot back."""
+    if move(session, "pause_queued", job_id, [], paused_at=now()):
+        return True
+    if _ask(session, job_id, "pause", pause_requested_at=now()):
+        return True
+    return _status(session, job_id) in (JobStatus.PAUSED, JobStatus.RUNNING)
+
+
+def resume(session: Session, job_id: str) -> bool:
+    """Put a paused job back into the queue. The time that it was paused does not count against its deadline."""
+    return move(
+        session,
+        "resume",
+        job_id,
+        [],
+        available_at=now(),
+        queued_at=now(),
+        paused_at=None,
+        deadline_at=Job.deadline_at + (now() - Job.paused_at),
+    )
+
+
+def _ask(session: Session, job_id: str, intent: str, **values: Any) -> bool:
+    column = Job.cancel_requested_at if intent == "cancel" else Job.pause_requested_at
+    asked = session.execute(
+        update(Job)
+        .where(Job.id == job_id, Job.status == JobStatus.RUNNING, column.is_(None))
+        .values(event_seq=Job.event_seq + 1, **values)
+        .returning(Job.event_seq, Job.attempt)
+        .execution_options(synchronize_session=False)
+    ).one_or_none()
+    if asked is None:
+        return False
+    append(session, job_id, asked.event_seq, asked.attempt, [("intent", {"intent": intent, "actor": "user"})])
+    return True
+
+
+def _status(session: Session, job_id: str) -> str | None:
+    return session.scalar(select(Job.status).where(Job.id == job_id))
