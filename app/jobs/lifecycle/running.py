@@ -56,8 +56,18 @@ def log(session: Session, lease: Lease, start: int, text: str) -> None:
 
 
 def checkpoint(session: Session, lease: Lease, artifact: Artifact, best_step: int | None) -> None:
-    """Record a checkpoint whose manifest is in storage, and which step is now the best. Raises LostLease."""
+    """Record a checkpoint whose manifest is in storage, and which step is now the best. Raises LostLease.
+
+    Recording the same one again changes nothing: the outcome of an earlier commit may have been unknown.
+    """
     artifact.is_best = artifact.step == best_step
+    known = select(Artifact.id).where(
+        Artifact.job_id == lease.job_id, Artifact.attempt == lease.attempt, Artifact.kind == "checkpoint",
+        Artifact.step == artifact.step,
+    )  # fmt: skip
+    if session.scalar(known) is not None:
+        look(session, lease)
+        return
     data = {"step": artifact.step, "epoch": artifact.epoch, "metrics": artifact.metrics, "is_best": artifact.is_best}
     record(session, lease, [("checkpoint", data)])
     # The best may have moved to an older step too: a resumed run can judge a step that was saved before.
@@ -72,9 +82,9 @@ def checkpoint(session: Session, lease: Lease, artifact: Artifact, best_step: in
 
 def succeed(session: Session, lease: Lease, artifact: Artifact, metrics: dict[str, Any]) -> None:
     """Publish the model and finish. The manifest has been verified in storage. Raises LostLease."""
+    _leave(session, lease, "succeed", artifact_id=artifact.id, metrics=metrics, error=None)
     session.add(artifact)
     session.flush()
-    _leave(session, lease, "succeed", artifact_id=artifact.id, metrics=metrics, error=None)
 
 
 def fail(session: Session, lease: Lease, error: dict[str, Any], *, retryable: bool, limits: Limits) -> JobStatus:
