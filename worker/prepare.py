@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from app.jobs import queries
-from app.jobs.tables import Job
+from app.jobs.tables import Artifact, Job
 from app.specs import JobSpec, Resolved
 from app.storage import ObjectNotFound
 from worker.parts import Parts
-from worker.publish import fetch, newest_checkpoint
+from worker.publish import fetch, fetch_checkpoint, newest_checkpoint
 from worker.supervise import Assignment
 from worker.training.request import TrainingRequest
 
@@ -29,7 +29,7 @@ def prepare(parts: Parts, job: Job, folder: Path, slot: int) -> Assignment:
         models_dir=parts.settings.models(),
         jobs_models=_earlier_model(parts, job, spec, folder),
         resolved=Resolved.model_validate(job.resolved) if job.resolved else None,
-        resume_from=newest_checkpoint(parts.database, parts.storage, job.id, folder / "resume"),
+        resume_from=_checkpoint(parts, job, folder / "resume"),
         job_id=job.id,
         threads=parts.threads_a_slot,
     )
@@ -83,6 +83,19 @@ def _earlier_model(parts: Parts, job: Job, spec: JobSpec, folder: Path) -> dict[
     except ObjectNotFound as error:
         raise Unpreparable(f"the model of job {earlier_id} is no longer in storage: {error}") from error
     return {earlier_id: target}
+
+
+def _checkpoint(parts: Parts, job: Job, target: Path) -> Path | None:
+    """The newest checkpoint of this job; before it has one, the checkpoint of an earlier job that it starts from."""
+    found = newest_checkpoint(parts.database, parts.storage, job.id, target)
+    if found is not None or job.start_artifact_id is None:
+        return found
+    with parts.database.read() as session:
+        start = session.get(Artifact, job.start_artifact_id)
+    found = fetch_checkpoint(parts.database, parts.storage, start, target) if start is not None else None
+    if found is None:
+        raise Unpreparable("the checkpoint of the earlier job that this job starts from is gone")
+    return found
 
 
 def _seconds_left(parts: Parts, job: Job) -> float:

@@ -125,21 +125,25 @@ def rotate(database: Database, storage: Storage, job_id: str, keep: int) -> None
 
 
 def newest_checkpoint(database: Database, storage: Storage, job_id: str, target: Path) -> Path | None:
-    """Fetch the newest checkpoint of any attempt whose files verify, and beside it the best one that it names.
-
-    Older ones are tried in turn. Raises StorageError.
-    """
+    """Fetch the newest checkpoint of any attempt whose files verify; older ones are tried in turn. Raises StorageError."""
     with database.read() as session:
         candidates = queries.checkpoints(session, job_id)
-    for artifact in candidates:
-        found = _fetch_verified(storage, artifact, target)
-        if found is not None:
-            best_step = found.facts.get("best_step")
-            # Of several attempts' checkpoints of the best step, all hold the same model: the first whole one will do.
-            others = (item for item in candidates if item.step == best_step and item.step != artifact.step)
-            next((item for item in others if _fetch_verified(storage, item, target)), None)
-            return target / _name(artifact)
-    return None
+    found = (fetch_checkpoint(database, storage, artifact, target) for artifact in candidates)
+    return next((folder for folder in found if folder is not None), None)
+
+
+def fetch_checkpoint(database: Database, storage: Storage, artifact: Artifact, target: Path) -> Path | None:
+    """Fetch a checkpoint, and beside it the best one that it names. None when its files do not verify. Raises StorageError."""
+    found = _fetch_verified(storage, artifact, target)
+    if found is None:
+        return None
+    best_step = found.facts.get("best_step")
+    with database.read() as session:
+        known = queries.checkpoints(session, artifact.job_id)
+    # Of several attempts' checkpoints of the best step, all hold the same model: the first whole one will do.
+    others = (item for item in known if item.step == best_step and item.step != artifact.step)
+    next((item for item in others if _fetch_verified(storage, item, target)), None)
+    return target / _name(artifact)
 
 
 def _fetch_verified(storage: Storage, artifact: Artifact, target: Path) -> Manifest | None:

@@ -3,16 +3,19 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Row, and_, exists, func, or_, select
+from sqlalchemy import ColumnElement, Row, exists, func, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import InstrumentedAttribute, Session
 from sqlalchemy.sql.functions import FunctionElement
 
 from app.db import now
+from app.jobs import lifecycle
 from app.jobs.states import JobStatus
 from app.jobs.tables import Artifact, Dataset, Event, IdempotencyKey, Job, JobDataset, LogChunk, Worker
 
 Item = TypeVar("Item")
+
+POSITIONS = 1000
 
 
 def job(session: Session, project_id: str, job_id: str) -> Job | None:
@@ -47,20 +50,34 @@ def jobs(
     return _page(list(session.scalars(query.order_by(Job.id.desc()).limit(limit + 1))), limit)
 
 
-def queue_position(session: Session, job: Job) -> int | None:
-    """How many jobs of the same queue go first, from 0; None unless it is queued."""
+def queue_positions(session: Session, queues: Sequence[str]) -> dict[str, int]:
+    """Job id to how many jobs would be claimed before it, of the first thousand that wait in these queues."""
+    waiting = (
+        select(Job.id)
+        .where(Job.status == JobStatus.QUEUED, Job.queue.in_(queues))
+        .order_by(*lifecycle.queue_order())
+        .limit(POSITIONS)
+    )
+    return {job_id: place for place, job_id in enumerate(session.scalars(waiting))}
+
+
+def waiting_for(session: Session, job: Job, *, silent_for: float) -> str | None:
+    """Why a queued job does not run yet, for people; None unless it is queued."""
     if job.status != JobStatus.QUEUED:
         return None
-    return session.scalar(
-        select(func.count()).where(
-            Job.status == JobStatus.QUEUED,
-            Job.queue == job.queue,
-            or_(
-                Job.priority > job.priority,
-                and_(Job.priority == job.priority, Job.queued_at < job.queued_at),
-                and_(Job.priority == job.priority, Job.queued_at == job.queued_at, Job.id < job.id),
-            ),
-        )
+    if wait := session.scalar(select(Job.available_at - now()).where(Job.id == job.id, Job.available_at > now())):
+        return f"the next attempt begins in {wait:.0f} s"
+    alive = [worker for worker, is_alive in workers(session, silent_for=silent_for) if is_alive]
+    if not alive:
+        return "no worker is alive"
+    if job.queue == "gpu" and not any("gpu" in worker.queues.split(",") for worker in alive):
+        return "no live worker offers a GPU"
+    busy = session.scalar(select(func.count()).where(Job.status == JobStatus.RUNNING)) or 0
+    slots = sum(worker.slots for worker in alive)
+    return (
+        f"all {slots} slots of the {len(alive)} live workers are busy"
+        if busy >= slots
+        else "a worker is about to take it"
     )
 
 
@@ -72,6 +89,16 @@ def events(
     if kind is not None:
         query = query.where(Event.type == kind)
     return _page(list(session.scalars(query.order_by(Event.seq).limit(limit + 1))), limit)
+
+
+def event_heads(session: Session, job_ids: Sequence[str]) -> dict[str, int]:
+    """Job id to the id of its newest event."""
+    return {job_id: head for job_id, head in session.execute(select(Job.id, Job.event_seq).where(Job.id.in_(job_ids)))}
+
+
+def status(session: Session, job_id: str) -> str | None:
+    """The status of a job, or None without it."""
+    return session.scalar(select(Job.status).where(Job.id == job_id))
 
 
 def metric_events(session: Session, job_id: str) -> Sequence[Row[dict[str, Any], int, float]]:
