@@ -30,6 +30,8 @@ class Heartbeat:
         self.lost = threading.Event()
         self._done = threading.Event()
         self._ending = threading.Event()
+        self._patience = DATABASE_PATIENCE_SECONDS
+        self._answered = time.monotonic()
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{lease.job_id}", daemon=True)
 
     def __enter__(self) -> Self:
@@ -44,12 +46,21 @@ class Heartbeat:
         self._done.set()
         self._thread.join()
 
+    def is_lost(self) -> bool:
+        """Whether the job is somebody else's, or the database has not answered for too long to know.
+
+        Judged from outside of the beating thread, which may hang in a call that never returns.
+        """
+        if time.monotonic() - self._answered > self._patience:
+            self.lost.set()
+        return self.lost.is_set()
+
     def expect_the_end(self) -> None:
         """From now on a lease that is gone may be one that this worker itself has ended."""
         self._ending.set()
 
     def _beat(self) -> None:
-        renewed = answered = time.monotonic()
+        renewed = self._answered = time.monotonic()
         while not self._done.wait(min(INTENT_SECONDS, self._every)):
             try:
                 if time.monotonic() - renewed >= self._every:
@@ -57,7 +68,7 @@ class Heartbeat:
                     renewed = time.monotonic()
                 else:
                     self._look()
-                answered = time.monotonic()
+                self._answered = time.monotonic()
             except LostLease:
                 if not self._ending.is_set():
                     log.warning(
@@ -67,9 +78,6 @@ class Heartbeat:
                 return
             except SQLAlchemyError as error:
                 log.warning("job %s: the database does not answer: %s", self._lease.job_id, error)
-                if time.monotonic() - answered > DATABASE_PATIENCE_SECONDS:
-                    self.lost.set()
-                    return
             except Exception:
                 # A lease that nobody renews is a lost one; to train on in silence would be worse.
                 log.exception("job %s: the heartbeat failed", self._lease.job_id)

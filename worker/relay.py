@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from app.db import Database
 from app.jobs import lifecycle
@@ -39,20 +39,21 @@ class Relay:
         self._started = self._last_progress = time.monotonic()
         self.result: Record | None = None
 
-    def forward(self) -> None:
-        """Carry over all that there is now. Raises LostLease; an unreachable database is logged, and tried again next time."""
+    def forward(self) -> bool:
+        """Carry over all whole lines that there are now. Raises LostLease.
+
+        False when the database is away: then it is tried again next time, from where this stopped. What the database
+        refuses for another reason is raised.
+        """
         try:
             for lines, end in self._reports.lines():
-                self._forward_records([json.loads(line) for line in lines])
+                self._forward_records(_parsed(lines))
                 self._reports.offset = end
             self._forward_output()
-        except SQLAlchemyError as error:
+        except (OperationalError, InterfaceError) as error:
             log.warning("job %s: reports wait, the database does not answer: %s", self._lease.job_id, error)
-
-    @property
-    def is_done(self) -> bool:
-        """Whether everything that was written has been carried over."""
-        return self._reports.is_at_end() and self._output.is_at_end()
+            return False
+        return True
 
     def log_tail(self, lines: int = 30) -> str:
         """The last lines of text output."""
@@ -143,7 +144,13 @@ class _Tail:
             file.seek(max(0, self._path.stat().st_size - count))
             return file.read()
 
-    def is_at_end(self) -> bool:
-        if not self._path.exists():
-            return True
-        return self._path.stat().st_size <= self.offset
+
+def _parsed(lines: list[bytes]) -> list[Record]:
+    records: list[Record] = []
+    for line in lines:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            # Half a line, left by a write that met a full disk; what follows is whole again.
+            log.warning("a report that is no JSON was passed over: %.100r", line)
+    return records

@@ -73,7 +73,7 @@ def supervise(parts: Parts, lease: Lease, heartbeat: Heartbeat, assignment: Assi
             process.close()
             stopped_relaying.set()
             carrier.join()
-        _drain(relay, heartbeat)
+        _drain(parts, relay, heartbeat)
         patience = 0.0 if heartbeat.lost.is_set() else UPLOAD_PATIENCE_SECONDS
     finally:
         uploads.finish(patience)
@@ -115,7 +115,7 @@ def _watch(
 
 
 def _reason_to_stop(parts: Parts, heartbeat: Heartbeat, deadline: float) -> str | None:
-    if heartbeat.lost.is_set():
+    if heartbeat.is_lost():
         return "lost"
     if heartbeat.cancel.is_set():
         return "cancel"
@@ -156,14 +156,13 @@ def _carry(relay: Relay, heartbeat: Heartbeat, stopped: threading.Event) -> None
             return
 
 
-def _drain(relay: Relay, heartbeat: Heartbeat) -> None:
-    # The process is dead, so its files no longer grow; only the database can keep us here, and the
-    # heartbeat gives up on that.
-    while not heartbeat.lost.is_set():
-        try:
-            relay.forward()
-        except LostLease:
-            heartbeat.lost.set()
-        if relay.is_done:
-            return
+def _drain(parts: Parts, relay: Relay, heartbeat: Heartbeat) -> None:
+    # The process is dead, so its files no longer grow: one pass that the database takes is all. The heartbeat
+    # gives up on a database that stays away, and a worker that is to stop does not wait so long.
+    asked_at = None
+    while not heartbeat.is_lost() and not relay.forward():
+        if parts.stopping.is_set():
+            asked_at = asked_at or time.monotonic()
+            if time.monotonic() - asked_at > parts.settings.stop_grace_seconds:
+                heartbeat.lost.set()
         time.sleep(RELAY_SECONDS)

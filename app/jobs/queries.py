@@ -93,7 +93,8 @@ def events(
 
 def event_heads(session: Session, job_ids: Sequence[str]) -> dict[str, int]:
     """Job id to the id of its newest event."""
-    return {job_id: head for job_id, head in session.execute(select(Job.id, Job.event_seq).where(Job.id.in_(job_ids)))}
+    heads = session.execute(select(Job.id, Job.event_seq).where(Job.id.in_(job_ids)))
+    return {job_id: head for job_id, head in heads}  # noqa: C416 - dict() of rows has no type
 
 
 def status(session: Session, job_id: str) -> str | None:
@@ -236,8 +237,9 @@ def expired_leases(session: Session) -> Sequence[Row[str, int, int, int, int, in
 
 
 def past_deadline(session: Session) -> Sequence[str]:
-    """Queued jobs whose deadline has passed."""
-    return session.scalars(select(Job.id).where(Job.status == JobStatus.QUEUED, Job.deadline_at < now())).all()
+    """Queued and running jobs whose deadline has passed."""
+    unfinished = Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING])
+    return session.scalars(select(Job.id).where(unfinished, Job.deadline_at < now())).all()
 
 
 def due_queues(session: Session, *, within: float) -> Sequence[str]:

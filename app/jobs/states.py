@@ -46,6 +46,7 @@ TRANSITIONS: dict[str, Transition] = {
     "reclaim_cancelled": Transition(JobStatus.RUNNING, JobStatus.CANCELLED, "sweeper", "cancel_requested"),
     "reclaim_paused": Transition(JobStatus.RUNNING, JobStatus.PAUSED, "sweeper", "pause_requested"),
     "give_up": Transition(JobStatus.RUNNING, JobStatus.FAILED, "sweeper", "worker_lost"),
+    "expire_running": Transition(JobStatus.RUNNING, JobStatus.FAILED, "sweeper", "timeout"),
     "expire_queued": Transition(JobStatus.QUEUED, JobStatus.FAILED, "sweeper", "timeout"),
 }
 """Every edge there is, by name. `app.jobs.lifecycle` takes them; nothing else writes a status."""

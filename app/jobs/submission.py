@@ -18,6 +18,7 @@ from app.jobs.states import JobStatus
 from app.jobs.tables import Dataset, Job
 from app.specs import JobSpec
 from app.specs.data import DataSource, InlineData, UploadedData
+from app.specs.durations import seconds
 from app.specs.training import AUTO_BATCH_SIZE
 
 INLINE_LIMIT_BYTES = 1024**2
@@ -49,6 +50,7 @@ class Plan:
             user_metadata=dict(self.spec.metadata),
             priority=self.spec.priority,
             queue={0: "cpu", 1: "gpu", "auto": "any"}[self.spec.resources.gpus],
+            timeout_seconds=seconds(self.spec.resources.timeout),
             spec=self.spec.model_dump(mode="json"),
         )
 

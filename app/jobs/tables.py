@@ -104,6 +104,7 @@ class Job(Base):
     lease_expires_at: Mapped[float | None]
     queued_at: Mapped[float] = mapped_column(insert_default=db_now())
     available_at: Mapped[float] = mapped_column(insert_default=db_now())
+    timeout_seconds: Mapped[int] = mapped_column(Integer)
     deadline_at: Mapped[float | None]
     failures: Mapped[int] = mapped_column(Integer, insert_default=0)
     workers_lost: Mapped[int] = mapped_column(Integer, insert_default=0)

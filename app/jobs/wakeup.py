@@ -10,8 +10,6 @@ from kombu.exceptions import OperationalError
 log = logging.getLogger(__name__)
 
 WAKE_TASK = "tunesmith.wake"
-QUEUES = ("cpu", "gpu")
-"""What a worker can offer. A job of queue `any` is hinted to both."""
 
 
 class Wakeup(Protocol):
@@ -36,13 +34,11 @@ class CeleryWakeup:
         self._celery = broker(broker_url)
 
     def hint(self, queue: str) -> None:
-        """Put one message in the queue, or in every queue for `any`."""
-        for name in QUEUES if queue == "any" else (queue,):
-            try:
-                self._celery.send_task(WAKE_TASK, queue=name, ignore_result=True, retry=False, expires=60)
-            except (OperationalError, OSError) as error:
-                log.warning("the broker does not answer, workers will find the job by polling: %s", error)
-                return
+        """Put one message in the queue."""
+        try:
+            self._celery.send_task(WAKE_TASK, queue=queue, ignore_result=True, retry=False, expires=60)
+        except (OperationalError, OSError) as error:
+            log.warning("the broker does not answer, workers will find the job by polling: %s", error)
 
     def check(self) -> None:
         """Raise if the broker does not answer within a second or two."""

@@ -93,6 +93,7 @@ def upgrade() -> None:
         sa.Column("lease_expires_at", sa.Double(), nullable=True),
         sa.Column("queued_at", sa.Double(), nullable=False),
         sa.Column("available_at", sa.Double(), nullable=False),
+        sa.Column("timeout_seconds", sa.Integer(), nullable=False),
         sa.Column("deadline_at", sa.Double(), nullable=True),
         sa.Column("failures", sa.Integer(), nullable=False),
         sa.Column("workers_lost", sa.Integer(), nullable=False),

@@ -37,6 +37,7 @@ def submit(database: Database) -> Callable[..., str]:
                 priority=priority,
                 queue=queue,
                 spec=SPEC,
+                timeout_seconds=3600,
                 body_sha256="0" * 64,
             )
             lifecycle.submit(session, job)
@@ -224,7 +225,7 @@ def test_release_counts_nothing(database: Database, submit: Callable[..., str]) 
     with database.read() as session:
         job = session.get_one(Job, job_id)
         assert (job.status, job.failures, job.workers_lost) == (JobStatus.QUEUED, 0, 0)
-        assert queries.queue_position(session, job) == 0
+        assert queries.queue_positions(session, ["cpu"]) == {job_id: 0}
 
 
 def test_a_queued_job_past_its_deadline_fails(database: Database, submit: Callable[..., str]) -> None:

@@ -33,7 +33,7 @@ from app.jobs.sweeper import sweep
 from app.jobs.tables import Artifact, Base, Event, Job
 from app.jobs.wakeup import NoWakeup
 
-EXAMPLES, STEPS = (200, 50) if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else (15, 40)
+EXAMPLES, STEPS = (200, 50) if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else (60, 40)
 LIMITS = Limits(max_failures=4, max_workers_lost=4, max_stalled=4, backoff_seconds=0)
 SPEC = {
     "task": {"type": "text-classification"},
@@ -65,7 +65,7 @@ class Lifecycle(RuleBasedStateMachine):
             project_id = auth.ensure_project(session, project).id
             job = Job(
                 id=new_id("job"), project_id=project_id, task="t", user_metadata={}, priority=priority, queue="cpu",
-                spec=SPEC, body_sha256="0" * 64,
+                spec=SPEC, timeout_seconds=3600, body_sha256="0" * 64,
             )  # fmt: skip
             lifecycle.submit(session, job)
         self.submitted.append(job.id)
@@ -141,6 +141,9 @@ class Lifecycle(RuleBasedStateMachine):
             assert job.attempt >= self.attempts.get(job.id, 0)
             self.attempts[job.id] = job.attempt
             assert (job.status == JobStatus.RUNNING) == (job.owner is not None) == (job.lease_expires_at is not None)
+            if job.status == JobStatus.QUEUED:
+                assert job.cancel_requested_at is None, "nobody would ever claim it"
+                assert job.pause_requested_at is None, "nobody would ever claim it"
             assert (job.status == JobStatus.SUCCEEDED) == (job.artifact_id is not None)
 
     @invariant()
@@ -191,7 +194,7 @@ BOUNDS = settings(
     stateful_step_count=STEPS,
     deadline=None,
     database=None,
-    derandomize=EXAMPLES == 15,
+    derandomize=EXAMPLES == 60,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.generate],
 )

@@ -1,11 +1,13 @@
 """What a training process writes reaches the database once and in order."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import create_engine, select, text
 
 from app import auth
 from app.db import Database
@@ -34,6 +36,7 @@ def lease(database: Database) -> Lease:
             priority=0,
             queue="cpu",
             spec=spec,
+            timeout_seconds=3600,
             body_sha256="0" * 64,
         )
         lifecycle.submit(session, job)
@@ -64,13 +67,11 @@ def test_records_become_events_and_columns_and_a_torn_line_waits(
     metric = {"type": "metric", "time": 1.0, "step": 1, "epoch": 0.1, "values": {"loss": 2.0}}
     write(reports, {"type": "phase", "time": 1.0, "phase": "training"}, metric, torn='{"type": "no')
     output.write_text("one\ntwo\n")
-    relay.forward()
-    assert not relay.is_done
+    assert relay.forward()
     write(reports, torn='te", "time": 2.0, "message": "hello"}\n')
     write(reports, {"type": "result", "time": 3.0, "status": "succeeded", "step": 1})
-    relay.forward()
-    relay.forward()
-    assert relay.is_done
+    assert relay.forward()
+    assert relay.forward()
     assert [kind for kind, _ in events_of(database, lease)] == ["phase", "metric", "note"]
     assert events_of(database, lease)[1][1] == {"step": 1, "epoch": 0.1, "values": {"loss": 2.0}}
     assert seen == ["phase", "metric", "note", "result"]
@@ -90,11 +91,32 @@ def test_a_record_longer_than_a_batch_and_output_without_line_ends_arrive_whole(
     relay = Relay(database, lease, reports, output, lambda _: None)
     write(reports, {"type": "note", "time": 1.0, "message": "x" * 1000}, {"type": "note", "time": 1.0, "message": "y"})
     output.write_text("z" * 950)
-    relay.forward()
-    assert relay.is_done
+    assert relay.forward()
     assert [data["message"] for _, data in events_of(database, lease)] == ["x" * 1000, "y"]
     with database.read() as session:
         assert queries.log_tail(session, lease.job_id, attempt=None, limit=5000)[1] == "z" * 950
+
+
+@contextmanager
+def away(database: Database) -> Iterator[None]:
+    """Make the database refuse, as when it restarts; afterwards it is as before."""
+    url = database.engine.url
+    if url.get_backend_name() == "sqlite":
+        with database.write() as session:
+            session.execute(text("ALTER TABLE events RENAME TO events_away"))
+        yield
+        with database.write() as session:
+            session.execute(text("ALTER TABLE events_away RENAME TO events"))
+        return
+    admin = create_engine(url.set(database="postgres"), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f'ALTER DATABASE "{url.database}" ALLOW_CONNECTIONS false'))
+        connection.execute(
+            text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"), {"name": url.database}
+        )
+        yield
+        connection.execute(text(f'ALTER DATABASE "{url.database}" ALLOW_CONNECTIONS true'))
+    admin.dispose()
 
 
 def test_while_the_database_is_away_reports_wait_and_then_arrive_once(
@@ -103,14 +125,10 @@ def test_while_the_database_is_away_reports_wait_and_then_arrive_once(
     reports = tmp_path / "reports.jsonl"
     relay = Relay(database, lease, reports, tmp_path / "output.log", lambda _: None)
     write(reports, {"type": "note", "time": 1.0, "message": "first"})
-    with database.write() as session:
-        session.execute(text("ALTER TABLE events RENAME TO events_away"))
-    relay.forward()
-    assert not relay.is_done
-    with database.write() as session:
-        session.execute(text("ALTER TABLE events_away RENAME TO events"))
+    with away(database):
+        assert not relay.forward()
     write(reports, {"type": "note", "time": 2.0, "message": "second"})
-    relay.forward()
+    assert relay.forward()
     assert [data["message"] for _, data in events_of(database, lease)] == ["first", "second"]
 
 
@@ -123,3 +141,28 @@ def test_a_lost_lease_stops_the_relay(database: Database, lease: Lease, tmp_path
     with pytest.raises(LostLease):
         relay.forward()
     assert "late" not in str(events_of(database, lease))
+
+
+def test_half_a_line_at_the_end_and_lines_that_are_no_json_stop_nothing(
+    database: Database, lease: Lease, tmp_path: Path
+) -> None:
+    reports = tmp_path / "reports.jsonl"
+    relay = Relay(database, lease, reports, tmp_path / "output.log", lambda _: None)
+    reports.write_text('{"type": "note", "ti{"type": "phase"}\n')
+    write(reports, {"type": "note", "time": 1.0, "message": "whole"}, torn='{"type": "met')
+    assert relay.forward()
+    assert [data["message"] for _, data in events_of(database, lease)] == ["whole"]
+
+
+def test_text_that_a_database_cannot_hold_arrives_with_a_mark_in_its_place(
+    database: Database, lease: Lease, tmp_path: Path
+) -> None:
+    reports, output = tmp_path / "reports.jsonl", tmp_path / "output.log"
+    relay = Relay(database, lease, reports, output, lambda _: None)
+    write(reports, {"type": "note", "time": 1.0, "message": "a\0b\ud800c"})
+    write(reports, {"type": "resolved", "time": 1.0, "resolved": {"labels": ["x\0y"]}})
+    output.write_bytes(b"out\0put\xff\n")
+    assert relay.forward()
+    assert events_of(database, lease)[0][1]["message"] == "a\ufffdb?c"
+    with database.read() as session:
+        assert session.get_one(Job, lease.job_id).resolved == {"labels": ["x\ufffdy"]}

@@ -1,7 +1,7 @@
 """One step of the state machine: a guarded UPDATE and its event, in one transaction."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import ColumnElement, insert, update
 from sqlalchemy.orm import Session
@@ -27,7 +27,7 @@ def move(session: Session, name: str, job_id: str, guard: Sequence[ColumnElement
             lease_expires_at=None,
             event_seq=Job.event_seq + 1,
             **({"finished_at": now()} if ends else {}),
-            **values,
+            **{name: storable(value) for name, value in values.items()},
         )
         .returning(Job.event_seq, Job.attempt)
         .execution_options(synchronize_session=False)
@@ -38,6 +38,46 @@ def move(session: Session, name: str, job_id: str, guard: Sequence[ColumnElement
     event = status_event(transition.source, transition.target, transition.actor, transition.reason, **more)
     append(session, job_id, moved.event_seq, moved.attempt, [event])
     return True
+
+
+def requeue(session: Session, name: str, job_id: str, guard: Sequence[ColumnElement[bool]], **values: Any) -> bool:
+    """Put a running job back into the queue by the transition `name`, unless people want otherwise.
+
+    A wish may arrive while this runs, so it is part of each guard: a cancel beats a pause, and both beat the queue. A
+    job must never be queued with a wish, because nobody claims such a job.
+    """
+    sweeps = TRANSITIONS[name].actor == "sweeper"
+    cancelled, paused = ("reclaim_cancelled", "reclaim_paused") if sweeps else ("cancel_running", "pause_running")
+    no_cancel = Job.cancel_requested_at.is_(None)
+    ways: tuple[tuple[str, list[ColumnElement[bool]], dict[str, Any]], ...] = (
+        (name, [no_cancel, Job.pause_requested_at.is_(None)], {}),
+        (paused, [no_cancel], {"paused_at": now(), "pause_requested_at": None}),
+        (cancelled, [], {}),
+    )
+    kept = {key: value for key, value in values.items() if key != "available_at"}
+    return any(
+        move(session, way, job_id, [*guard, *wishes], **(values if way == name else kept), **more)
+        for way, wishes, more in ways
+    )
+
+
+def storable(value: Any) -> Any:
+    """The same value without what a database cannot hold in text: NUL and lone surrogates become U+FFFD."""
+    if isinstance(value, str):
+        return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode() if not _is_plain(value) else value
+    if isinstance(value, dict):
+        return {storable(key): storable(inner) for key, inner in cast("dict[Any, Any]", value).items()}
+    if isinstance(value, list):
+        return [storable(inner) for inner in cast("list[Any]", value)]
+    return value
+
+
+def _is_plain(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
 
 
 def status_event(source: JobStatus | None, target: JobStatus, actor: str, reason: str, **more: Any) -> tuple[str, Data]:
@@ -51,7 +91,7 @@ def append(session: Session, job_id: str, first: int, attempt: int, events: Sequ
         session.execute(
             insert(Event),
             [
-                {"job_id": job_id, "seq": first + offset, "type": kind, "attempt": attempt, "data": data}
+                {"job_id": job_id, "seq": first + offset, "type": kind, "attempt": attempt, "data": storable(data)}
                 for offset, (kind, data) in enumerate(events)
             ],
         )

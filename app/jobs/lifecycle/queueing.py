@@ -1,16 +1,15 @@
 """Into the queue and out of it: submit, and the claim that decides who goes next."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, exists, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from app.db import now
 from app.jobs.lifecycle.moves import append, status_event
 from app.jobs.states import TRANSITIONS, JobStatus
-from app.jobs.tables import Job
-from app.specs import JobSpec
-from app.specs.durations import seconds
+from app.jobs.tables import Job, Worker
 
 
 def submit(session: Session, job: Job) -> None:
@@ -29,7 +28,7 @@ def claim(session: Session, owner: str, queues: Sequence[str], lease_seconds: fl
     taken = TRANSITIONS["claim"]
     best = (
         select(Job.id)
-        .where(*claimable(queues))
+        .where(*claimable(queues, lease_seconds))
         .order_by(*queue_order())
         .limit(1)
         .with_for_update(skip_locked=True, of=Job)
@@ -46,6 +45,7 @@ def claim(session: Session, owner: str, queues: Sequence[str], lease_seconds: fl
             owner=owner,
             lease_expires_at=now() + lease_seconds,
             started_at=now(),
+            deadline_at=func.coalesce(Job.deadline_at, now() + Job.timeout_seconds),
             event_seq=Job.event_seq + 1,
         )
         .returning(Job.id, Job.event_seq, Job.attempt)
@@ -62,25 +62,30 @@ def claim(session: Session, owner: str, queues: Sequence[str], lease_seconds: fl
         [status_event(taken.source, taken.target, taken.actor, taken.reason, owner=owner)],
     )
     job = session.get_one(Job, job_id)
-    if job.deadline_at is None:
-        timeout = seconds(JobSpec.model_validate(job.spec).resources.timeout)
-        session.execute(update(Job).where(Job.id == job_id).values(deadline_at=now() + timeout))
     session.refresh(job)
     return job
 
 
-def claimable(queues: Sequence[str]) -> tuple[ColumnElement[bool], ...]:
-    """Which jobs a worker of these queues may take now."""
-    return (
+def claimable(queues: Sequence[str], lease_seconds: float) -> tuple[ColumnElement[bool], ...]:
+    """Which jobs a worker of these queues may take now.
+
+    A job that takes either, CPU or GPU, is left to the GPU workers while one is alive.
+    """
+    due = (
         Job.status == JobStatus.QUEUED,
         Job.queue.in_(queues),
         Job.available_at <= now(),
         Job.cancel_requested_at.is_(None),
         Job.pause_requested_at.is_(None),
     )
+    if "gpu" in queues:
+        return due
+    heard = Worker.last_seen_at > now() - lease_seconds
+    faster = exists().where(Worker.stopped_at.is_(None), heard, Worker.queues.contains("gpu"))
+    return (*due, or_(Job.queue != "any", ~faster))
 
 
-def queue_order() -> tuple[ColumnElement[object], ...]:
+def queue_order() -> tuple[Any, ...]:
     """Who goes first: priority, then the project with fewer jobs running, then who has waited longest."""
     other = aliased(Job)
     running = (

@@ -7,29 +7,33 @@ from sqlalchemy.orm import Session
 
 from app.db import now
 from app.jobs.lifecycle.lease import Limits
-from app.jobs.lifecycle.moves import move
+from app.jobs.lifecycle.moves import move, requeue
 from app.jobs.lifecycle.running import timeout_error
 from app.jobs.tables import Job
+
+OWNER_SECONDS = 300.0
+"""How long after the deadline the owner has to save a checkpoint and end the job itself."""
 
 
 def reclaim(session: Session, job: Row[*tuple[Any, ...]], limits: Limits) -> bool:
     """Take a job from a worker whose lease ran out. `job` is a row of `queries.expired_leases`."""
     guard = [Job.attempt == job.attempt, Job.lease_expires_at < now()]
-    if job.cancel_requested_at is not None:
-        return move(session, "reclaim_cancelled", job.id, guard)
     lost = job.workers_lost + 1
     stalled = 0 if job.furthest_step > job.step_at_claim else job.stalled + 1
     counts = {"workers_lost": lost, "stalled": stalled, "error": _worker_lost(job.attempt)}
-    if lost >= limits.max_workers_lost or stalled >= limits.max_stalled:
-        return move(session, "give_up", job.id, guard, **counts)
-    if job.pause_requested_at is not None:
-        return move(session, "reclaim_paused", job.id, guard, paused_at=now(), pause_requested_at=None, **counts)
-    return move(session, "reclaim", job.id, guard, **counts)
+    if lost < limits.max_workers_lost and stalled < limits.max_stalled:
+        return requeue(session, "reclaim", job.id, guard, **counts)
+    if move(session, "reclaim_cancelled", job.id, [*guard, Job.cancel_requested_at.is_not(None)], **counts):
+        return True
+    return move(session, "give_up", job.id, guard, **counts)
 
 
 def expire(session: Session, job_id: str) -> bool:
-    """Fail a queued job whose deadline passed between attempts."""
-    return move(session, "expire_queued", job_id, [Job.deadline_at < now()], error=timeout_error())
+    """Fail a job whose deadline passed between attempts, or so long ago that its worker should have seen it."""
+    if move(session, "expire_queued", job_id, [Job.deadline_at < now()], error=timeout_error()):
+        return True
+    overdue = Job.deadline_at < now() - OWNER_SECONDS
+    return move(session, "expire_running", job_id, [overdue], error=timeout_error())
 
 
 def _worker_lost(attempt: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.db import now
 from app.jobs.lifecycle.lease import Intents, Lease, Limits, LostLease
-from app.jobs.lifecycle.moves import append, move
+from app.jobs.lifecycle.moves import append, move, requeue, storable
 from app.jobs.states import JobStatus
 from app.jobs.tables import Artifact, Job, LogChunk
 
@@ -40,6 +40,9 @@ def record(session: Session, lease: Lease, events: Iterable[tuple[str, dict[str,
     if progress := columns.get("progress"):
         step = int(progress["step"])
         values["furthest_step"] = case((Job.furthest_step < step, step), else_=Job.furthest_step)
+    if (resolved := columns.get("resolved")) and resolved.get("device") == "cuda":
+        # What was settled on a GPU can only go on on one.
+        values["queue"] = "gpu"
     intents, seq = _guarded(session, lease, values)
     append(session, lease.job_id, seq - len(entries) + 1, lease.attempt, entries)
     return intents
@@ -49,9 +52,7 @@ def log(session: Session, lease: Lease, start: int, text: str) -> None:
     """Keep a piece of the training process's output; `start` is its offset in bytes. Raises LostLease."""
     _guarded(session, lease, {"owner": lease.owner})
     session.execute(
-        insert(LogChunk).values(
-            job_id=lease.job_id, attempt=lease.attempt, start=start, text=text.replace("\0", "\ufffd")
-        )
+        insert(LogChunk).values(job_id=lease.job_id, attempt=lease.attempt, start=start, text=storable(text))
     )
 
 
@@ -93,32 +94,22 @@ def fail(session: Session, lease: Lease, error: dict[str, Any], *, retryable: bo
     Returns the status the job now has. A cancel that was asked for beats everything, a pause beats a retry.
     """
     row = session.execute(
-        select(
-            Job.failures,
-            Job.stalled,
-            Job.furthest_step,
-            Job.step_at_claim,
-            Job.cancel_requested_at,
-            Job.pause_requested_at,
-        ).where(*lease.guard())
+        select(Job.failures, Job.stalled, Job.furthest_step, Job.step_at_claim).where(*lease.guard())
     ).one_or_none()
     if row is None:
         raise LostLease
     failures = row.failures + 1
     stalled = 0 if row.furthest_step > row.step_at_claim else row.stalled + 1
     counts = {"error": error, "failures": failures, "stalled": stalled}
-    if row.cancel_requested_at is not None:
-        _leave(session, lease, "cancel_running", **counts)
-        return JobStatus.CANCELLED
     if not retryable or failures >= limits.max_failures or stalled >= limits.max_stalled:
-        _leave(session, lease, "fail", **counts)
-        return JobStatus.FAILED
-    if row.pause_requested_at is not None:
-        _leave(session, lease, "pause_running", paused_at=now(), pause_requested_at=None, **counts)
-        return JobStatus.PAUSED
-    wait = min(limits.backoff_seconds * 2 ** (failures - 1), LONGEST_BACKOFF_SECONDS)
-    _leave(session, lease, "retry", available_at=now() + wait, **counts)
-    return JobStatus.QUEUED
+        if not move(
+            session, "cancel_running", lease.job_id, [*lease.guard(), Job.cancel_requested_at.is_not(None)], **counts
+        ):
+            _leave(session, lease, "fail", **counts)
+    else:
+        wait = min(limits.backoff_seconds * 2 ** (failures - 1), LONGEST_BACKOFF_SECONDS)
+        _requeue(session, lease, "retry", available_at=now() + wait, **counts)
+    return JobStatus(session.scalars(select(Job.status).where(Job.id == lease.job_id)).one())
 
 
 def time_out(session: Session, lease: Lease) -> None:
@@ -126,9 +117,10 @@ def time_out(session: Session, lease: Lease) -> None:
     _leave(session, lease, "fail", error=timeout_error())
 
 
-def release(session: Session, lease: Lease) -> None:
+def release(session: Session, lease: Lease) -> JobStatus:
     """Give the job back because the worker stops; nothing is counted. The training process is dead. Raises LostLease."""
-    _leave(session, lease, "release")
+    _requeue(session, lease, "release")
+    return JobStatus(session.scalars(select(Job.status).where(Job.id == lease.job_id)).one())
 
 
 def finish_cancel(session: Session, lease: Lease) -> None:
@@ -150,6 +142,11 @@ def timeout_error() -> dict[str, Any]:
     }
 
 
+def _requeue(session: Session, lease: Lease, name: str, **values: Any) -> None:
+    if not requeue(session, name, lease.job_id, lease.guard(), **values):
+        raise LostLease
+
+
 def _leave(session: Session, lease: Lease, name: str, **values: Any) -> None:
     if not move(session, name, lease.job_id, lease.guard(), **values):
         raise LostLease
@@ -159,7 +156,7 @@ def _guarded(session: Session, lease: Lease, values: dict[str, Any]) -> tuple[In
     row = session.execute(
         update(Job)
         .where(*lease.guard())
-        .values(**values)
+        .values(**{name: storable(value) for name, value in values.items()})
         .returning(Job.event_seq, Job.cancel_requested_at, Job.pause_requested_at)
         .execution_options(synchronize_session=False)
     ).one_or_none()

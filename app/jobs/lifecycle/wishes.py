@@ -10,24 +10,37 @@ from app.jobs.lifecycle.moves import append, move
 from app.jobs.states import TERMINAL, JobStatus
 from app.jobs.tables import Job
 
+TRIES = 10
+"""A job may change its state between two UPDATEs of ours; it does not do so ten times in a row."""
+
 
 def cancel(session: Session, job_id: str) -> bool:
     """Cancel a queued or paused job at once, or ask a running one to stop."""
-    for name in ("cancel_queued", "cancel_paused"):
-        if move(session, name, job_id, [], cancel_requested_at=now()):
+    for _ in range(TRIES):
+        if any(
+            move(session, name, job_id, [], cancel_requested_at=now()) for name in ("cancel_queued", "cancel_paused")
+        ):
             return True
-    if _ask(session, job_id, "cancel", cancel_requested_at=now()):
-        return True
-    return _status(session, job_id) not in TERMINAL
+        if _ask(session, job_id, "cancel", cancel_requested_at=now()):
+            return True
+        if _status(session, job_id) in TERMINAL:
+            return False
+    return False
 
 
 def pause(session: Session, job_id: str) -> bool:
     """Pause a queued job at once, or ask a running one to save a checkpoint and give its slot back."""
-    if move(session, "pause_queued", job_id, [], paused_at=now()):
-        return True
-    if _ask(session, job_id, "pause", pause_requested_at=now()):
-        return True
-    return _status(session, job_id) in (JobStatus.PAUSED, JobStatus.RUNNING)
+    for _ in range(TRIES):
+        if move(session, "pause_queued", job_id, [], paused_at=now()):
+            return True
+        if _ask(session, job_id, "pause", pause_requested_at=now()):
+            return True
+        status = _status(session, job_id)
+        if status == JobStatus.PAUSED:
+            return True
+        if status in TERMINAL:
+            return False
+    return False
 
 
 def resume(session: Session, job_id: str) -> bool:
@@ -45,16 +58,18 @@ def resume(session: Session, job_id: str) -> bool:
 
 
 def _ask(session: Session, job_id: str, intent: str, **values: Any) -> bool:
+    """Note what a running job is asked for. Asking again is fine and changes nothing. False when it does not run."""
     column = Job.cancel_requested_at if intent == "cancel" else Job.pause_requested_at
+    running = (Job.id == job_id, Job.status == JobStatus.RUNNING)
     asked = session.execute(
         update(Job)
-        .where(Job.id == job_id, Job.status == JobStatus.RUNNING, column.is_(None))
+        .where(*running, column.is_(None))
         .values(event_seq=Job.event_seq + 1, **values)
         .returning(Job.event_seq, Job.attempt)
         .execution_options(synchronize_session=False)
     ).one_or_none()
     if asked is None:
-        return False
+        return session.scalar(select(Job.id).where(*running, column.is_not(None))) is not None
     append(session, job_id, asked.event_seq, asked.attempt, [("intent", {"intent": intent, "actor": "user"})])
     return True
 
