@@ -4,13 +4,13 @@ import json
 from hashlib import sha256
 from typing import Annotated, Any
 
-from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from sqlalchemy.exc import IntegrityError
 
 from app.api.answers import Error, Estimate, JobAnswer, JobLinks, Page, Validation
 from app.api.body import json_body
 from app.api.dependencies import Parts, ProjectId, Service
-from app.api.parameters import Limit, only_known, point_in_time
+from app.api.parameters import Limit, family, point_in_time
 from app.errors import Conflict, InvalidRequest, NotFound
 from app.jobs import lifecycle, queries, submission
 from app.jobs.states import JobStatus
@@ -30,25 +30,25 @@ def create(
     parts: Parts,
     project: ProjectId,
     response: Response,
-    background: BackgroundTasks,
     idempotency_key: Annotated[
         str | None,
         Header(
-            description="Any text of up to 255 characters: a repeated request with the same key and body gives the same job (200)."
+            min_length=1,
+            max_length=255,
+            description="Any text of up to 255 characters: a repeated request with the same key and body gives the same job (200).",
         ),
     ] = None,
 ) -> JobAnswer:
     """Create a fine-tuning job."""
     spec, tree = body
     body_hash = sha256(json.dumps(tree, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-    if idempotency_key is not None and (replayed := _replay(parts, project, idempotency_key, body_hash)):
-        response.status_code = 200
-        response.headers["idempotent-replayed"] = "true"
+    if idempotency_key is not None and (replayed := _replay(parts, project, idempotency_key, body_hash, response)):
         return replayed
     plan = _check(parts, project, spec)
     job = plan.job(project)
     try:
         with parts.database.write() as session:
+            submission.require_datasets(session, plan)
             lifecycle.submit(session, job)
             session.add_all(JobDataset(job_id=job.id, dataset_id=found) for found in plan.dataset_ids())
             if idempotency_key is not None:
@@ -57,12 +57,10 @@ def create(
                 )
     except IntegrityError:
         # The same key was posted at the same moment, and the other request was first.
-        if idempotency_key is not None and (replayed := _replay(parts, project, idempotency_key, body_hash)):
-            response.status_code = 200
-            response.headers["idempotent-replayed"] = "true"
+        if idempotency_key is not None and (replayed := _replay(parts, project, idempotency_key, body_hash, response)):
             return replayed
         raise
-    background.add_task(parts.wakeup.hint, job.queue)
+    parts.hints.give(job.queue)
     return _answer(parts, project, job.id)
 
 
@@ -83,14 +81,16 @@ def list_jobs(  # noqa: PLR0917 - FastAPI passes them by name
     status: Annotated[JobStatus | None, Query(description="Only jobs in this status.")] = None,
     task: Annotated[str | None, Query(max_length=50, description="Only jobs of this task type.")] = None,
     name: Annotated[str | None, Query(max_length=200, description="Only jobs of exactly this name.")] = None,
+    metadata: Annotated[
+        str | None,
+        Query(
+            alias="metadata[key]", description="Only jobs whose metadata has this value under `key`; may be repeated."
+        ),
+    ] = None,
     created_after: Annotated[str | None, Query(description="ISO 8601 or seconds since 1970.")] = None,
     created_before: Annotated[str | None, Query(description="ISO 8601 or seconds since 1970.")] = None,
 ) -> Page[JobAnswer]:
-    """List jobs, newest first. `metadata[key]=value` filters by metadata."""
-    only_known(
-        request, {"limit", "after", "status", "task", "name", "created_after", "created_before"}, prefix="metadata"
-    )
-    metadata = {key[9:-1]: value for key, value in request.query_params.items() if key.startswith("metadata[")}
+    """List jobs, newest first."""
     with parts.database.read() as session:
         found, has_more = queries.jobs(
             session,
@@ -100,7 +100,7 @@ def list_jobs(  # noqa: PLR0917 - FastAPI passes them by name
             status=status,
             task=task,
             name=name,
-            metadata=metadata,
+            metadata=family(request, "metadata"),
             created_after=point_in_time("created_after", created_after),
             created_before=point_in_time("created_before", created_before),
         )
@@ -119,6 +119,7 @@ def cancel(job_id: str, parts: Parts, project: ProjectId) -> JobAnswer:
     with parts.database.write() as session:
         job = job_of(queries.job(session, project, job_id))
         if not lifecycle.cancel(session, job.id):
+            session.refresh(job)
             raise Conflict(
                 f"this job has already ended as '{job.status}'; only a queued or running job can be cancelled",
                 code="job_ended",
@@ -163,11 +164,7 @@ def _answer(parts: Service, project: str, job_id: str) -> JobAnswer:
         return job_answer(job, queries.queue_position(session, job))
 
 
-def _replay(parts: Service, project: str, key: str, body_hash: str) -> JobAnswer | None:
-    if not 1 <= len(key) <= 255:  # noqa: PLR2004 - the column's length
-        raise InvalidRequest(
-            "an Idempotency-Key has 1 to 255 characters", param="idempotency-key", code="invalid_idempotency_key"
-        )
+def _replay(parts: Service, project: str, key: str, body_hash: str, response: Response) -> JobAnswer | None:
     with parts.database.read() as session:
         earlier = queries.idempotent_job(session, project, key)
         if earlier is None:
@@ -176,4 +173,6 @@ def _replay(parts: Service, project: str, key: str, body_hash: str) -> JobAnswer
         if known_hash != body_hash:
             message = f"this Idempotency-Key made job {job.id} from another body; use a new key for a new job"
             raise InvalidRequest(message, param="idempotency-key", code="idempotency_key_reused")
+        response.status_code = 200
+        response.headers["idempotent-replayed"] = "true"
         return job_answer(job, queries.queue_position(session, job))
