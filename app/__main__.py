@@ -2,9 +2,12 @@
 
 import argparse
 import logging
+from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
+from app.api.bounded_http import BoundedHttp
 from app.main import create_app
 
 
@@ -17,16 +20,34 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    uvicorn.run(
-        create_app(),
+    app = create_app()
+    config = uvicorn.Config(
+        app,
         host=arguments.host,
         port=arguments.port,
-        # Without it an open stream would keep the process alive for ever.
+        http=BoundedHttp,
+        # Without it one slow reader would keep the process alive for ever.
         timeout_graceful_shutdown=20,
         server_header=False,
         log_config=None,
         access_log=False,
     )
+    _Server(config, app).run()
+
+
+class _Server(uvicorn.Server):
+    """Ends event streams when it is told to stop: uvicorn would wait for them, and runs its shutdown after that."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+        super().__init__(config)
+        self._app = app
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop: no new stream, readiness 503, running requests go on."""
+        feed = getattr(self._app.state, "feed", None)
+        if feed is not None:
+            feed.end_streams()
+        super().handle_exit(sig, frame)
 
 
 if __name__ == "__main__":

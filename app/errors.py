@@ -6,9 +6,12 @@ TunesmithError
 ├── MethodNotAllowed        405
 ├── Conflict                409  the state does not allow it; retrying will not help
 ├── TooLarge                413  more bytes than the limit
+├── UriTooLong              414  an address longer than any that means something here
+├── UnsupportedMediaType    415  a body in an encoding that is not read
 ├── RangeNotSatisfiable     416  a byte range outside the file
 ├── InvalidRequest          422  the body, a field, a row or a parameter is unusable
-└── Unavailable             503  a part the service needs does not answer; retrying will help
+├── Unavailable             503  a part the service needs does not answer; retrying will help
+└── InsufficientStorage     507  a disk, a quota or the database has no room
 
 A docstring is the default message. Every error reaches the client as
 `{"error": {"message", "type", "param", "code", "details"?}}`, and nothing of the request is echoed
@@ -72,11 +75,20 @@ class NotFound(TunesmithError):
 
 
 class MethodNotAllowed(TunesmithError):
-    """This address does not take that method."""
+    """This address does not take that method; the `allow` header lists those that it takes."""
 
     status = 405
     type = "invalid_request_error"
     code = "method_not_allowed"
+
+    def __init__(self, allowed: str) -> None:
+        """`allowed` is the comma-separated list of methods that the address takes."""
+        self.allowed = allowed
+        super().__init__()
+
+    def headers(self) -> dict[str, str]:
+        """List the methods, as RFC 9110 asks for with a 405."""
+        return {"allow": self.allowed}
 
 
 class Conflict(TunesmithError):
@@ -99,12 +111,41 @@ class TooLarge(TunesmithError):
     code = "too_large"
 
 
+class UriTooLong(TunesmithError):
+    """The address is longer than any that means something here; long values belong into the body."""
+
+    status = 414
+    type = "invalid_request_error"
+    code = "uri_too_long"
+
+
+class UnsupportedMediaType(TunesmithError):
+    """Bodies are read as they are: send this one without Content-Encoding. Datasets may be .gz files."""
+
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_content_encoding"
+
+    def headers(self) -> dict[str, str]:
+        """Name the one encoding that is read, as RFC 9110 asks for."""
+        return {"accept-encoding": "identity"}
+
+
 class RangeNotSatisfiable(TunesmithError):
     """The range lies outside the file."""
 
     status = 416
     type = "invalid_request_error"
     code = "range_not_satisfiable"
+
+    def __init__(self, size: int) -> None:
+        """`size` is the file's, in bytes."""
+        self.size = size
+        super().__init__(f"the file has {size} bytes", param="range", details={"size": size})
+
+    def headers(self) -> dict[str, str]:
+        """Tell the size, as RFC 9110 asks for with a 416."""
+        return {"content-range": f"bytes */{self.size}"}
 
 
 class InvalidRequest(TunesmithError):
@@ -125,3 +166,15 @@ class Unavailable(TunesmithError):
     def headers(self) -> dict[str, str]:
         """Ask for a retry soon."""
         return {"retry-after": "2"}
+
+
+class InsufficientStorage(TunesmithError):
+    """The service has no room left: a disk, a quota or the database is full. Its operator must free some."""
+
+    status = 507
+    type = "server_error"
+    code = "insufficient_storage"
+
+    def headers(self) -> dict[str, str]:
+        """Tell clients that retry every 5xx that this one stays until somebody frees some room."""
+        return {"x-should-retry": "false"}

@@ -20,7 +20,8 @@ def requested_range(header: str | None, size: int) -> tuple[int, int] | Unsatisf
     None means the whole file: no header, another unit, a malformed one, or several ranges at once,
     all of which a server may ignore.
     """
-    match = re.fullmatch(r"bytes=\s*(\d{0,19})-(\d{0,19})\s*", header or "")
+    # Units are case-insensitive. More digits than int() takes make no number.
+    match = re.fullmatch(r"bytes=\s*([0-9]{0,4000})-([0-9]{0,4000})\s*", header or "", re.IGNORECASE)
     if match is None or not (match[1] or match[2]):
         return None
     if not match[1]:

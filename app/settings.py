@@ -50,10 +50,13 @@ class Settings(BaseSettings):
         default=4 * GIB, ge=256 * MIB, description="Memory the process that parses an upload may use."
     )
     intake_timeout_seconds: int = Field(default=600, ge=1, description="How long parsing an upload may take.")
+    intake_slots: int = Field(
+        default=2, ge=1, le=64, description="Uploads that one API process parses at once; others wait their turn."
+    )
     row_check_limit: int = Field(
         default=200_000,
         ge=0,
-        description="Datasets up to this many rows are checked row by row when a job is posted; larger ones by the worker.",
+        description="So many rows of each split are checked when a job is posted; the worker checks them all.",
     )
     cache_limit_bytes: int = Field(
         default=50 * GIB, ge=0, description="Local copies of datasets and models are evicted, oldest first, above this."

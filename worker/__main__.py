@@ -34,9 +34,10 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = Settings() if arguments.slots is None else Settings(slots=arguments.slots)
     hardware = machine.describe()
-    gpus = len(hardware["gpus"])
+    gpus = machine.visible_gpus(hardware["gpus"])
     queues = ("cpu", "gpu") if gpus else ("cpu",)
     parts = _open(settings, gpus, queues)
+    _stop_on_signals(parts)
     _prepare_environment_of_training()
     clear_abandoned(parts.workspaces)
     registration = Registration(
@@ -56,16 +57,18 @@ def main() -> None:
     slots = Slots(parts)
     log.info("worker %s takes jobs for %s in %s slots", parts.worker_id, " and ".join(queues), settings.slots)
     pollers = start_polling(parts, slots)
-    _serve(parts, slots, queues)
+    _consume_wake_ups(parts, slots)
+    parts.stopping.wait()
     for poller in pollers:
         poller.join()
+    slots.wait_until_free()
     sweeper.stop()
     registration.sign_off()
     parts.database.close()
     log.info("worker %s has stopped", parts.worker_id)
 
 
-def _open(settings: Settings, gpus: int, queues: tuple[str, ...]) -> Parts:
+def _open(settings: Settings, gpus: tuple[str, ...], queues: tuple[str, ...]) -> Parts:
     storage = open_storage(settings.storage())
     return Parts(
         worker_id=new_id("wrk"),
@@ -93,18 +96,19 @@ def _prepare_environment_of_training() -> None:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
-def _serve(parts: Parts, slots: Slots, queues: tuple[str, ...]) -> None:
+def _stop_on_signals(parts: Parts) -> None:
     def stop(number: int, frame: object) -> None:
         parts.stopping.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    if parts.settings.broker_url:
-        from worker.celery import serve  # noqa: PLC0415 - one machine without a broker does without Celery
 
-        serve(parts, slots, queues)
-        parts.stopping.set()
-    parts.stopping.wait()
+
+def _consume_wake_ups(parts: Parts, slots: Slots) -> None:
+    if parts.settings.broker_url:
+        from worker.celery import start_consuming  # noqa: PLC0415 - one machine without a broker does without Celery
+
+        start_consuming(parts, slots)
 
 
 if __name__ == "__main__":

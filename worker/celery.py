@@ -2,29 +2,31 @@
 # Celery carries no types.
 """The Celery side of a worker: one task, `wake`, in a pool of threads."""
 
+import threading
 from typing import Any
 
-from celery import Celery, signals
+from celery import Celery
+from celery.worker import state
 
 from app.jobs.wakeup import WAKE_TASK, broker
 from worker.parts import Parts
 from worker.slots import Slots
 
 
-def serve(parts: Parts, slots: Slots, queues: tuple[str, ...]) -> None:
-    """Consume wake-ups until SIGTERM or SIGINT; then set `parts.stopping` and return when all slots are empty."""
+def start_consuming(parts: Parts, slots: Slots) -> threading.Thread:
+    """Consume wake-ups in a thread until `parts.stopping` is set.
+
+    In a thread, because Celery's own signal handlers would swallow a SIGTERM that comes while it starts, and wait
+    for ever for a broker that is away: signals are this worker's, as without a broker.
+    """
     celery = broker(parts.settings.broker_url)
     _register(celery, slots)
 
-    def stop(**_: Any) -> None:
-        parts.stopping.set()
-
-    signals.worker_shutting_down.connect(stop, weak=False)
     # Built only after the task is registered: a worker reads its tasks once.
     worker = celery.Worker(
         pool="threads",
         concurrency=parts.settings.slots,
-        queues=list(queues),
+        queues=list(parts.queues),
         hostname=f"{parts.worker_id}@%h",
         loglevel="INFO",
         without_gossip=True,
@@ -32,7 +34,20 @@ def serve(parts: Parts, slots: Slots, queues: tuple[str, ...]) -> None:
         without_heartbeat=True,
         quiet=True,
     )
-    worker.start()
+
+    def consume() -> None:
+        threading.Thread(target=_stop_with, args=(parts, worker), name="celery-stop", daemon=True).start()
+        worker.start()
+
+    thread = threading.Thread(target=consume, name="celery", daemon=True)
+    thread.start()
+    return thread
+
+
+def _stop_with(parts: Parts, worker: Any) -> None:
+    parts.stopping.wait()
+    state.should_stop = 0
+    worker.stop()
 
 
 def _register(celery: Celery, slots: Slots) -> None:

@@ -13,12 +13,12 @@ PR_SET_PDEATHSIG = 1
 WARM = "worker.training.warm"
 
 
-def main(request_file: str, log_file: str, gpu: int | None) -> None:
+def main(request_file: str, log_file: str, gpu: str | None) -> None:
     """Run one training request. The result is in the reports it writes; the exit code means nothing."""
     os.setsid()
     _die_with_the_worker()
     _write_output_to(Path(log_file))
-    os.environ["CUDA_VISIBLE_DEVICES"] = "" if gpu is None else str(gpu)
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpu or ""
     stop = threading.Event()
 
     def ask(number: int, frame: object) -> None:

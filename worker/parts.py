@@ -27,6 +27,7 @@ class Parts:
     processes: TrainingProcesses
     workspaces: Path
     threads_a_slot: int
-    gpus: int
+    gpus: tuple[str, ...]
+    """What CUDA_VISIBLE_DEVICES is to be for each GPU of this worker."""
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when this worker shall checkpoint, release its jobs and exit."""

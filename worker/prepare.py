@@ -40,7 +40,7 @@ def prepare(parts: Parts, job: Job, folder: Path, slot: int) -> Assignment:
         out_dir=out_dir,
         keep_checkpoints=spec.checkpoints.keep,
         seconds_left=_seconds_left(parts, job),
-        gpu=slot % parts.gpus if parts.gpus and spec.resources.gpus != 0 else None,
+        gpu=parts.gpus[slot % len(parts.gpus)] if parts.gpus and spec.resources.gpus != 0 else None,
     )
 
 

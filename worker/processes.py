@@ -75,7 +75,7 @@ class TrainingProcesses:
         self._context.set_forkserver_preload(list(PRELOADED))
         self._lock = threading.Lock()
 
-    def start(self, request: Path, log_file: Path, gpu: int | None) -> TrainingProcess:
+    def start(self, request: Path, log_file: Path, gpu: str | None) -> TrainingProcess:
         """Start one on a request file. Its output goes to `log_file`; it sees only this GPU, or none."""
         with self._lock:
             process = self._context.Process(target=child.main, args=(str(request), str(log_file), gpu))

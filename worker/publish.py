@@ -1,25 +1,18 @@
 """Puts finished folders into storage: every file first, the manifest last, and only then a row."""
 
 import logging
-import os
-import queue
 import shutil
-import threading
-import time
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import update
-from sqlalchemy.exc import SQLAlchemyError
-
-from app.db import Database, now
+from app.db import Database
 from app.identifiers import new_id
-from app.jobs import lifecycle, queries
-from app.jobs.lifecycle import Lease, LostLease
+from app.jobs import queries
+from app.jobs.lifecycle import Lease
 from app.jobs.tables import Artifact
-from app.storage import ObjectNotFound, Storage, StorageError
-from worker.training.checkpoints import MANIFEST, Manifest, read_manifest, verify
+from app.storage import ObjectNotFound, Storage
+from worker.training.checkpoints import MANIFEST, Manifest, verify
 from worker.training.errors import CheckpointBroken
 
 log = logging.getLogger(__name__)
@@ -53,75 +46,6 @@ def publish(storage: Storage, lease: Lease, folder: Path, kind: str, record: Rec
         files=[{"path": file.path, "size": file.size, "sha256": file.sha256} for file in manifest.files],
         manifest_sha256=sha256((folder / MANIFEST).read_bytes()).hexdigest(),
     )
-
-
-class CheckpointUploads:
-    """Uploads checkpoints in a thread of its own, so that a big one costs neither the lease nor a step."""
-
-    def __init__(self, database: Database, storage: Storage, lease: Lease, out_dir: Path, keep: int) -> None:
-        self._database, self._storage, self._lease = database, storage, lease
-        self._out_dir, self._keep = out_dir, keep
-        self._pending: queue.SimpleQueue[tuple[Path, Record] | None] = queue.SimpleQueue()
-        self._give_up = threading.Event()
-        self._thread = threading.Thread(target=self._work, name=f"uploads-{lease.job_id}", daemon=True)
-        self._thread.start()
-
-    def add(self, record: Record) -> None:
-        """Take a checkpoint that was just reported. Hard links keep its files while the original rotates away."""
-        source = self._out_dir / record["path"]
-        kept = self._out_dir / "outbox" / source.name
-        try:
-            shutil.copytree(source, kept, copy_function=os.link, dirs_exist_ok=True)
-        except (FileNotFoundError, shutil.Error):
-            log.info("job %s: %s was rotated away before it could be uploaded", self._lease.job_id, source.name)
-            return
-        self._pending.put((kept, record))
-
-    def finish(self, patience: float) -> None:
-        """Wait until all is uploaded, or give up after `patience` seconds."""
-        self._pending.put(None)
-        self._thread.join(patience)
-        self._give_up.set()
-        self._thread.join()
-
-    def _work(self) -> None:
-        while (item := self._pending.get()) is not None:
-            folder, record = item
-            while not self._give_up.is_set():
-                try:
-                    self._upload(folder, record)
-                    break
-                except (StorageError, SQLAlchemyError) as error:
-                    log.warning("job %s: %s waits: %s", self._lease.job_id, folder.name, error)
-                    self._give_up.wait(RETRY_SECONDS)
-                except CheckpointBroken as error:
-                    log.warning("job %s: %s is not uploaded: %s", self._lease.job_id, folder.name, error)
-                    break
-                except LostLease:
-                    return
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def _upload(self, folder: Path, record: Record) -> None:
-        started = time.monotonic()
-        best_step = read_manifest(folder).facts.get("best_step")
-        artifact = publish(self._storage, self._lease, folder, "checkpoint", record)
-        with self._database.write() as session:
-            lifecycle.checkpoint(session, self._lease, artifact, best_step)
-        log.info("job %s: %s uploaded in %.1f s", self._lease.job_id, folder.name, time.monotonic() - started)
-        rotate(self._database, self._storage, self._lease.job_id, self._keep)
-
-
-def rotate(database: Database, storage: Storage, job_id: str, keep: int) -> None:
-    """Remove all checkpoints of a job but the `keep` newest steps and the best: row first, then the files."""
-    with database.read() as session:
-        found = queries.checkpoints(session, job_id)
-    kept_steps = {item.step for item in found[:keep]} | {item.step for item in found if item.is_best}
-    for item in found:
-        if item.step in kept_steps:
-            continue
-        with database.write() as session:
-            session.execute(update(Artifact).where(Artifact.id == item.id).values(deleted_at=now()))
-        storage.delete_prefix(item.prefix)
 
 
 def newest_checkpoint(database: Database, storage: Storage, job_id: str, target: Path) -> Path | None:

@@ -20,6 +20,11 @@ class Slots:
         for slot in range(parts.settings.slots):
             self._free.put(slot)
 
+    def wait_until_free(self) -> None:
+        """Return when no slot runs a job any more; the slots are taken out of use."""
+        for _ in range(self._parts.settings.slots):
+            self._free.get()
+
     def run_until_idle(self) -> None:
         """Run jobs in a free slot until none is left or the worker stops. Returns at once when no slot is free."""
         try:

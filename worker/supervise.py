@@ -13,9 +13,9 @@ from app.jobs.lifecycle import Lease, LostLease
 from worker.heartbeat import Heartbeat
 from worker.parts import Parts
 from worker.processes import TrainingProcess
-from worker.publish import CheckpointUploads
 from worker.relay import Relay
 from worker.training.reports import FILE_NAME
+from worker.uploads import CheckpointUploads
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Assignment:
     keep_checkpoints: int
     seconds_left: float
     """Until the job's deadline."""
-    gpu: int | None
+    gpu: str | None
 
 
 def supervise(parts: Parts, lease: Lease, heartbeat: Heartbeat, assignment: Assignment) -> Ending:

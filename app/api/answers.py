@@ -82,7 +82,10 @@ class JobAnswer(BaseModel):
     object: Literal["job"] = "job"
     name: str | None
     metadata: dict[str, str]
-    status: str = Field(description="queued, running, succeeded, failed or cancelled; the last three are final.")
+    parent_id: str | None = Field(description="The job that this one retries.")
+    status: str = Field(
+        description="queued, running, paused, succeeded, failed or cancelled; the last three are final."
+    )
     phase: str | None = Field(
         description="What a running job is doing: preparing, tokenizing, training, evaluating, packaging."
     )
@@ -90,8 +93,11 @@ class JobAnswer(BaseModel):
     failures: int = Field(description="Attempts that failed.")
     workers_lost: int = Field(description="Attempts whose worker fell silent.")
     cancel_requested: bool
+    pause_requested: bool
     priority: int
+    queue: str = Field(description="What it needs of a worker: cpu, gpu or any.")
     queue_position: int | None = Field(description="Jobs that go first, while it is queued.")
+    waiting_for: str | None = Field(description="Why it does not run yet, while it is queued; not in lists.")
     progress: Progress | None
     metrics: dict[str, float] = Field(description="Metrics of the published model.")
     error: JobError | None

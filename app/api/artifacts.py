@@ -18,6 +18,13 @@ from app.tar_stream import tar_length, tar_stream
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["artifacts"], responses={404: {"model": Error}})
 
+OCTETS = "application/octet-stream"
+TAR = "application/x-tar"
+BYTES: dict[str, Any] = {
+    "content": {OCTETS: {"schema": {"type": "string", "format": "binary"}}},
+    "description": "The bytes of the file.",
+}
+
 Step = Annotated[
     int | None,
     Query(alias="checkpoint", ge=0, le=2**62, description="The step of a checkpoint; the published model without it."),
@@ -52,11 +59,15 @@ def manifest(job_id: str, response: Response, parts: Parts, project: ProjectId, 
     )
 
 
-@router.api_route(
+@router.get(
     "/artifacts/{path:path}",
-    methods=["GET", "HEAD"],
     response_class=StreamingResponse,
-    responses={206: {}, 304: {}, 416: {"model": Error}},
+    responses={
+        200: BYTES,
+        206: {**BYTES, "description": "The range that was asked for."},
+        304: {"description": "The file is the one that If-None-Match names."},
+        416: {"model": Error, "description": "No byte of the file is in the range; `content-range` has its size."},
+    },
 )
 def file(job_id: str, path: str, request: Request, parts: Parts, project: ProjectId, step: Step = None) -> Response:
     """Download one file; Range, If-Range and If-None-Match are honoured."""
@@ -74,22 +85,26 @@ def file(job_id: str, path: str, request: Request, parts: Parts, project: Projec
     }
     if _matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
-    if_range = request.headers.get("if-range")
-    wanted = requested_range(request.headers.get("range"), size) if if_range in (None, etag) else None
-    if isinstance(wanted, Unsatisfiable):
-        raise RangeNotSatisfiable(f"the file has {size} bytes", param="range", details={"size": size})
-    start, end = wanted or (0, size)
-    headers["content-length"] = str(end - start)
-    if wanted is not None:
+    start, end, status = 0, size, 200
+    if (wanted := _wanted(request, size, etag)) is not None:
+        start, end = wanted
+        status = 206
         headers["content-range"] = f"bytes {start}-{end - 1}/{size}"
-    status = 206 if wanted is not None else 200
-    if request.method == "HEAD":
-        return Response(status_code=status, headers=headers, media_type="application/octet-stream")
+    headers["content-length"] = str(end - start)
+    if request.state.is_head:
+        return Response(headers=headers, media_type=OCTETS)
     chunks = parts.storage.read(f"{artifact.prefix}/{path}", start, end)
-    return StreamingResponse(chunks, status_code=status, headers=headers, media_type="application/octet-stream")
+    return StreamingResponse(chunks, status_code=status, headers=headers, media_type=OCTETS)
 
 
-@router.get("/archive", response_class=StreamingResponse, responses={304: {}})
+@router.get(
+    "/archive",
+    response_class=StreamingResponse,
+    responses={
+        200: {"content": {TAR: {"schema": {"type": "string", "format": "binary"}}}, "description": "A tar."},
+        304: {"description": "The archive is the one that If-None-Match names."},
+    },
+)
 def archive(job_id: str, request: Request, parts: Parts, project: ProjectId, step: Step = None) -> Response:
     """Download all files as one uncompressed tar."""
     job, artifact = _find(parts, project, job_id, step)
@@ -107,7 +122,9 @@ def archive(job_id: str, request: Request, parts: Parts, project: ProjectId, ste
         "content-length": str(tar_length(sizes)),
         "content-disposition": f'attachment; filename="{folder}.tar"',
     }
-    return StreamingResponse(tar_stream(sizes, read), headers=headers, media_type="application/x-tar")
+    if request.state.is_head:
+        return Response(headers=headers, media_type=TAR)
+    return StreamingResponse(tar_stream(sizes, read), headers=headers, media_type=TAR)
 
 
 def _find(parts: Service, project: str, job_id: str, step: int | None) -> tuple[Job, Artifact]:
@@ -129,6 +146,16 @@ def _find(parts: Service, project: str, job_id: str, step: int | None) -> tuple[
         f"this job has published no model: {state}; ?checkpoint=STEP gives an earlier checkpoint",
         code="model_not_published",
     )
+
+
+def _wanted(request: Request, size: int, etag: str) -> tuple[int, int] | None:
+    # Ranges are a matter of GET alone, and of the very bytes that If-Range names.
+    if request.state.is_head or request.headers.get("if-range", etag) != etag:
+        return None
+    wanted = requested_range(request.headers.get("range"), size)
+    if isinstance(wanted, Unsatisfiable):
+        raise RangeNotSatisfiable(size)
+    return wanted
 
 
 def _checkpoint(job: Job, artifact: Artifact) -> CheckpointAnswer:

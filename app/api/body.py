@@ -11,23 +11,39 @@ from typing import Any, NoReturn, TypeVar, cast
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from starlette.concurrency import run_in_threadpool
 
 from app.api.dependencies import Parts, ProjectId
 from app.errors import InvalidRequest, TooLarge
 from app.specs.problems import dotted, problems
 
 LARGEST_FLOAT = "1.8e308"
+INTEGER_DIGITS = 300
+HUGE = 10**INTEGER_DIGITS
+"""Stands for every integer of more digits, close to where floating point ends: refused wherever it stays."""
+
+DEPTH_LIMIT = 64
 SHOWN_PROBLEMS = 20
+SHOWN_NAME = 100
+
+Path = tuple[str | int, ...]
+"""Where a value stands in the body."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def json_body(model: type[Model]) -> Callable[..., Awaitable[tuple[Model, Any]]]:
-    """A dependency that gives the parsed model and the plain JSON that it came from."""
+def json_body(model: type[Model], *, may_be_empty: bool = False) -> Callable[..., Awaitable[tuple[Model, Any]]]:
+    """A dependency that gives the parsed model and the plain JSON that it came from.
+
+    With `may_be_empty`, no body at all is the same as `{}`.
+    """
 
     async def read(request: Request, parts: Parts, project: ProjectId) -> tuple[Model, Any]:
         body = await _bytes(request, parts.settings.body_limit_bytes)
-        return parse(model, body)
+        if may_be_empty and not body.strip():
+            body = b"{}"
+        # Two megabytes of JSON take long enough to keep every other request waiting.
+        return await run_in_threadpool(parse, model, body)
 
     return read
 
@@ -64,7 +80,8 @@ def _load(body: bytes) -> Any:
     if not body.strip():
         raise InvalidRequest("the body is empty; send a JSON object", code="invalid_json")
     try:
-        return json.loads(body.decode("utf-8"), object_pairs_hook=_distinct, parse_int=_integer)
+        # With a byte order mark too: some shells write one.
+        return json.loads(body.decode("utf-8-sig"), object_pairs_hook=_distinct, parse_int=_integer)
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"the body is not UTF-8 (byte {error.start})", code="invalid_json") from None
     except json.JSONDecodeError as error:
@@ -73,50 +90,61 @@ def _load(body: bytes) -> Any:
             message, code="invalid_json", details={"row": error.lineno, "column": error.colno}
         ) from None
     except RecursionError:
-        raise InvalidRequest("the body is nested too deeply", code="invalid_json") from None
+        raise _too_deep() from None
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            shown = key.encode("ascii", "replace").decode()
+            shown = key[:SHOWN_NAME].encode("ascii", "replace").decode()
             raise InvalidRequest(f"the field '{shown}' is given twice", param=shown, code="duplicate_field")
         result[key] = value
     return result
 
 
-def _integer(digits: str) -> int | float:
-    # Beyond a double's range it can fit no field; infinity then fails each field's own limit, which is named.
-    if len(digits) > 300:  # noqa: PLR2004 - a double ends at 309 digits
-        return -math.inf if digits.startswith("-") else math.inf
+def _integer(digits: str) -> int:
+    # Each field's own limit then refuses it by name; int() itself takes no more than 4300 digits.
+    if len(digits) > INTEGER_DIGITS:
+        return -HUGE if digits.startswith("-") else HUGE
     return int(digits)
 
 
 def _check(tree: Any) -> str | None:
-    """Refuse NaN and lone surrogates anywhere; return the path of the first number beyond a double's range."""
+    """Refuse NaN, lone surrogates and deep nesting anywhere; return the path of a number beyond a double's range."""
     overflow: str | None = None
-    pending: list[tuple[tuple[str | int, ...], Any]] = [((), tree)]
+    pending: list[tuple[Path, Any]] = [((), tree)]
     while pending:
         path, value = pending.pop()
+        if len(path) > DEPTH_LIMIT:
+            raise _too_deep()
         if isinstance(value, dict):
-            for key, inner in cast("dict[str, Any]", value).items():
-                if not _encodes(key):
-                    _refuse_text(path)
-                pending.append(((*path, key), inner))
+            pending += [((*path, key), inner) for key, inner in cast("dict[str, Any]", value).items()]
+            _check_text(path, *cast("dict[str, Any]", value))
         elif isinstance(value, list):
             pending += [((*path, index), inner) for index, inner in enumerate(cast("list[Any]", value))]
         elif isinstance(value, str):
-            if not _encodes(value):
-                _refuse_text(path)
-        elif isinstance(value, float) and math.isnan(value):
-            param = dotted(path)
-            raise InvalidRequest(
-                f"'{param}' is NaN; give a finite number, at most {LARGEST_FLOAT}", param=param, code="not_a_number"
-            )
-        elif isinstance(value, float) and math.isinf(value):
+            _check_text(path, value)
+        elif isinstance(value, (int, float)) and not abs(value) < HUGE:
+            _check_number(path, value)
             overflow = dotted(path)
     return overflow
+
+
+def _check_text(path: Path, *texts: str) -> None:
+    if not all(_encodes(text) for text in texts):
+        message = f"{_named(path)} holds half a surrogate pair or a NUL character; send whole Unicode characters"
+        raise InvalidRequest(message, param=dotted(path) or None, code="invalid_text")
+
+
+def _check_number(path: Path, value: float) -> None:
+    if math.isnan(value):
+        message = f"{_named(path)} is NaN; give a finite number, at most {LARGEST_FLOAT}"
+        raise InvalidRequest(message, param=dotted(path) or None, code="not_a_number")
+
+
+def _too_deep() -> InvalidRequest:
+    return InvalidRequest(f"the body is nested deeper than {DEPTH_LIMIT} levels", code="too_deep")
 
 
 def _encodes(text: str) -> bool:
@@ -127,10 +155,8 @@ def _encodes(text: str) -> bool:
     return "\0" not in text
 
 
-def _refuse_text(path: tuple[str | int, ...]) -> NoReturn:
-    param = dotted(path)
-    message = f"'{param}' holds half a surrogate pair or a NUL character; send whole Unicode characters"
-    raise InvalidRequest(message, param=param, code="invalid_text")
+def _named(path: Path) -> str:
+    return f"'{dotted(path)}'" if path else "the body"
 
 
 def _refuse(error: ValidationError, tree: Any) -> NoReturn:

@@ -1,10 +1,5 @@
 """Upload data, look at it, delete it."""
 
-import shutil
-import tempfile
-from collections.abc import Generator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -12,15 +7,19 @@ from starlette.concurrency import run_in_threadpool
 
 from app.api.answers import DatasetAnswer, Deleted, Error, Page
 from app.api.dependencies import Parts, ProjectId, Service
-from app.api.parameters import Limit, only_known
+from app.api.parameters import Limit
 from app.datasets import catalogue
 from app.datasets.preview import preview
 from app.datasets.upload import receive
 from app.errors import NotFound
 from app.jobs import queries
 from app.jobs.tables import Dataset
+from app.workspaces import workspace
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
+
+UPLOADS = "uploads"
+"""The folder of the cache where uploads are received and parsed."""
 
 UPLOAD_FORM = {
     "requestBody": {
@@ -49,33 +48,32 @@ UPLOAD_FORM = {
     status_code=201,
     response_model=DatasetAnswer,
     openapi_extra=UPLOAD_FORM,
-    responses={413: {"model": Error}, 422: {"model": Error}},
+    responses={413: {"model": Error}, 422: {"model": Error}, 507: {"model": Error}},
 )
 async def upload(request: Request, parts: Parts, project: ProjectId) -> DatasetAnswer:
     """Upload a file as a dataset. The answer comes when it was inspected and is usable."""
     declared = request.headers.get("content-length", "")
     length = int(declared) if declared.isdigit() else None
-    with _workspace(parts.settings.cache()) as folder:
+    with workspace(parts.settings.cache() / UPLOADS) as folder:
         source = folder / "upload"
         received = await receive(
             request.stream(), request.headers.get("content-type", ""), length, source, parts.settings.upload_limit_bytes
         )
-        dataset = await run_in_threadpool(
-            catalogue.add, parts.database, parts.storage, parts.settings, project, received, source
-        )
+        async with parts.intake:
+            dataset = await run_in_threadpool(
+                catalogue.add, parts.database, parts.storage, parts.settings, project, received, source
+            )
     return _answer(dataset)
 
 
 @router.get("", response_model=Page[DatasetAnswer])
 def list_datasets(
-    request: Request,
     parts: Parts,
     project: ProjectId,
     limit: Limit = 20,
     after: Annotated[str | None, Query(max_length=40, description="The last id of the page before.")] = None,
 ) -> Page[DatasetAnswer]:
     """List datasets, newest first."""
-    only_known(request, {"limit", "after"})
     with parts.database.read() as session:
         found, has_more = queries.datasets(session, project, limit=limit, after=after)
     return Page(data=[_answer(dataset) for dataset in found], has_more=has_more)
@@ -105,18 +103,8 @@ def rows(
 def delete(dataset_id: str, parts: Parts, project: ProjectId) -> Deleted:
     """Delete a dataset that no queued or running job needs."""
     catalogue.remove(parts.database, parts.storage, project, dataset_id)
+    parts.copies.forget(dataset_id)
     return Deleted(id=dataset_id, object="dataset")
-
-
-@contextmanager
-def _workspace(cache: Path) -> Generator[Path]:
-    uploads = cache / "uploads"
-    uploads.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=uploads))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
 
 
 def _find(parts: Service, project: str, dataset_id: str) -> Dataset:

@@ -1,11 +1,15 @@
 """What every route needs: the service's parts, and the project that the key opens."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
 
 from app import auth
+from app.api.hints import Hints
+from app.api.parameters import only_known
+from app.api.stream import Feed
 from app.datasets.local_copy import LocalCopies
 from app.db import Database
 from app.jobs.wakeup import Wakeup
@@ -21,7 +25,10 @@ class Service:
     database: Database
     storage: Storage
     wakeup: Wakeup
+    hints: Hints
     copies: LocalCopies
+    intake: asyncio.Semaphore
+    """As many uploads are parsed at once as this lets in; the others wait."""
 
 
 def _service(request: Request) -> Service:
@@ -31,9 +38,20 @@ def _service(request: Request) -> Service:
 Parts = Annotated[Service, Depends(_service)]
 
 
-def _project(parts: Parts, authorization: Annotated[str | None, Header(include_in_schema=False)] = None) -> str:
+def _project(
+    request: Request, parts: Parts, authorization: Annotated[str | None, Header(include_in_schema=False)] = None
+) -> str:
     with parts.database.read() as session:
-        return auth.project_of(session, authorization)
+        project = auth.project_of(session, authorization)
+    only_known(request)
+    return project
 
+
+def _feed(request: Request) -> Feed:
+    return request.app.state.feed
+
+
+Streams = Annotated[Feed, Depends(_feed)]
 
 ProjectId = Annotated[str, Depends(_project)]
+"""The project of the key. Routes that take it refuse requests without a key, and query parameters that they lack."""

@@ -2,41 +2,72 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
 
 from app.api.answers import Error, EventAnswer, Logs, Metrics, Page, Point
-from app.api.dependencies import Parts, ProjectId
+from app.api.dependencies import Parts, ProjectId, Service, Streams
 from app.api.jobs import job_of
-from app.api.parameters import only_known
+from app.api.stream import Feed, event_answer
+from app.errors import InvalidRequest, Unavailable
 from app.jobs import queries
+from app.jobs.states import TERMINAL
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], responses={404: {"model": Error}})
 
 LARGEST_ID = 2**62
 
 
-@router.get("/events", response_model=Page[EventAnswer])
-def events(
+@router.get(
+    "/events",
+    response_model=Page[EventAnswer],
+    responses={200: {"content": {"text/event-stream": {}}, "description": "A page, or the stream."}, 204: {}},
+)
+def events(  # noqa: PLR0917 - FastAPI passes them by name
     job_id: str,
     request: Request,
+    streams: Streams,
     parts: Parts,
     project: ProjectId,
     after: Annotated[int, Query(ge=0, le=LARGEST_ID, description="The last event id seen; 0 for the beginning.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000, description="Entries a page.")] = 100,
     type: Annotated[str | None, Query(max_length=20, description="Only events of this type.")] = None,  # noqa: A002 - its name in the API
-) -> Page[EventAnswer]:
-    """Read the job's log, oldest first. Ids count from 1 without gaps."""
-    only_known(request, {"after", "limit", "type"})
+    last_event_id: Annotated[str | None, Header(description="Where a stream goes on; wins over `after`.")] = None,
+) -> Page[EventAnswer] | Response:
+    """Read the job's log, oldest first. Ids count from 1 without gaps.
+
+    With `Accept: text/event-stream` it comes as Server-Sent Events and follows the job until it ends; a reader who
+    reconnects with Last-Event-ID misses nothing and sees nothing twice, and gets 204 when there is nothing more to come.
+    """
+    if "text/event-stream" in request.headers.get("accept", ""):
+        return _stream(parts, streams, project, job_id, _event_id(last_event_id, after))
     with parts.database.read() as session:
         job = job_of(queries.job(session, project, job_id))
         found, has_more = queries.events(session, job.id, after=after, limit=limit, kind=type)
-        data = [
-            EventAnswer(
-                id=event.seq, type=event.type, attempt=event.attempt, data=event.data, created_at=event.created_at
-            )
-            for event in found
-        ]
+        data = [event_answer(event) for event in found]
         return Page(data=data, has_more=has_more)
+
+
+def _stream(parts: Service, streams: Feed, project: str, job_id: str, after: int) -> Response:
+    if streams.is_closing:
+        raise Unavailable("this service is stopping; connect again")
+    with parts.database.read() as session:
+        job = job_of(queries.job(session, project, job_id))
+    if job.status in TERMINAL and after >= job.event_seq:
+        # By the standard, this is what stops an EventSource from connecting again.
+        return Response(status_code=204)
+    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+    return StreamingResponse(streams.stream(job.id, after), media_type="text/event-stream", headers=headers)
+
+
+def _event_id(last_event_id: str | None, after: int) -> int:
+    if last_event_id is None:
+        return after
+    if not (last_event_id.isascii() and last_event_id.isdigit() and int(last_event_id[:20]) <= LARGEST_ID):
+        raise InvalidRequest(
+            "Last-Event-ID must be the id of an event, a whole number", param="last-event-id", code="invalid_event_id"
+        )
+    return int(last_event_id)
 
 
 @router.get("/metrics", response_model=Metrics)

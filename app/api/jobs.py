@@ -1,25 +1,32 @@
 """POST a job, look at it, list, cancel."""
 
 import json
+from collections.abc import Callable
 from hashlib import sha256
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from app.api.answers import Error, Estimate, JobAnswer, JobLinks, Page, Validation
 from app.api.body import json_body
 from app.api.dependencies import Parts, ProjectId, Service
-from app.api.parameters import Limit, only_known, point_in_time
+from app.api.parameters import Limit, family, point_in_time
 from app.errors import Conflict, InvalidRequest, NotFound
 from app.jobs import lifecycle, queries, submission
-from app.jobs.states import JobStatus
-from app.jobs.tables import IdempotencyKey, Job, JobDataset
+from app.jobs.states import TERMINAL, JobStatus
+from app.jobs.tables import Artifact, IdempotencyKey, Job, JobDataset
 from app.specs import JobSpec
+from app.specs.retry import Retry
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 Body = Annotated[tuple[JobSpec, Any], Depends(json_body(JobSpec))]
+RetryBody = Annotated[tuple[Retry, Any], Depends(json_body(Retry, may_be_empty=True))]
+
+RETRIED_WITHIN_SECONDS = 600.0
+"""How long after a job was posted the same body, marked by the client as a retry, means that job."""
 
 
 @router.post(
@@ -30,25 +37,39 @@ def create(
     parts: Parts,
     project: ProjectId,
     response: Response,
-    background: BackgroundTasks,
     idempotency_key: Annotated[
         str | None,
         Header(
-            description="Any text of up to 255 characters: a repeated request with the same key and body gives the same job (200)."
+            min_length=1,
+            max_length=255,
+            description="Any text of up to 255 characters: a repeated request with the same key and body gives the same job (200).",
+        ),
+    ] = None,
+    x_stainless_retry_count: Annotated[
+        int | None,
+        Header(
+            ge=0,
+            le=1000,
+            description="Sent by the openai client, which has no idempotency key: a retry of a body that made a job in the last ten minutes gives that job.",
         ),
     ] = None,
 ) -> JobAnswer:
     """Create a fine-tuning job."""
     spec, tree = body
     body_hash = sha256(json.dumps(tree, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-    if idempotency_key is not None and (replayed := _replay(parts, project, idempotency_key, body_hash)):
-        response.status_code = 200
-        response.headers["idempotent-replayed"] = "true"
+    if idempotency_key is not None and (replayed := _replay(parts, project, idempotency_key, body_hash, response)):
+        return replayed
+    if (
+        x_stainless_retry_count
+        and idempotency_key is None
+        and (replayed := _retried(parts, project, body_hash, response))
+    ):
         return replayed
     plan = _check(parts, project, spec)
-    job = plan.job(project)
+    job = plan.job(project, body_sha256=body_hash)
     try:
         with parts.database.write() as session:
+            submission.require_datasets(session, plan)
             lifecycle.submit(session, job)
             session.add_all(JobDataset(job_id=job.id, dataset_id=found) for found in plan.dataset_ids())
             if idempotency_key is not None:
@@ -57,12 +78,10 @@ def create(
                 )
     except IntegrityError:
         # The same key was posted at the same moment, and the other request was first.
-        if idempotency_key is not None and (replayed := _replay(parts, project, idempotency_key, body_hash)):
-            response.status_code = 200
-            response.headers["idempotent-replayed"] = "true"
+        if idempotency_key is not None and (replayed := _replay(parts, project, idempotency_key, body_hash, response)):
             return replayed
         raise
-    background.add_task(parts.wakeup.hint, job.queue)
+    parts.hints.give(job.queue)
     return _answer(parts, project, job.id)
 
 
@@ -83,14 +102,16 @@ def list_jobs(  # noqa: PLR0917 - FastAPI passes them by name
     status: Annotated[JobStatus | None, Query(description="Only jobs in this status.")] = None,
     task: Annotated[str | None, Query(max_length=50, description="Only jobs of this task type.")] = None,
     name: Annotated[str | None, Query(max_length=200, description="Only jobs of exactly this name.")] = None,
+    metadata: Annotated[
+        str | None,
+        Query(
+            alias="metadata[key]", description="Only jobs whose metadata has this value under `key`; may be repeated."
+        ),
+    ] = None,
     created_after: Annotated[str | None, Query(description="ISO 8601 or seconds since 1970.")] = None,
     created_before: Annotated[str | None, Query(description="ISO 8601 or seconds since 1970.")] = None,
 ) -> Page[JobAnswer]:
-    """List jobs, newest first. `metadata[key]=value` filters by metadata."""
-    only_known(
-        request, {"limit", "after", "status", "task", "name", "created_after", "created_before"}, prefix="metadata"
-    )
-    metadata = {key[9:-1]: value for key, value in request.query_params.items() if key.startswith("metadata[")}
+    """List jobs, newest first."""
     with parts.database.read() as session:
         found, has_more = queries.jobs(
             session,
@@ -100,11 +121,13 @@ def list_jobs(  # noqa: PLR0917 - FastAPI passes them by name
             status=status,
             task=task,
             name=name,
-            metadata=metadata,
+            metadata=family(request, "metadata"),
             created_after=point_in_time("created_after", created_after),
             created_before=point_in_time("created_before", created_before),
         )
-        return Page(data=[job_answer(job, queries.queue_position(session, job)) for job in found], has_more=has_more)
+        queued = {job.queue for job in found if job.status == JobStatus.QUEUED}
+        positions = queries.queue_positions(session, sorted(queued)) if queued else {}
+        return Page(data=[job_answer(job, positions.get(job.id)) for job in found], has_more=has_more)
 
 
 @router.get("/{job_id}", response_model=JobAnswer, responses={404: {"model": Error}})
@@ -116,13 +139,70 @@ def get(job_id: str, parts: Parts, project: ProjectId) -> JobAnswer:
 @router.post("/{job_id}/cancel", response_model=JobAnswer, responses={404: {"model": Error}, 409: {"model": Error}})
 def cancel(job_id: str, parts: Parts, project: ProjectId) -> JobAnswer:
     """Cancel a job. A running one saves a checkpoint and stops; poll until its status is `cancelled`."""
+    return _wish(parts, project, job_id, lifecycle.cancel, "only a job that has not ended can be cancelled")
+
+
+@router.post("/{job_id}/pause", response_model=JobAnswer, responses={404: {"model": Error}, 409: {"model": Error}})
+def pause(job_id: str, parts: Parts, project: ProjectId) -> JobAnswer:
+    """Pause a job. A running one saves a checkpoint and frees its slot; poll until its status is `paused`."""
+    return _wish(parts, project, job_id, lifecycle.pause, "only a queued or running job can be paused")
+
+
+@router.post("/{job_id}/resume", response_model=JobAnswer, responses={404: {"model": Error}, 409: {"model": Error}})
+def resume(job_id: str, parts: Parts, project: ProjectId) -> JobAnswer:
+    """Put a paused job back into the queue. It goes on from its newest checkpoint."""
+    answer = _wish(parts, project, job_id, lifecycle.resume, "only a paused job can be resumed")
+    parts.hints.give(answer.queue)
+    return answer
+
+
+@router.post(
+    "/{job_id}/retry",
+    status_code=201,
+    response_model=JobAnswer,
+    responses={404: {"model": Error}, 409: {"model": Error}},
+)
+def retry(job_id: str, body: RetryBody, parts: Parts, project: ProjectId) -> JobAnswer:
+    """Make a new job from one that has ended: the same spec, from the start or from one of its checkpoints."""
+    with parts.database.write() as session:
+        parent = job_of(queries.job(session, project, job_id))
+        if parent.status not in TERMINAL:
+            raise Conflict(
+                f"this job is '{parent.status}'; only a job that has ended can be retried", code="job_not_ended"
+            )
+        start = _start(session, parent, body[0].from_checkpoint)
+        # The rows were checked when the parent was posted and cannot have changed; what it reads may be gone.
+        plan = submission.find(session, project, JobSpec.model_validate(parent.spec))
+        child = plan.job(project, body_sha256=parent.body_sha256)
+        child.parent_id = parent.id
+        if start is not None:
+            child.start_artifact_id, child.resolved = start.id, parent.resolved
+        submission.require_datasets(session, plan)
+        lifecycle.submit(session, child)
+        session.add_all(JobDataset(job_id=child.id, dataset_id=found) for found in plan.dataset_ids())
+    parts.hints.give(child.queue)
+    return _answer(parts, project, child.id)
+
+
+def _start(session: Session, parent: Job, step: int | Literal["latest"] | None) -> Artifact | None:
+    if step is None:
+        return None
+    offered = queries.checkpoints(session, parent.id)
+    found = next((item for item in offered if step in ("latest", item.step)), None)
+    if found is None:
+        steps = ", ".join(str(item.step) for item in offered) or "none"
+        message = f"this job has no such checkpoint; its checkpoints are of steps: {steps}"
+        raise InvalidRequest(message, param="from_checkpoint", code="checkpoint_not_found")
+    return found
+
+
+def _wish(parts: Service, project: str, job_id: str, wish: Callable[[Session, str], bool], otherwise: str) -> JobAnswer:
     with parts.database.write() as session:
         job = job_of(queries.job(session, project, job_id))
-        if not lifecycle.cancel(session, job.id):
-            raise Conflict(
-                f"this job has already ended as '{job.status}'; only a queued or running job can be cancelled",
-                code="job_ended",
-            )
+        if not wish(session, job.id):
+            session.refresh(job)
+            code = "job_ended" if job.status in TERMINAL else "wrong_state"
+            raise Conflict(f"this job is '{job.status}'; {otherwise}", code=code)
     return _answer(parts, project, job_id)
 
 
@@ -133,7 +213,7 @@ def job_of(job: Job | None) -> Job:
     return job
 
 
-def job_answer(job: Job, queue_position: int | None) -> JobAnswer:
+def job_answer(job: Job, queue_position: int | None, waiting_for: str | None = None) -> JobAnswer:
     """A job as clients see it."""
     base = f"/v1/jobs/{job.id}"
     links = {part: f"{base}/{part}" for part in JobLinks.model_fields if part != "self"}
@@ -147,7 +227,9 @@ def job_answer(job: Job, queue_position: int | None) -> JobAnswer:
             "metadata": job.user_metadata,
             "metrics": job.metrics or {},
             "cancel_requested": job.cancel_requested_at is not None,
+            "pause_requested": job.pause_requested_at is not None,
             "queue_position": queue_position,
+            "waiting_for": waiting_for,
             "links": {"self": base, **links},
         }
     )
@@ -159,15 +241,17 @@ def _check(parts: Service, project: str, spec: JobSpec) -> submission.Plan:
 
 def _answer(parts: Service, project: str, job_id: str) -> JobAnswer:
     with parts.database.read() as session:
-        job = job_of(queries.job(session, project, job_id))
-        return job_answer(job, queries.queue_position(session, job))
+        return _described(parts, session, job_of(queries.job(session, project, job_id)))
 
 
-def _replay(parts: Service, project: str, key: str, body_hash: str) -> JobAnswer | None:
-    if not 1 <= len(key) <= 255:  # noqa: PLR2004 - the column's length
-        raise InvalidRequest(
-            "an Idempotency-Key has 1 to 255 characters", param="idempotency-key", code="invalid_idempotency_key"
-        )
+def _described(parts: Service, session: Session, job: Job) -> JobAnswer:
+    if job.status != JobStatus.QUEUED:
+        return job_answer(job, None)
+    position = queries.queue_positions(session, [job.queue]).get(job.id)
+    return job_answer(job, position, queries.waiting_for(session, job, silent_for=parts.settings.lease_seconds))
+
+
+def _replay(parts: Service, project: str, key: str, body_hash: str, response: Response) -> JobAnswer | None:
     with parts.database.read() as session:
         earlier = queries.idempotent_job(session, project, key)
         if earlier is None:
@@ -176,4 +260,16 @@ def _replay(parts: Service, project: str, key: str, body_hash: str) -> JobAnswer
         if known_hash != body_hash:
             message = f"this Idempotency-Key made job {job.id} from another body; use a new key for a new job"
             raise InvalidRequest(message, param="idempotency-key", code="idempotency_key_reused")
-        return job_answer(job, queries.queue_position(session, job))
+        response.status_code = 200
+        response.headers["idempotent-replayed"] = "true"
+        return _described(parts, session, job)
+
+
+def _retried(parts: Service, project: str, body_hash: str, response: Response) -> JobAnswer | None:
+    with parts.database.read() as session:
+        job = queries.recent_job(session, project, body_hash, within=RETRIED_WITHIN_SECONDS)
+        if job is None:
+            return None
+        response.status_code = 200
+        response.headers["idempotent-replayed"] = "true"
+        return _described(parts, session, job)

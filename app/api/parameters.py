@@ -1,11 +1,16 @@
 """Query parameters that several lists share."""
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Query, Request
+from fastapi.routing import APIRoute
 
 from app.errors import InvalidRequest
+
+SHOWN_NAME = 100
+UNESCAPED_PLUS = re.compile(r"T.* \d\d:?\d\d$")
 
 Limit = Annotated[int, Query(ge=1, le=100, description="Entries a page.")]
 
@@ -21,16 +26,36 @@ def point_in_time(name: str, value: str | None) -> float | None:
         raise InvalidRequest(message, param=name, code="invalid_time") from None
 
 
-def only_known(request: Request, known: set[str], prefix: str | None = None) -> None:
-    """Refuse query parameters that a list does not have: a misspelt filter must not list everything."""
-    for name in request.query_params:
-        if name not in known and not (prefix and name.startswith(prefix + "[") and name.endswith("]")):
-            shown = ", ".join(sorted(known))
-            raise InvalidRequest(
-                "there is no such query parameter; known are " + shown, param=name[:100], code="unknown_parameter"
-            )
+def only_known(request: Request) -> None:
+    """Refuse query parameters that the route does not declare: a misspelt filter must not list everything.
+
+    A declared name such as `metadata[key]` stands for all names of that form. Raises InvalidRequest.
+    """
+    route = request.scope["route"]
+    known = sorted(field.alias for field in route.dependant.query_params) if isinstance(route, APIRoute) else []
+    families = tuple(name.partition("[")[0] + "[" for name in known if name.endswith("]"))
+    for name, value in request.query_params.multi_items():
+        if name not in known and not (name.startswith(families) and name.endswith("]")):
+            raise InvalidRequest(_unknown(known), param=name[:SHOWN_NAME], code="unknown_parameter")
+        # No stored text holds NUL, and PostgreSQL takes none.
+        if "\0" in name or "\0" in value:
+            shown = name[:SHOWN_NAME].replace("\0", "\ufffd")
+            raise InvalidRequest(f"'{shown}' holds a NUL character", param=shown, code="invalid_text")
+
+
+def family(request: Request, name: str) -> dict[str, str]:
+    """The parameters `name[key]=value` of a request, by key."""
+    start = len(name) + 1
+    given = request.query_params.items()
+    return {key[start:-1]: value for key, value in given if key.startswith(f"{name}[") and key.endswith("]")}
+
+
+def _unknown(known: list[str]) -> str:
+    which = f"known are {', '.join(known)}" if known else "this address takes none"
+    return f"there is no such query parameter; {which}"
 
 
 def _iso(value: str) -> float:
-    moment = datetime.fromisoformat(value)
+    # A plus sign that was not escaped arrives as a space.
+    moment = datetime.fromisoformat(value.replace(" ", "+") if UNESCAPED_PLUS.search(value) else value)
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -1,5 +1,6 @@
 """Liveness and readiness. No key is needed."""
 
+import logging
 from collections.abc import Callable
 
 from fastapi import APIRouter, Response
@@ -7,11 +8,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app import migrate
 from app.api.answers import Health
-from app.api.dependencies import Parts, Service
+from app.api.dependencies import Parts, Service, Streams
 from app.jobs import queries
 from app.jobs.wakeup import CeleryWakeup
-from app.storage import StorageError
 
+log = logging.getLogger(__name__)
 router = APIRouter(tags=["system"])
 
 
@@ -22,7 +23,7 @@ async def healthz() -> Health:
 
 
 @router.get("/readyz", response_model=Health, responses={503: {"model": Health}})
-def readyz(parts: Parts, response: Response) -> Health:
+def readyz(parts: Parts, streams: Streams, response: Response) -> Health:
     """Whether requests can be served: database, migrations and storage. Broker and workers are reported only."""
     required = {
         "database": _outcome(parts.database.check),
@@ -30,6 +31,8 @@ def readyz(parts: Parts, response: Response) -> Health:
         "storage": _outcome(parts.storage.check),
     }
     reported = {"broker": _broker(parts), "workers": _workers(parts)}
+    if streams.is_closing:
+        required["service"] = "stopping"
     ready = all(outcome == "ok" for outcome in required.values())
     response.status_code = 200 if ready else 503
     return Health(status="ok" if ready else "unavailable", checks={**required, **reported})
@@ -38,8 +41,9 @@ def readyz(parts: Parts, response: Response) -> Health:
 def _outcome(check: Callable[[], None]) -> str:
     try:
         check()
-    except (SQLAlchemyError, StorageError, RuntimeError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever a check raises, each library its own kind, is its outcome
         # The class says enough for an operator; the text may hold addresses and is for the log.
+        log.warning("a check failed: %s", error)
         return f"failed: {type(error).__name__}"
     return "ok"
 

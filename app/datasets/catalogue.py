@@ -1,5 +1,6 @@
 """Adds and removes datasets: storage first, then the row; on removal the row first, then storage."""
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,13 +14,18 @@ from app.identifiers import new_id
 from app.jobs import queries
 from app.jobs.tables import Dataset
 from app.settings import Settings
-from app.storage import Storage
+from app.storage import Storage, StorageError
+
+log = logging.getLogger(__name__)
 
 
 def add(
     database: Database, storage: Storage, settings: Settings, project_id: str, received: Received, source: Path
 ) -> Dataset:
-    """Inspect an uploaded file and keep it. Raises InvalidRequest with the row and column; then nothing is kept."""
+    """Inspect an uploaded file and keep it.
+
+    Raises InvalidRequest with the row and column, StorageError, OSError when the disk is full; then nothing is kept.
+    """
     parquet = source.with_name("data.parquet")
     try:
         found = inspect(source, received.filename, parquet, limits=_limits(settings))
@@ -28,7 +34,8 @@ def add(
         raise InvalidRequest(str(error), param="file", code=error.code, details=details) from None
     dataset_id = new_id("ds")
     prefix = f"datasets/{dataset_id}"
-    suffix = "".join(Path(received.filename).suffixes[-2:])
+    # Never the user's own name: no part of a stored path comes from a request.
+    source_name = f"source.{found.format}{'.gz' if found.compressed else ''}"
     dataset = Dataset(
         id=dataset_id,
         project_id=project_id,
@@ -38,7 +45,7 @@ def add(
         sha256=received.sha256,
         rows=found.rows,
         columns=[asdict(column) for column in found.columns],
-        source_path=f"{prefix}/source{suffix}",
+        source_path=f"{prefix}/{source_name}",
         parquet_path=f"{prefix}/data.parquet",
     )
     try:
@@ -47,23 +54,44 @@ def add(
         with database.write() as session:
             session.add(dataset)
     except BaseException:
-        storage.delete_prefix(prefix)
+        _clear(storage, prefix)
         raise
     return dataset
 
 
 def remove(database: Database, storage: Storage, project_id: str, dataset_id: str) -> None:
-    """Delete a dataset. Raises NotFound, or Conflict while a queued or running job needs it."""
+    """Delete a dataset. Raises NotFound, Conflict while a queued or running job needs it, and StorageError.
+
+    After a StorageError the dataset is gone, but its files may not be: deleting it once more removes them, and
+    raises NotFound.
+    """
     with database.write() as session:
-        dataset = queries.dataset(session, project_id, dataset_id)
+        dataset = queries.dataset_to_remove(session, project_id, dataset_id)
         if dataset is None:
-            raise NotFound("there is no such dataset in this project", param="dataset_id", code="dataset_not_found")
-        if job_id := queries.job_that_needs(session, dataset_id):
+            raise _not_found()
+        was_there = dataset.deleted_at is None
+        if was_there and (job_id := queries.job_that_needs(session, dataset_id)):
             raise Conflict(
                 f"job {job_id} has not ended and needs this dataset; cancel it or wait", code="dataset_in_use"
             )
-        session.execute(update(Dataset).where(Dataset.id == dataset_id).values(deleted_at=now()))
+        session.execute(
+            update(Dataset).where(Dataset.id == dataset_id, Dataset.deleted_at.is_(None)).values(deleted_at=now())
+        )
     storage.delete_prefix(f"datasets/{dataset_id}")
+    if not was_there:
+        raise _not_found()
+
+
+def _clear(storage: Storage, prefix: str) -> None:
+    try:
+        storage.delete_prefix(prefix)
+    except StorageError as error:
+        # What went wrong before this is what the client must hear of.
+        log.warning("files may be left under %s: %s", prefix, error)
+
+
+def _not_found() -> NotFound:
+    return NotFound("there is no such dataset in this project", param="dataset_id", code="dataset_not_found")
 
 
 def _limits(settings: Settings) -> Limits:

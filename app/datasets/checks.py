@@ -15,12 +15,11 @@ import pyarrow.parquet as pq
 from app.datasets.batch import ROWS
 from app.datasets.columns import LINE
 from app.specs import JobSpec
-from app.specs.labels import label_name
+from app.specs.labels import class_name, label_name
 from app.specs.rows import RowProblem, class_problem, text_classification_problems
 
 SHOWN = 20
 SHOWN_COLUMNS = 30
-ID_DIGITS = 10
 
 Rows = Path | BinaryIO | Sequence[Mapping[str, Any]]
 """One split: our Parquet, or rows as they stand in the spec."""
@@ -153,7 +152,9 @@ class _Watched:
         for row in islice(self._rows, self._limit):
             self.count += 1
             self._is_bad = False
-            named = row if self._labels is None else {**row, self._label: _named(row.get(self._label), self._labels)}
+            named = (
+                row if self._labels is None else {**row, self._label: class_name(row.get(self._label), self._labels)}
+            )
             yield named
             # Back here, the check has said all it has to say about the row.
             if not self._is_bad and (name := label_name(named.get(self._label))) is not None:
@@ -165,15 +166,6 @@ class _Watched:
         was_good = not self._is_bad
         self._is_bad = True
         return int(was_good)
-
-
-def _named(cell: Any, labels: Sequence[str]) -> Any:
-    name = label_name(cell)
-    if name is None or name in labels:
-        return cell
-    # As many digits as an id can have: int() refuses text of thousands.
-    is_id = name.isascii() and name.isdigit() and len(name) < ID_DIGITS and int(name) < len(labels)
-    return labels[int(name)] if is_id else cell
 
 
 def _column_names(rows: Rows) -> list[str]:

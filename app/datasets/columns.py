@@ -1,8 +1,9 @@
 """Columns of a file: what is told of them, and which names they may have, whatever the format."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from app.datasets.errors import UnusableFile
 
@@ -54,3 +55,16 @@ def _fault(name: str, place: int, seen: set[str]) -> str | None:
 def is_text(name: str) -> bool:
     """Whether a name can be written as UTF-8, and holds no NUL."""
     return not any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def json_safe(value: Any) -> Any:
+    """A cell as every JSON reader and PostgreSQL take it: NaN and the infinities are null, NUL is U+FFFD."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return value.replace("\0", "\ufffd")
+    if isinstance(value, list):
+        return [json_safe(item) for item in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        return {json_safe(name): json_safe(member) for name, member in cast("dict[str, Any]", value).items()}
+    return value

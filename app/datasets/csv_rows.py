@@ -2,13 +2,15 @@
 
 import csv
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from app.datasets.batch import BYTES, ROWS, Batch
 from app.datasets.columns import check_columns
 from app.datasets.errors import UnusableFile
-from app.datasets.source import Source, Watched
+from app.datasets.source import Source, Watched, is_bad
 
 if TYPE_CHECKING:
     from _csv import Reader
@@ -22,28 +24,37 @@ def csv_batches(source: Source, delimiter: str) -> Iterator[Batch]:
     csv.field_size_limit(source.limits.record_bytes)
     with source.open() as watched:
         reader = csv.reader(watched.lines_of_text(), delimiter=delimiter, strict=True)
+        header: list[str] = []
         try:
             header = _header(reader, delimiter, source.limits.columns)
             yield from _batches(reader, header, watched)
         except UnicodeDecodeError:
-            raise source.find_bad_utf8() from None
+            raise _bad_utf8(source, delimiter) from None
         except _BrokenQuote as error:
-            raise _broken(source, delimiter, error) from None
+            raise _broken(source, delimiter, error, header) from None
 
 
 class _BrokenQuote(Exception):
-    """What the csv module says, and the last line of the row before."""
+    """What the csv module says, the number of the row (0 is the header), and the last line of the row before."""
 
-    def __init__(self, reason: str, after: int, seen: int) -> None:
+    def __init__(self, reason: str, row: int, after: int, seen: int) -> None:
         super().__init__(reason)
-        self.reason, self.after, self.seen = reason, after, seen
+        self.reason, self.row, self.after, self.seen = reason, row, after, seen
+
+
+@dataclass(frozen=True)
+class _Opening:
+    """Where a quote was opened: its line, and the place of its cell in the row, from 0."""
+
+    line: int
+    cell: int
 
 
 def _header(reader: "Reader", delimiter: str, limit: int) -> list[str]:
     try:
         cells = next((row for row in reader if row), None)
     except csv.Error as error:
-        raise _BrokenQuote(str(error), 0, reader.line_num) from error
+        raise _BrokenQuote(str(error), 0, 0, reader.line_num) from error
     if cells is None:
         raise UnusableFile("the file holds no header and no rows", "empty")
     names = [name.strip() for name in cells]
@@ -78,7 +89,7 @@ def _batches(reader: "Reader", header: list[str], watched: Watched) -> Iterator[
                 start += len(rows)
                 rows, lines, began = [], [], watched.offset
     except csv.Error as error:
-        raise _BrokenQuote(str(error), before, reader.line_num) from error
+        raise _BrokenQuote(str(error), start + len(rows), before, reader.line_num) from error
     if rows:
         yield _batch(start, lines, header, rows)
 
@@ -97,22 +108,46 @@ def _ragged(row: list[str], header: list[str], number: int, line: int) -> Unusab
     )
 
 
-def _broken(source: Source, delimiter: str, error: _BrokenQuote) -> UnusableFile:
+def _bad_utf8(source: Source, delimiter: str) -> UnusableFile:
+    error = source.find_bad_utf8()
+    # What else may go wrong in this second reading is of no interest, only the place is.
+    with suppress(csv.Error, UnusableFile), source.open() as watched:
+        header: list[str] = []
+        rows = filter(None, csv.reader(watched.lines_of_text("surrogateescape"), delimiter=delimiter))
+        for number, row in enumerate(rows):
+            header = header or row
+            place = next((cell for cell, text in enumerate(row) if is_bad(text)), None)
+            if place is not None:
+                error.row, error.column = number or None, _column(header, place)
+                break
+    return error
+
+
+def _broken(source: Source, delimiter: str, error: _BrokenQuote, header: list[str]) -> UnusableFile:
     opened = _open_quote(source, delimiter, error.after, error.seen)
     hint = 'a cell that starts with " must end with one, and a " inside it is written twice'
+    line, code = opened.line, "quote"
     if "field larger" in error.reason:
-        limit = f"{source.limits.record_bytes:,} characters"
-        message = f"a cell in line {opened} is longer than {limit}; is its quote ever closed?"
-        return UnusableFile(message, "too_long", line=opened, hint=hint)
-    if "unexpected end" in error.reason:
-        return UnusableFile(f"the quote opened in line {opened} is never closed", "quote", line=opened, hint=hint)
-    message = f"line {error.seen} goes on after a closing quote; that cell's quote was opened in line {opened}"
-    return UnusableFile(message, "quote", line=error.seen, hint=hint)
+        limit, code = f"{source.limits.record_bytes:,} characters", "too_long"
+        message = f"a cell in line {opened.line} is longer than {limit}; is its quote ever closed?"
+    elif "unexpected end" in error.reason:
+        message = f"the quote opened in line {opened.line} is never closed"
+    else:
+        line = error.seen
+        message = f"line {line} goes on after a closing quote; that cell's quote was opened in line {opened.line}"
+    column = _column(header, opened.cell)
+    return UnusableFile(message, code, row=error.row or None, line=line, column=column, hint=hint)
 
 
-def _open_quote(source: Source, delimiter: str, after: int, seen: int) -> int:
+def _column(header: list[str], cell: int) -> str | None:
+    if cell >= len(header):
+        return None
+    return header[cell].strip().encode(errors="surrogateescape").decode(errors="replace")
+
+
+def _open_quote(source: Source, delimiter: str, after: int, seen: int) -> _Opening:
     # The csv module does not say where a quote was opened: look at the lines of the broken row again.
-    inside, opened = False, after + 1
+    inside, cell, opened = False, 0, _Opening(after + 1, 0)
     with source.open() as watched:
         for number, text in islice(enumerate(watched.lines_of_text(), start=1), after, seen):
             position = 0
@@ -120,14 +155,16 @@ def _open_quote(source: Source, delimiter: str, after: int, seen: int) -> int:
                 if not inside:
                     if not text.startswith('"', position):
                         position = _past(text, delimiter, position)
+                        cell += 1
                         continue
-                    inside, opened, position = True, number, position + 1
+                    inside, opened, position = True, _Opening(number, cell), position + 1
                 position = _past(text, '"', position)
                 if position < 0:
                     continue
                 inside = text.startswith('"', position)
                 if not inside and not text.startswith(delimiter, position):
                     break
+                cell += not inside
                 position += 1
     return opened
 

@@ -4,7 +4,11 @@ UnusableFile     the file: the user can mend it
 └── IntakeLimit  it asks for more time or memory than one upload may have
 """
 
+import re
 from typing import Any
+
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half characters, which names in JSON may hold and no answer can."""
 
 
 class UnusableFile(Exception):
@@ -24,12 +28,12 @@ class UnusableFile(Exception):
         column: str | None = None,
         hint: str | None = None,
     ) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = SURROGATE.sub("\ufffd", message)
+        super().__init__(self.message)
         self.code = code
         self.row = row
         self.line = line
-        self.column = column
+        self.column = column and SURROGATE.sub("\ufffd", column)
         self.hint = hint
 
     def as_dict(self) -> dict[str, Any]:

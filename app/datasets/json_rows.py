@@ -9,8 +9,8 @@ from typing import Any, cast
 
 from app.datasets.batch import BYTES, ROWS, Batch
 from app.datasets.errors import UnusableFile
-from app.datasets.json_stream import JsonStream, refuse_constant
-from app.datasets.source import BLOCK, Source, bad_utf8
+from app.datasets.json_stream import DuplicateKey, JsonStream, doubled, strict_decoder
+from app.datasets.source import BLOCK, Source, bad_utf8, is_bad
 
 NAMES: dict[type, str] = {
     dict: "an object",
@@ -47,7 +47,7 @@ def json_array(source: Source) -> Iterator[Batch]:
 
 
 def _records_of_lines(source: Source) -> Iterator[Record]:
-    decode = json.JSONDecoder(parse_constant=refuse_constant).decode
+    decode = strict_decoder().decode
     row = 0
     with source.open() as watched:
         offset = watched.offset
@@ -57,11 +57,21 @@ def _records_of_lines(source: Source) -> Iterator[Record]:
                 try:
                     value = decode(raw.decode())
                 except UnicodeDecodeError as error:
-                    raise bad_utf8(line, offset + error.start, raw[error.start]) from None
+                    column = _bad_column(raw)
+                    raise bad_utf8(line, offset + error.start, raw[error.start], row, column) from None
                 except (ValueError, RecursionError) as error:
                     raise _invalid(error, row, line) from None
                 yield Record(row, line, len(raw), _members(value, row, line))
             offset += len(raw)
+
+
+def _bad_column(raw: bytes) -> str | None:
+    try:
+        value = json.loads(raw.decode(errors="surrogateescape"))
+    except (ValueError, RecursionError):
+        return None
+    members = cast("dict[str, Any]", value).items() if isinstance(value, dict) else ()
+    return next((name for name, member in members if is_bad(str(member))), None)
 
 
 def _records_of_array(source: Source) -> Iterator[Record]:
@@ -106,6 +116,8 @@ def _members(value: Any, row: int, line: int) -> dict[str, Any]:
 def _invalid(error: Exception, row: int, line: int) -> UnusableFile:
     if isinstance(error, RecursionError):
         return UnusableFile(f"line {line} is nested too deep", "too_deep", row=row, line=line)
+    if isinstance(error, DuplicateKey):
+        return doubled(error.key, row, line)
     if not isinstance(error, json.JSONDecodeError):
         return UnusableFile(f"line {line}: {error}", "invalid_json", row=row, line=line)
     hint = "this file is one JSON array: name it .json" if row == 1 and error.doc.lstrip().startswith("[") else None

@@ -13,6 +13,7 @@ ROWS_KEY = "data"
 LONGEST_TOKEN = 16
 """Characters that an escape or a literal may need to be whole."""
 
+SHOWN_NAME = 100
 SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -21,7 +22,7 @@ class JsonStream:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._decode = json.JSONDecoder(parse_constant=refuse_constant).raw_decode
+        self._decode = strict_decoder().raw_decode
         self._window = ""
         self._at = 0
         self._line = 1
@@ -65,9 +66,11 @@ class JsonStream:
         self._skip("{")
         while self._peek() == '"':
             key, _ = self._value()
+            if key in keys:
+                raise doubled(key, None, self._line)
             keys.append(str(key))
             self._skip(":")
-            if key == ROWS_KEY and self._peek() == "[" and not found:
+            if key == ROWS_KEY and self._peek() == "[":
                 found = True
                 yield from self._elements()
             else:
@@ -95,6 +98,8 @@ class JsonStream:
                     raise self._located(error) from None
             except RecursionError:
                 raise self._error("is nested too deep", "too_deep") from None
+            except DuplicateKey as error:
+                raise doubled(error.key, self._row or None, self._line) from None
             except ValueError as error:
                 raise self._error(f"is not JSON: {error}", "invalid_json") from None
             else:
@@ -157,6 +162,37 @@ class JsonStream:
         )
 
 
-def refuse_constant(name: str) -> Any:
-    """Raise ValueError for NaN and the infinities, which JSON does not know."""
+class DuplicateKey(ValueError):
+    """An object has a key twice: which of the two values is meant, nobody can know."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+def strict_decoder() -> json.JSONDecoder:
+    """A decoder that raises DuplicateKey, and ValueError for NaN and the infinities, which JSON does not know."""
+    return json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_distinct)
+
+
+def doubled(key: str, row: int | None, line: int) -> UnusableFile:
+    """Say that an object has a key twice."""
+    return UnusableFile(
+        f"line {line}: the key '{key[:SHOWN_NAME]}' stands twice in one object",
+        "duplicate_key",
+        row=row,
+        line=line,
+        column=key[:SHOWN_NAME],
+    )
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        seen: set[str] = set()
+        raise DuplicateKey(next(key for key, _ in pairs if key in seen or seen.add(key)))
+    return members
+
+
+def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON; write null for a missing value")

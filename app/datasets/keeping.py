@@ -15,13 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from app.datasets.batch import Batch
-from app.datasets.columns import LINE, Column
+from app.datasets.columns import LINE, Column, json_safe
 from app.datasets.errors import UnusableFile
 from app.datasets.limits import Limits
 from app.datasets.parquet_rows import ParquetRows
 
 DISTINCT_LIMIT = 1000
 EXAMPLE_CHARACTERS = 200
+GROUP_BYTES = 16 << 20
+"""What a row group holds at most in memory, by the batch's average row."""
 
 TYPE_NAMES: dict[pa.DataType, str] = {
     pa.bool_(): "boolean",
@@ -89,7 +91,7 @@ def _learn_the_rest(batches: Iterator[Batch], types: Types, limits: Limits) -> N
 
 
 class Keeper(AbstractContextManager["Keeper"]):
-    """A Parquet file in the making: one row group a batch, synced to disk at the end."""
+    """A Parquet file in the making: one row group a batch, or several of a large one, synced to disk at the end."""
 
     def __init__(self, target: Path, schema: pa.Schema, limits: Limits) -> None:
         self.schema = schema
@@ -118,7 +120,9 @@ class Keeper(AbstractContextManager["Keeper"]):
         for counts, array in zip(self._counts, arrays, strict=True):
             counts.add(array)
         lines = pa.array(marks, pa.int64())
-        self._writer.write_batch(pa.record_batch([*arrays, lines], schema=self._full_schema))
+        batch = pa.record_batch([*arrays, lines], schema=self._full_schema)
+        # Readers hold one group at a time.
+        self._writer.write_batch(batch, row_group_size=max(1, GROUP_BYTES * len(marks) // max(1, batch.nbytes)))
 
     def kept(self) -> Kept:
         """Say what was written. Raises UnusableFile when that is nothing."""
@@ -140,7 +144,7 @@ class _Counts:
     def add(self, array: pa.Array) -> None:
         self._nulls += array.null_count
         if self._example is None and array.null_count < len(array):
-            self._example = array.drop_null()[0].as_py()
+            self._example = json_safe(array.drop_null()[0].as_py())
         if self._distinct is not None:
             # Beyond the limit a few more make no difference: the head tells.
             new = array.unique().drop_null()

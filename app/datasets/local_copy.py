@@ -3,6 +3,8 @@
 import os
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from app.jobs.tables import Dataset
@@ -20,8 +22,8 @@ class LocalCopies:
 
     def parquet(self, dataset: Dataset) -> Path:
         """The local Parquet file of a dataset, fetched if need be. Raises StorageError."""
-        path = self._folder / f"{dataset.id}.parquet"
-        if path.exists():
+        path = self._path(dataset.id)
+        with suppress(FileNotFoundError):
             os.utime(path)
             return path
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -38,12 +40,25 @@ class LocalCopies:
             partial.unlink(missing_ok=True)
         return path
 
+    def forget(self, dataset_id: str) -> None:
+        """Remove the copy of a dataset, where there is one."""
+        self._path(dataset_id).unlink(missing_ok=True)
+
+    def _path(self, dataset_id: str) -> Path:
+        return self._folder / f"{dataset_id}.parquet"
+
     def _evict(self) -> None:
         aged = time.time() - RECENTLY_USED_SECONDS
-        old = sorted((entry.stat().st_mtime, entry.stat().st_size, entry) for entry in self._folder.iterdir())
+        old = sorted((found.st_mtime, found.st_size, entry) for entry, found in self._entries())
         total = sum(size for _, size, _ in old)
         for used_at, size, entry in old:
             if total <= self._limit_bytes or used_at > aged:
                 return
             entry.unlink(missing_ok=True)
             total -= size
+
+    def _entries(self) -> Iterator[tuple[Path, os.stat_result]]:
+        for entry in self._folder.iterdir():
+            # Another process may take it away just now.
+            with suppress(FileNotFoundError):
+                yield entry, entry.stat()

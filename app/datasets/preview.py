@@ -3,7 +3,6 @@
 # pyright: standard
 # pyarrow carries no types.
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,24 +11,30 @@ from typing import Any, BinaryIO, cast
 import pyarrow.parquet as pq
 
 from app.datasets.batch import ROWS
+from app.datasets.columns import json_safe
 from app.specs.labels import label_name, ordered
 
 CLASS_LIMIT = 1000
+PAGE_BYTES = 16 << 20
 
 
 def preview(parquet: Path | BinaryIO, start: int, limit: int) -> list[dict[str, Any]]:
-    """Return up to `limit` rows from row `start`, which counts from 0, as JSON can hold them, `_line` included."""
+    """Return up to `limit` rows from row `start`, which counts from 0, as JSON can hold them, `_line` included.
+
+    Fewer come when they are large: at least one, and not many more than 16 MiB.
+    """
     with pq.ParquetFile(parquet) as file:
         rows: list[dict[str, Any]] = []
-        first = 0
+        first = taken = 0
         for group in range(file.num_row_groups):
             size = file.metadata.row_group(group).num_rows
             skip = max(0, start - first)
-            if skip < size and len(rows) < limit:
-                table = file.read_row_group(group, use_threads=False)
-                rows += table.slice(skip, limit - len(rows)).to_pylist()
+            if skip < size and len(rows) < limit and taken < PAGE_BYTES:
+                piece = file.read_row_group(group, use_threads=False).slice(skip, limit - len(rows))
+                rows += piece.to_pylist()
+                taken += piece.nbytes
             first += size
-    return [cast("dict[str, Any]", _json_safe(row)) for row in rows]
+    return [cast("dict[str, Any]", json_safe(row)) for row in rows]
 
 
 def class_counts(parquet: Path | BinaryIO, column: str) -> dict[str, int] | None:
@@ -51,13 +56,3 @@ def class_counts(parquet: Path | BinaryIO, column: str) -> dict[str, int] | None
 def _column_batches(file: pq.ParquetFile, column: str) -> Iterator[list[Any]]:
     for batch in file.iter_batches(batch_size=ROWS, columns=[column], use_threads=False):
         yield batch.column(column).to_pylist()
-
-
-def _json_safe(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, list):
-        return [_json_safe(item) for item in cast("list[Any]", value)]
-    if isinstance(value, dict):
-        return {name: _json_safe(member) for name, member in cast("dict[str, Any]", value).items()}
-    return value

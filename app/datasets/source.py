@@ -95,9 +95,9 @@ class Watched(io.RawIOBase):
         view[: len(block)] = block
         return len(block)
 
-    def lines_of_text(self) -> Iterator[str]:
-        """Iterate over lines, each with its own ending: LF, CR LF or CR."""
-        return io.TextIOWrapper(io.BufferedReader(self, BLOCK), encoding="utf-8", newline="")
+    def lines_of_text(self, errors: str = "strict") -> Iterator[str]:
+        """Iterate over lines, each with its own ending: LF, CR LF or CR. `errors` is what to do about bad UTF-8."""
+        return io.TextIOWrapper(io.BufferedReader(self, BLOCK), encoding="utf-8", errors=errors, newline="")
 
     def _pull(self, size: int) -> bytes:
         try:
@@ -136,12 +136,16 @@ def too_long(line: int, limit: int) -> UnusableFile:
     return UnusableFile(f"line {line} is longer than {limit:,} bytes", "too_long", line=line)
 
 
-def bad_utf8(line: int, offset: int, byte: int) -> UnusableFile:
+def is_bad(text: str) -> bool:
+    """Whether text that was read with `errors="surrogateescape"` holds bytes that are not UTF-8."""
+    return not text.isascii() and any("\udc80" <= letter <= "\udcff" for letter in text)
+
+
+def bad_utf8(line: int, offset: int, byte: int, row: int | None = None, column: str | None = None) -> UnusableFile:
     """Say which byte is not UTF-8; `offset` counts from 0."""
     guess = bytes([byte]).decode("cp1252", errors="replace")
     hint = "save the file as UTF-8"
     if guess.isalpha():
         hint += f"; if it was saved as Windows-1252 or Latin-1, the byte is '{guess}'"
-    return UnusableFile(
-        f"line {line} is not UTF-8: byte 0x{byte:02x} at offset {offset:,}", "encoding", line=line, hint=hint
-    )
+    message = f"line {line} is not UTF-8: byte 0x{byte:02x} at offset {offset:,}"
+    return UnusableFile(message, "encoding", row=row, line=line, column=column, hint=hint)

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 FIELD = "file"
 FILENAME_LIMIT = 255
 WRITE_BYTES = 1024**2
+AROUND_BYTES = 64 * 1024
+"""What boundaries and part headers may take on top of the file itself."""
+
 EXAMPLE = "send multipart/form-data with one part named 'file', such as curl -F file=@reviews.csv"
 
 
@@ -33,35 +36,48 @@ async def receive(
     """Write the part named `file` to `target`.
 
     Raises TooLarge as soon as more than `limit` bytes are announced or have come, InvalidRequest for
-    anything that is not one such part. The caller removes `target` when this raises.
+    anything that is not one such part, OSError when the disk is full. The caller removes `target` when this raises.
     """
     too_large = TooLarge(f"the upload is larger than the limit of {limit} bytes; split it, or gzip it", param=FIELD)
-    # Boundaries and part headers come on top of the file itself.
-    if declared_length is not None and declared_length > limit + 64 * 1024:
+    if declared_length is not None and declared_length > limit + AROUND_BYTES:
         raise too_large
-    kind, options = parse_options_header(content_type)
-    if kind != b"multipart/form-data" or b"boundary" not in options:
-        raise InvalidRequest(EXAMPLE, param=FIELD, code="not_multipart")
     part = _Part()
-    parser = MultipartParser(options[b"boundary"], part.callbacks())
-    digest, size = hashlib.sha256(), 0
+    parser = _parser(content_type, part)
+    digest, size, come = hashlib.sha256(), 0, 0
     with target.open("wb") as file:
         async for chunk in chunks:
-            try:
-                parser.write(chunk)
-            except MultipartParseError as error:
-                raise InvalidRequest(
-                    f"the multipart body is broken: {error}", param=FIELD, code="invalid_multipart"
-                ) from None
+            come += len(chunk)
+            # What follows the last boundary means nothing, but it counts.
+            if not part.is_whole:
+                _feed(parser, chunk)
             size += await _write(part, file, digest, at_least=WRITE_BYTES)
-            if size + len(part.data) > limit:
+            if size + len(part.data) > limit or come > limit + AROUND_BYTES:
                 raise too_large
         size += await _write(part, file, digest, at_least=1)
     if not part.is_whole:
-        raise InvalidRequest(
-            f"the upload ends before its last boundary; {EXAMPLE}", param=FIELD, code="invalid_multipart"
-        )
+        raise _broken(f"the upload ends before its last boundary; {EXAMPLE}")
     return Received(part.filename, size, digest.hexdigest())
+
+
+def _parser(content_type: str, part: "_Part") -> MultipartParser:
+    kind, options = parse_options_header(content_type)
+    if kind != b"multipart/form-data" or not options.get(b"boundary"):
+        raise InvalidRequest(EXAMPLE, param=FIELD, code="not_multipart")
+    try:
+        return MultipartParser(options[b"boundary"], part.callbacks())
+    except FormParserError as error:
+        raise _broken(f"the multipart body cannot be read: {error}") from None
+
+
+def _feed(parser: MultipartParser, chunk: bytes) -> None:
+    try:
+        parser.write(chunk)
+    except FormParserError as error:
+        raise _broken(f"the multipart body is broken: {error}") from None
+
+
+def _broken(message: str) -> InvalidRequest:
+    return InvalidRequest(message, param=FIELD, code="invalid_multipart")
 
 
 async def _write(part: "_Part", file: IO[bytes], digest: "hashlib._Hash", at_least: int) -> int:  # pyright: ignore[reportPrivateUsage]
@@ -103,7 +119,7 @@ class _Part:
 
     def _begin(self) -> None:
         if self._seen:
-            raise InvalidRequest(f"there is more than one part; {EXAMPLE}", param=FIELD, code="invalid_multipart")
+            raise _broken(f"there is more than one part; {EXAMPLE}")
         self._seen = True
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
@@ -120,7 +136,7 @@ class _Part:
         _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
         filename = options.get(b"filename", b"").decode("utf-8", "replace")
         if options.get(b"name") != FIELD.encode() or not filename:
-            raise InvalidRequest(EXAMPLE, param=FIELD, code="invalid_multipart")
+            raise _broken(EXAMPLE)
         # Only the last segment, as a name to show and to read the format from; never as a path.
         name = filename.replace("\\", "/").rsplit("/", 1)[-1]
         if not name.isprintable() or not 1 <= len(name) <= FILENAME_LIMIT:

@@ -50,6 +50,21 @@ def jobs(
     return _page(list(session.scalars(query.order_by(Job.id.desc()).limit(limit + 1))), limit)
 
 
+def recent_job(session: Session, project_id: str, body_sha256: str, *, within: float) -> Job | None:
+    """The first job that this body made in the last `within` seconds."""
+    return session.scalar(
+        select(Job)
+        .where(
+            Job.project_id == project_id,
+            Job.body_sha256 == body_sha256,
+            Job.parent_id.is_(None),
+            Job.created_at > now() - within,
+        )
+        .order_by(Job.id)
+        .limit(1)
+    )
+
+
 def queue_positions(session: Session, queues: Sequence[str]) -> dict[str, int]:
     """Job id to how many jobs would be claimed before it, of the first thousand that wait in these queues."""
     waiting = (

@@ -40,8 +40,8 @@ class Plan:
     datasets: Mapping[str, Dataset]
     """Split to uploaded dataset, for the splits that are uploaded."""
 
-    def job(self, project_id: str) -> Job:
-        """The row to submit."""
+    def job(self, project_id: str, body_sha256: str) -> Job:
+        """The row to submit. `body_sha256` is the hash of the body that asked for it."""
         return Job(
             id=new_id("job"),
             project_id=project_id,
@@ -51,6 +51,7 @@ class Plan:
             priority=self.spec.priority,
             queue={0: "cpu", 1: "gpu", "auto": "any"}[self.spec.resources.gpus],
             timeout_seconds=seconds(self.spec.resources.timeout),
+            body_sha256=body_sha256,
             spec=self.spec.model_dump(mode="json"),
         )
 
@@ -98,6 +99,12 @@ def check(database: Database, copies: LocalCopies, project_id: str, spec: JobSpe
     _check_columns(spec, datasets)
     _check_rows(spec, datasets, copies, row_limit)
     return Plan(spec, datasets)
+
+
+def find(session: Session, project_id: str, spec: JobSpec) -> Plan:
+    """The plan of a spec that was checked before, when what it reads is still there. Raises InvalidRequest."""
+    _check_earlier_job(session, project_id, spec)
+    return Plan(spec, _datasets(session, project_id, spec))
 
 
 def require_datasets(session: Session, plan: Plan) -> None:
@@ -183,7 +190,11 @@ def _check_rows(spec: JobSpec, datasets: Mapping[str, Dataset], copies: LocalCop
             rows[split] = copies.parquet(datasets[split])
     if "train" not in rows:
         return
-    report = check_text_classification(spec, rows["train"], rows.get("eval"), rows.get("test"), row_limit=row_limit)
+    try:
+        report = check_text_classification(spec, rows["train"], rows.get("eval"), rows.get("test"), row_limit=row_limit)
+    except FileNotFoundError:
+        # A dataset was deleted, and its local copy with it, while we were about to read it.
+        raise _no_dataset(next(split for split in rows if split in datasets)) from None
     if report.total:
         raise InvalidRequest(
             _sentence(report),

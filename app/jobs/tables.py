@@ -81,6 +81,7 @@ class Job(Base):
         CheckConstraint("status IN ({})".format(", ".join(f"'{status}'" for status in JobStatus)), name="status"),
         Index("ix_jobs_queue", "status", "priority", "queued_at"),
         Index("ix_jobs_project_id_id", "project_id", "id"),
+        Index("ix_jobs_project_id_body_sha256", "project_id", "body_sha256"),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)

@@ -1,5 +1,6 @@
 """What a job may ask for: the body of `POST /v1/jobs`."""
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
@@ -21,6 +22,7 @@ Cadence = Literal["none", "epoch", "steps"]
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 
+MODEL_ID = re.compile(r"^(local:[\w][\w.-]*|job:job_[0-9a-z]{26}|[\w][\w.-]*(/[\w][\w.-]*)?)$")
 RESERVED_CONFIG = frozenset(
     {
         "auto_map",
@@ -43,7 +45,7 @@ class Model(Strict):
     id: str = Field(
         min_length=1,
         max_length=200,
-        pattern=r"^(local:[\w][\w.-]*|job:job_[0-9a-z]{26}|[\w][\w.-]*(/[\w][\w.-]*)?)$",
+        json_schema_extra={"pattern": MODEL_ID.pattern},
         description="A hub id (`google-bert/bert-base-cased`), `local:NAME` (a folder of the server's models directory), "
         "or `job:ID` (the model of an earlier job).",
     )
@@ -56,6 +58,14 @@ class Model(Strict):
     config: dict[str, bool | int | float | str | None] = Field(
         default_factory=dict, max_length=50, description="Overrides of the model's configuration, such as dropout."
     )
+
+    @field_validator("id")
+    @classmethod
+    def _id_has_a_known_form(cls, model_id: str) -> str:
+        # Not Field's own pattern: its error shows the pattern, which helps nobody. And "$" alone takes a line break.
+        if MODEL_ID.fullmatch(model_id) is None:
+            raise ValueError("must be a hub id such as 'google-bert/bert-base-cased', 'local:NAME' or 'job:ID'")
+        return model_id
 
     @field_validator("config")
     @classmethod
@@ -121,7 +131,7 @@ class Tokenization(Strict):
 class Resources(Strict):
     """What the job needs to run."""
 
-    gpus: Literal[0, 1, "auto"] = Field(
+    gpus: Annotated[int, Field(ge=0, le=1)] | Literal["auto"] = Field(
         default="auto", description="GPUs needed: 0, 1, or `auto` (one if the worker has one)."
     )
     timeout: str = Field(

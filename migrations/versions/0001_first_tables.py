@@ -119,6 +119,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
     )
     op.create_index(op.f("ix_jobs_parent_id"), "jobs", ["parent_id"], unique=False)
+    op.create_index("ix_jobs_project_id_body_sha256", "jobs", ["project_id", "body_sha256"], unique=False)
     op.create_index("ix_jobs_project_id_id", "jobs", ["project_id", "id"], unique=False)
     op.create_index("ix_jobs_queue", "jobs", ["status", "priority", "queued_at"], unique=False)
 
@@ -204,6 +205,7 @@ def downgrade() -> None:
     op.drop_table("artifacts")
     op.drop_index("ix_jobs_queue", table_name="jobs")
     op.drop_index("ix_jobs_project_id_id", table_name="jobs")
+    op.drop_index("ix_jobs_project_id_body_sha256", table_name="jobs")
     op.drop_index(op.f("ix_jobs_parent_id"), table_name="jobs")
 
     op.drop_table("jobs")

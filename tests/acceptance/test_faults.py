@@ -43,6 +43,29 @@ def test_kill_9_of_the_training_process_ends_in_a_second_attempt_that_resumes_to
     assert model_sha(service, job["id"]) == model_sha(service, undisturbed["id"])
 
 
+def test_a_stopped_training_process_is_killed_by_the_watchdog_and_tried_again(local: Deployment) -> None:
+    local.settings["TUNESMITH_HUNG_SECONDS"] = "4"
+    local.start_api()
+    worker = local.start_worker()
+    job = local.client.post("/v1/jobs", spec(training={"max_steps": 1500}, checkpoints=STEADY))
+    checkpoints = f"/v1/jobs/{job['id']}/checkpoints"
+    local.wait_for(job["id"], lambda _: bool(local.client.get(checkpoints)["data"]))
+    hung = worker.training_pid
+    os.kill(hung, signal.SIGSTOP)
+    retried = local.wait_for(job["id"], lambda seen: seen["attempt"] == 2, 30)
+    assert retried["error"]["code"] == "training_hung"
+    assert not is_alive(hung)
+    assert local.wait_for_end(job["id"])["status"] == "succeeded"
+
+
+def test_a_worker_that_is_told_to_stop_while_it_starts_stops(fleet: Deployment) -> None:
+    fleet.start_api()
+    for delay in (0.0, 0.1):
+        worker = fleet.start_worker()
+        time.sleep(delay)
+        assert worker.stop(signal.SIGTERM, patience=20) == 0
+
+
 def test_kill_9_of_the_worker_takes_its_training_process_along_and_another_worker_goes_on(service: Deployment) -> None:
     service.start_api()
     worker = service.start_worker()

@@ -131,3 +131,42 @@ def test_a_job_that_runs_past_its_timeout_fails_and_keeps_its_checkpoint(local: 
     done = local.wait_for_end(job["id"], 60)
     assert (done["status"], done["error"]["code"]) == ("failed", "timeout"), done
     assert local.client.get(f"/v1/jobs/{job['id']}/checkpoints")["data"]
+
+
+def model_sha(service: Deployment, job_id: str) -> str:
+    files = service.client.get(f"/v1/jobs/{job_id}/artifacts")["data"]
+    return next(file["sha256"] for file in files if file["path"] == "model.safetensors")
+
+
+def test_a_paused_job_frees_its_slot_and_resumes_to_the_weights_of_an_undisturbed_run(service: Deployment) -> None:
+    service.start_api()
+    service.start_worker()
+    body = spec(training={"max_steps": 400}, checkpoints={"strategy": "none"}, data={"eval": None})
+    undisturbed = service.client.post("/v1/jobs", body)
+    assert service.wait_for_end(undisturbed["id"])["status"] == "succeeded"
+    job = service.client.post("/v1/jobs", body)
+    service.wait_for(job["id"], lambda seen: bool(seen["progress"]) and seen["progress"]["step"] > 5)
+    service.client.post(f"/v1/jobs/{job['id']}/pause")
+    paused = service.wait_for(job["id"], lambda seen: seen["status"] == "paused", 30)
+    assert (paused["failures"], paused["workers_lost"]) == (0, 0)
+    assert service.client.get("/v1/workers")["data"][0]["jobs"] == []
+    service.client.post(f"/v1/jobs/{job['id']}/resume")
+    done = service.wait_for_end(job["id"])
+    assert (done["status"], done["attempt"]) == ("succeeded", 2), done
+    assert model_sha(service, job["id"]) == model_sha(service, undisturbed["id"])
+
+
+def test_a_retry_goes_on_from_a_checkpoint_of_the_job_it_retries(local: Deployment) -> None:
+    local.start_api()
+    local.start_worker()
+    body = spec(
+        training={"max_steps": 60}, checkpoints={"strategy": "steps", "every": 20, "keep": 5}, data={"eval": None}
+    )
+    first = local.client.post("/v1/jobs", body)
+    assert local.wait_for_end(first["id"])["status"] == "succeeded"
+    child = local.client.post(f"/v1/jobs/{first['id']}/retry", {"from_checkpoint": 40})
+    done = local.wait_for_end(child["id"])
+    assert (done["status"], done["parent_id"], done["attempt"]) == ("succeeded", first["id"], 1), done
+    steps = [point["step"] for point in local.client.get(f"/v1/jobs/{child['id']}/metrics")["series"]["loss"]]
+    assert min(steps) == 41
+    assert model_sha(local, child["id"]) == model_sha(local, first["id"])

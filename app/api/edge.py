@@ -1,0 +1,82 @@
+"""The outermost layer: what all requests and all answers have in common, whatever the route."""
+
+import logging
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.failures import response_of
+from app.errors import NotFound, TunesmithError, UnsupportedMediaType, UriTooLong
+from app.identifiers import new_id
+
+log = logging.getLogger(__name__)
+
+LONGEST_ADDRESS = 8192
+"""Bytes of path and query: as much as servers and proxies usually take."""
+
+WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+
+
+class Edge:
+    """Gives every answer an `x-request-id`, answers HEAD as GET without the body, and turns a fault into a 500.
+
+    To routes a HEAD is a GET with `request.state.is_head`, which spares them work for the body. Addresses that are
+    too long or hold NUL, and bodies in a content encoding, are refused before any route sees them.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, and watch its answer go out."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        is_head = scope["method"] == "HEAD"
+        answer = _Answer(send, new_id("req"), is_head=is_head)
+        state = {**scope.get("state", {}), "is_head": is_head}
+        inner: Scope = {**scope, "state": state, "method": "GET" if is_head else scope["method"]}
+        try:
+            refusal = _refusal(scope)
+            await (self._app if refusal is None else response_of(refusal))(inner, receive, answer.send)
+        except ClientDisconnect:
+            log.info("%s %s: the client left before its request was whole", scope["method"], scope["path"])
+        except Exception:
+            log.exception("%s %s failed (%s)", scope["method"], scope["path"], answer.request_id)
+            if answer.started:
+                # It is too late to say so: the server breaks the connection off, which tells the client.
+                raise
+            await response_of(_fault(answer.request_id))(inner, receive, answer.send)
+
+
+class _Answer:
+    def __init__(self, send: Send, request_id: str, *, is_head: bool) -> None:
+        self.request_id = request_id
+        self.started = False
+        self._send, self._is_head = send, is_head
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            message["headers"] = [*message["headers"], (b"x-request-id", self.request_id.encode())]
+        elif self._is_head:
+            message = {**message, "body": b""}
+        await self._send(message)
+
+
+def _refusal(scope: Scope) -> TunesmithError | None:
+    path: bytes = scope.get("raw_path") or scope["path"].encode()
+    if len(path) + len(scope["query_string"]) > LONGEST_ADDRESS:
+        return UriTooLong(f"the address is longer than {LONGEST_ADDRESS} bytes; long values belong into the body")
+    if "\0" in scope["path"]:
+        return NotFound("there is nothing at this address: no name holds NUL")
+    if scope["method"] in WITH_BODY and any(
+        name == b"content-encoding" and value.strip().lower() not in (b"", b"identity")
+        for name, value in scope["headers"]
+    ):
+        return UnsupportedMediaType()
+    return None
+
+
+def _fault(request_id: str) -> TunesmithError:
+    return TunesmithError(f"something went wrong inside the service; its log has the cause under {request_id}")

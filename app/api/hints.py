@@ -1,0 +1,37 @@
+"""Sends hints to workers beside the requests that cause them."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from app.jobs.wakeup import Wakeup
+
+
+class Hints:
+    """One thread that sends, so that a broker that does not answer keeps no request waiting.
+
+    A queue that still has a hint to come gets no second one: many jobs posted at once make few messages.
+    """
+
+    def __init__(self, wakeup: Wakeup) -> None:
+        self._wakeup = wakeup
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="hints")
+        self._lock = threading.Lock()
+        self._waiting: set[str] = set()
+
+    def give(self, queue: str) -> None:
+        """Have the workers told, soon, that this queue has work. The job must be committed."""
+        with self._lock:
+            if queue in self._waiting:
+                return
+            self._waiting.add(queue)
+        self._executor.submit(self._send, queue)
+
+    def close(self) -> None:
+        """Send no more; a lost hint costs one poll interval."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _send(self, queue: str) -> None:
+        # Before it is sent: a job that is committed from here on needs a hint of its own.
+        with self._lock:
+            self._waiting.discard(queue)
+        self._wakeup.hint(queue)

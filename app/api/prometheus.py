@@ -1,0 +1,70 @@
+"""Figures for Prometheus, read from the database at each scrape. No key is needed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from sqlalchemy.orm import Session
+
+from app import __version__
+from app.api.dependencies import Parts
+from app.jobs import queries
+from app.jobs.states import JobStatus
+
+router = APIRouter(tags=["system"])
+
+TEXT = {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "The exposition format."}
+
+
+@router.get("/metrics", response_class=Response, responses={200: TEXT})
+def prometheus(request: Request, parts: Parts) -> Response:
+    """Jobs by status, the age of the oldest queued job, workers and slots, over all projects."""
+    registry = CollectorRegistry()
+    with parts.database.read() as session:
+        registry.register(_read(session, parts.settings.lease_seconds))
+    encode, media_type = choose_encoder(request.headers.get("accept", ""))
+    return Response(encode(registry), headers={"content-type": media_type})
+
+
+# A registry tells collectors apart by identity.
+@dataclass(frozen=True, eq=False)
+class _Figures(Collector):
+    jobs: dict[str, int]
+    oldest_queued_seconds: float
+    workers_alive: int
+    workers_silent: int
+    slots: int
+
+    def collect(self) -> Iterator[Metric]:
+        yield InfoMetricFamily("tunesmith_build", "The version that answers.", value={"version": __version__})
+        jobs = GaugeMetricFamily("tunesmith_jobs", "Jobs by status.", labels=["status"])
+        for status in JobStatus:
+            jobs.add_metric([status], self.jobs.get(status, 0))
+        yield jobs
+        yield GaugeMetricFamily(
+            "tunesmith_oldest_queued_seconds",
+            "How long the oldest queued job has waited; 0 when none waits.",
+            value=self.oldest_queued_seconds,
+        )
+        workers = GaugeMetricFamily("tunesmith_workers", "Workers that have not stopped.", labels=["state"])
+        workers.add_metric(["alive"], self.workers_alive)
+        workers.add_metric(["silent"], self.workers_silent)
+        yield workers
+        yield GaugeMetricFamily("tunesmith_slots", "Jobs that the workers alive can run at once.", value=self.slots)
+
+
+def _read(session: Session, silent_for: float) -> _Figures:
+    workers = queries.workers(session, silent_for=silent_for)
+    alive = [worker for worker, is_alive in workers if is_alive]
+    return _Figures(
+        jobs=queries.job_counts(session),
+        oldest_queued_seconds=queries.longest_wait(session) or 0.0,
+        workers_alive=len(alive),
+        workers_silent=len(workers) - len(alive),
+        slots=sum(worker.slots for worker in alive),
+    )

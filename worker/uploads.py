@@ -1,0 +1,138 @@
+"""Uploads checkpoints while training goes on, and removes those that are no longer kept."""
+
+import logging
+import os
+import shutil
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.exc import InterfaceError, OperationalError
+
+from app.db import Database, now
+from app.jobs import lifecycle, queries
+from app.jobs.lifecycle import Lease, LostLease
+from app.jobs.tables import Artifact
+from app.storage import Storage, StorageError
+from worker.publish import publish
+from worker.training.checkpoints import read_manifest
+from worker.training.errors import CheckpointBroken
+
+log = logging.getLogger(__name__)
+
+Record = dict[str, Any]
+RETRY_SECONDS = 2.0
+
+
+class CheckpointUploads:
+    """A thread of its own, so that a big checkpoint costs neither the lease nor a step.
+
+    While the storage is away, only the newest and the best that wait are kept: a full disk would end the training.
+    """
+
+    def __init__(self, database: Database, storage: Storage, lease: Lease, out_dir: Path, keep: int) -> None:
+        self._database, self._storage, self._lease = database, storage, lease
+        self._out_dir, self._keep = out_dir, keep
+        self._waiting: deque[tuple[Path, Record]] = deque()
+        self._changed = threading.Condition()
+        self._no_more = False
+        self._give_up = threading.Event()
+        self._thread = threading.Thread(target=self._work, name=f"uploads-{lease.job_id}", daemon=True)
+        self._thread.start()
+
+    def add(self, record: Record) -> None:
+        """Take a checkpoint that was just reported. Hard links keep its files while the original rotates away."""
+        source = self._out_dir / record["path"]
+        kept = self._out_dir / "outbox" / source.name
+        try:
+            shutil.copytree(source, kept, copy_function=os.link, dirs_exist_ok=True)
+        except (FileNotFoundError, shutil.Error):
+            log.info("job %s: %s was rotated away before it could be uploaded", self._lease.job_id, source.name)
+            return
+        with self._changed:
+            superseded = [item for item in self._waiting if not item[1].get("is_best") or record.get("is_best")]
+            for item in superseded:
+                self._waiting.remove(item)
+                shutil.rmtree(item[0], ignore_errors=True)
+            self._waiting.append((kept, record))
+            self._changed.notify()
+
+    def finish(self, patience: float) -> None:
+        """Wait until all is uploaded, or give up after `patience` seconds."""
+        with self._changed:
+            self._no_more = True
+            self._changed.notify()
+        self._thread.join(patience)
+        self._give_up.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while (item := self._next()) is not None:
+            folder, record = item
+            try:
+                self._upload_until_done(folder, record)
+                rotate(self._database, self._storage, self._lease.job_id, self._keep)
+            except LostLease:
+                return
+            except (StorageError, OperationalError, InterfaceError) as error:
+                log.warning("job %s: old checkpoints stay for now: %s", self._lease.job_id, error)
+            except Exception:
+                # One checkpoint that cannot be uploaded must not keep the next from being tried.
+                log.exception("job %s: %s is not uploaded", self._lease.job_id, folder.name)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _next(self) -> tuple[Path, Record] | None:
+        with self._changed:
+            while not self._waiting and not self._no_more:
+                self._changed.wait()
+            return self._waiting.popleft() if self._waiting and not self._give_up.is_set() else None
+
+    def _upload_until_done(self, folder: Path, record: Record) -> None:
+        while not self._give_up.is_set():
+            try:
+                self._upload(folder, record)
+            except (StorageError, OperationalError, InterfaceError) as error:
+                log.warning("job %s: %s waits: %s", self._lease.job_id, folder.name, error)
+                self._give_up.wait(RETRY_SECONDS)
+            except CheckpointBroken as error:
+                log.warning("job %s: %s is not uploaded: %s", self._lease.job_id, folder.name, error)
+                return
+            else:
+                return
+
+    def _upload(self, folder: Path, record: Record) -> None:
+        started = time.monotonic()
+        best_step = read_manifest(folder).facts.get("best_step")
+        artifact = publish(self._storage, self._lease, folder, "checkpoint", record)
+        with self._database.write() as session:
+            lifecycle.checkpoint(session, self._lease, artifact, best_step)
+        log.info("job %s: %s uploaded in %.1f s", self._lease.job_id, folder.name, time.monotonic() - started)
+
+
+def rotate(database: Database, storage: Storage, job_id: str, keep: int) -> None:
+    """Remove all checkpoints of a job but the `keep` newest steps and the best. Raises StorageError.
+
+    Hidden first, so that nobody is offered files that are going; the row itself goes after its files, so that what an
+    earlier try left behind is found again.
+    """
+    with database.read() as session:
+        offered = queries.checkpoints(session, job_id)
+    kept_steps = {item.step for item in offered[:keep]} | {item.step for item in offered if item.is_best}
+    with database.write() as session:
+        session.execute(
+            update(Artifact)
+            .where(Artifact.id.in_([item.id for item in offered if item.step not in kept_steps]))
+            .values(deleted_at=now())
+        )
+    with database.read() as session:
+        going = session.execute(
+            select(Artifact.id, Artifact.prefix).where(Artifact.job_id == job_id, Artifact.deleted_at.is_not(None))
+        ).all()
+    for artifact_id, prefix in going:
+        storage.delete_prefix(prefix)
+        with database.write() as session:
+            session.execute(delete(Artifact).where(Artifact.id == artifact_id))
