@@ -18,7 +18,7 @@ from app.api.stream import Feed
 from app.datasets.local_copy import LocalCopies
 from app.db import Database
 from app.jobs.lifecycle import limits_of
-from app.jobs.sweeper import Sweeper
+from app.jobs.sweeper import Sweeper, Upkeep
 from app.jobs.wakeup import open_wakeup
 from app.settings import Settings
 from app.specs import JobSpec
@@ -39,7 +39,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         service = open_service(in_force)
         sweeper = Sweeper(
             service.database,
-            service.storage,
             limits_of(in_force),
             service.wakeup,
             interval=in_force.sweep_seconds,
@@ -49,6 +48,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         feed = app.state.feed = Feed(service.database)
         clear_abandoned(in_force.cache() / UPLOADS)
         sweeper.start()
+        Upkeep(service.storage).start()
         yield
         await feed.close()
         sweeper.stop()

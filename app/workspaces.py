@@ -15,24 +15,25 @@ def workspace(parent: Path, prefix: str = "") -> Generator[Path]:
     """A new folder under `parent`, removed at the end."""
     parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
-    # The lock says that somebody is at work here; it goes with a process that is killed.
-    with (folder / LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        try:
+    try:
+        # The lock says that somebody is at work here; it goes with a process that is killed.
+        with (folder / LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def clear_abandoned(parent: Path) -> int:
     """Remove the folders whose owner is gone; returns how many."""
     removed = 0
     for lock in parent.glob(f"*/{LOCK}"):
-        with lock.open("r+") as held:
-            try:
+        try:
+            with lock.open("r+") as held:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            shutil.rmtree(lock.parent, ignore_errors=True)
-            removed += 1
+                shutil.rmtree(lock.parent, ignore_errors=True)
+                removed += 1
+        except (BlockingIOError, FileNotFoundError):
+            # Somebody is at work in it, or has just finished.
+            continue
     return removed

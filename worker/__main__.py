@@ -9,7 +9,7 @@ from app.datasets.local_copy import LocalCopies
 from app.db import Database
 from app.identifiers import new_id
 from app.jobs.lifecycle import limits_of
-from app.jobs.sweeper import Sweeper
+from app.jobs.sweeper import Sweeper, Upkeep
 from app.jobs.wakeup import open_wakeup
 from app.settings import Settings
 from app.storage import open_storage
@@ -45,7 +45,6 @@ def main() -> None:
     )
     sweeper = Sweeper(
         parts.database,
-        parts.storage,
         parts.limits,
         open_wakeup(settings.broker_url),
         interval=settings.sweep_seconds,
@@ -53,6 +52,7 @@ def main() -> None:
     )
     registration.start()
     sweeper.start()
+    Upkeep(parts.storage).start()
     parts.processes.warm_up()
     slots = Slots(parts)
     log.info("worker %s takes jobs for %s in %s slots", parts.worker_id, " and ".join(queues), settings.slots)

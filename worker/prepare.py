@@ -3,13 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from app.jobs import queries
+from app.jobs import lifecycle, queries
+from app.jobs.lifecycle import Lease
 from app.jobs.tables import Artifact, Job
 from app.specs import JobSpec, Resolved
 from app.storage import ObjectNotFound
 from worker.parts import Parts
 from worker.publish import fetch, fetch_checkpoint, newest_checkpoint
 from worker.supervise import Assignment
+from worker.training.checkpoints import Manifest, read_manifest
 from worker.training.request import TrainingRequest
 
 
@@ -33,6 +35,8 @@ def prepare(parts: Parts, job: Job, folder: Path, slot: int) -> Assignment:
         job_id=job.id,
         threads=parts.threads_a_slot,
     )
+    if request.resume_from is not None and request.resolved is not None:
+        _show_resumed_step(parts, job, read_manifest(request.resume_from), request.resolved)
     request_file = folder / "request.json"
     request_file.write_text(request.to_json())
     return Assignment(
@@ -96,6 +100,14 @@ def _checkpoint(parts: Parts, job: Job, target: Path) -> Path | None:
     if found is None:
         raise Unpreparable("the checkpoint of the earlier job that this job starts from is gone")
     return found
+
+
+def _show_resumed_step(parts: Parts, job: Job, manifest: Manifest, resolved: Resolved) -> None:
+    # Until the first step of this attempt, what it shows would be how far the last one came.
+    progress = {"step": manifest.step, "of": resolved.total_steps, "epoch": manifest.facts.get("epoch", 0.0)}
+    lease = Lease(job.id, job.attempt, parts.worker_id)
+    with parts.database.write() as session:
+        lifecycle.record(session, lease, [], progress=progress)
 
 
 def _seconds_left(parts: Parts, job: Job) -> float:

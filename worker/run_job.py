@@ -31,23 +31,25 @@ End = Callable[[Session, Lease], JobStatus]
 
 
 def run_next(parts: Parts, slot: int) -> bool:
-    """Claim the best queued job and run it to the end of this attempt. False when there was none."""
-    job = _claim(parts)
-    if job is None:
-        return False
-    lease = Lease(job.id, job.attempt, parts.worker_id)
-    log.info("job %s: attempt %s begins", job.id, job.attempt)
-    try:
-        with (
-            workspace(parts.workspaces, f"{lease.job_id}-a{lease.attempt}-") as folder,
-            _heartbeat(parts, lease) as heartbeat,
-        ):
-            end = _attempt(parts, job, lease, heartbeat, folder, slot)
-            status = _write_end(parts, lease, heartbeat, end)
-        log.info("job %s: attempt %s is over, the job is %s", lease.job_id, lease.attempt, status)
-    except LostLease:
-        log.warning("job %s: attempt %s is no longer ours; nothing was published", lease.job_id, lease.attempt)
-    return True
+    """Claim the best queued job and run it to the end of this attempt. False when there was none.
+
+    Raises OSError when this machine has no usable scratch space; then no job was claimed.
+    """
+    # Before the claim: a worker that cannot work must not take jobs away from those that can.
+    with workspace(parts.workspaces) as folder:
+        job = _claim(parts)
+        if job is None:
+            return False
+        lease = Lease(job.id, job.attempt, parts.worker_id)
+        log.info("job %s: attempt %s begins", job.id, job.attempt)
+        try:
+            with _heartbeat(parts, lease) as heartbeat:
+                end = _attempt(parts, job, lease, heartbeat, folder, slot)
+                status = _write_end(parts, lease, heartbeat, end)
+            log.info("job %s: attempt %s is over, the job is %s", lease.job_id, lease.attempt, status)
+        except LostLease:
+            log.warning("job %s: attempt %s is no longer ours; nothing was published", lease.job_id, lease.attempt)
+        return True
 
 
 def _write_end(parts: Parts, lease: Lease, heartbeat: Heartbeat, end: End) -> JobStatus:

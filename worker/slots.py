@@ -36,6 +36,8 @@ class Slots:
                 pass
         except SQLAlchemyError as error:
             log.warning("the database does not answer, looking again soon: %s", error)
+        except OSError as error:
+            log.warning("this worker takes no job, its scratch space cannot be used: %s", error)
         except Exception:
             # Whatever it was, the lease runs out and the job is tried again; the slot must live on.
             log.exception("a job ended in a way nobody foresaw")

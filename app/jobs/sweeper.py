@@ -22,16 +22,11 @@ LEFT_BEHIND_SECONDS = 24 * 3600.0
 """What a put left behind longer ago than this belongs to nobody any more."""
 
 
-def sweep(database: Database, limits: Limits, wakeup: Wakeup) -> int:
-    """Reclaim expired leases, fail queued jobs past their deadline, hint at work just due. Returns jobs changed."""
+def sweep(database: Database, limits: Limits, wakeup: Wakeup, *, reclaims: bool = True) -> int:
+    """Reclaim expired leases, fail jobs past their deadline, hint at work just due. Returns jobs changed."""
+    changed = _reclaim(database, limits) if reclaims else 0
     with database.read() as session:
-        expired, late = queries.expired_leases(session), queries.past_deadline(session)
-    changed = 0
-    for job in expired:
-        with database.write() as session:
-            if lifecycle.reclaim(session, job, limits):
-                log.warning("job %s: the worker of attempt %s fell silent", job.id, job.attempt)
-                changed += 1
+        late = queries.past_deadline(session)
     for job_id in late:
         with database.write() as session:
             changed += lifecycle.expire(session, job_id)
@@ -42,16 +37,28 @@ def sweep(database: Database, limits: Limits, wakeup: Wakeup) -> int:
     return changed
 
 
+def _reclaim(database: Database, limits: Limits) -> int:
+    with database.read() as session:
+        expired = queries.expired_leases(session)
+    changed = 0
+    for job in expired:
+        with database.write() as session:
+            if lifecycle.reclaim(session, job, limits):
+                log.warning("job %s: the worker of attempt %s fell silent", job.id, job.attempt)
+                changed += 1
+    return changed
+
+
 class Sweeper(threading.Thread):
     """Sweeps every `interval` seconds until stopped.
 
-    After an outage of the database it waits one full lease before it reclaims: nobody could renew meanwhile.
+    It reclaims only after its own contact with the database has been good for one full lease: while the database was
+    away, and before this process began, nobody may have been able to renew.
     """
 
     def __init__(
         self,
         database: Database,
-        storage: Storage,
         limits: Limits,
         wakeup: Wakeup,
         *,
@@ -59,25 +66,21 @@ class Sweeper(threading.Thread):
         lease_seconds: float,
     ) -> None:
         super().__init__(name="sweeper", daemon=True)
-        self._database, self._storage, self._limits, self._wakeup = database, storage, limits, wakeup
+        self._database, self._limits, self._wakeup = database, limits, wakeup
         self._interval, self._lease_seconds = interval, lease_seconds
         self._stop_asked = threading.Event()
 
     def run(self) -> None:
         """Sweep until stopped; an unreachable database is logged and tried again."""
-        wait, next_upkeep = self._interval, time.monotonic()
-        while not self._stop_asked.wait(wait):
+        good_since: float | None = None
+        while not self._stop_asked.wait(self._interval):
             try:
-                if time.monotonic() >= next_upkeep:
-                    next_upkeep = time.monotonic() + UPKEEP_SECONDS
-                    self._storage.sweep_temporary(LEFT_BEHIND_SECONDS)
-                sweep(self._database, self._limits, self._wakeup)
-                wait = self._interval
+                reclaims = good_since is not None and time.monotonic() - good_since >= self._lease_seconds
+                sweep(self._database, self._limits, self._wakeup, reclaims=reclaims)
+                good_since = good_since or time.monotonic()
             except SQLAlchemyError as error:
                 log.warning("sweep failed, the database does not answer: %s", error)
-                wait = max(self._lease_seconds, self._interval)
-            except StorageError as error:
-                log.warning("the storage was not tidied up: %s", error)
+                good_since = None
             except Exception:
                 # The next sweep may find the cause gone; without sweeps nothing is repaired.
                 log.exception("sweep failed")
@@ -86,3 +89,20 @@ class Sweeper(threading.Thread):
         """End the thread."""
         self._stop_asked.set()
         self.join()
+
+
+class Upkeep(threading.Thread):
+    """Tidies the storage every hour: a walk that may take long, and that nothing waits for."""
+
+    def __init__(self, storage: Storage) -> None:
+        super().__init__(name="upkeep", daemon=True)
+        self._storage = storage
+
+    def run(self) -> None:
+        """Tidy for ever; a store that does not answer is tried again in an hour."""
+        while True:
+            time.sleep(UPKEEP_SECONDS)
+            try:
+                self._storage.sweep_temporary(LEFT_BEHIND_SECONDS)
+            except StorageError as error:
+                log.warning("the storage was not tidied up: %s", error)
