@@ -13,8 +13,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.table import Column, Table
+from rich.text import Text
 
-from app.client import Client, ClientError, Refused
+from app.client import Client
 from app.download import download as fetch
 from app.settings import Settings
 from app.watch import outcome
@@ -36,6 +37,7 @@ errors = Console(stderr=True)
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, job_…")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the service's answer as JSON.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")]
 ID_COLUMN = Column("id", no_wrap=True, min_width=30)
 EXIT_CODES = {"succeeded": 0, "failed": 1, "cancelled": 3}
 
@@ -43,35 +45,35 @@ EXIT_CODES = {"succeeded": 0, "failed": 1, "cancelled": 3}
 @cli.command()
 def up(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="The port to listen on.")] = 8000,
+    port: Port = 8000,
     data: Annotated[Path | None, typer.Option(help="Where everything is kept; TUNESMITH_DATA_DIR without it.")] = None,
 ) -> None:
     """Start API and worker on this machine: SQLite, a folder, no broker."""
-    from app.up import prepare, serve
+    from app.up import check_address, prepare, serve
 
     if data is not None:
         os.environ["TUNESMITH_DATA_DIR"] = str(data.absolute())
     settings = Settings()
-    key_file = prepare(settings)
-    console.print(f"Tunesmith on http://{host}:{port} (API: /docs). The key is in {key_file}", highlight=False)
+    check_address(host, port)
+    key_file = prepare(settings, _say)
+    _say(f"Tunesmith on http://{host}:{port} (API: /docs). The key is in {key_file}")
     if data is not None or port != 8000:  # noqa: PLR2004 - the default of TUNESMITH_URL
-        console.print(
-            f"In other shells: export TUNESMITH_DATA_DIR={settings.data_dir.absolute()} TUNESMITH_URL=http://{host}:{port}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        folder = settings.data_dir.absolute()
+        _say(f"In other shells: export TUNESMITH_DATA_DIR={folder} TUNESMITH_URL=http://{host}:{port}")
     serve(settings, host, port)
 
 
 @cli.command()
-def api(host: str = "127.0.0.1", port: int = 8000) -> None:
+def api(host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1", port: Port = 8000) -> None:
     """Start the API alone."""
+    Settings()  # What is wrong with them is told better here.
     os.execv(sys.executable, [sys.executable, "-P", "-m", "app", "--host", host, "--port", str(port)])  # noqa: S606 - it replaces this process, on purpose
 
 
 @cli.command()
 def worker(slots: Annotated[int | None, typer.Option(help="Jobs at once; TUNESMITH_SLOTS without it.")] = None) -> None:
     """Start a worker."""
+    Settings()  # What is wrong with them is told better here.
     chosen = [] if slots is None else ["--slots", str(slots)]
     os.execv(sys.executable, [sys.executable, "-P", "-m", "worker", *chosen])  # noqa: S606 - it replaces this process, on purpose
 
@@ -79,15 +81,14 @@ def worker(slots: Annotated[int | None, typer.Option(help="Jobs at once; TUNESMI
 @cli.command()
 def migrate() -> None:
     """Bring the database to this version's schema."""
-    from app.db import Database
+    from app.local_database import opened
     from app.migrate import upgrade
 
     settings = Settings()
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    database = Database(settings.database())
-    upgrade(database)
-    database.close()
-    console.print("The schema is at the newest migration.")
+    with opened(settings) as database:
+        upgrade(database)
+    _say("The schema is at the newest migration.")
 
 
 @keys_cli.command("create")
@@ -97,8 +98,9 @@ def create_key(
 ) -> None:
     """Make a key and print it; it is not shown again."""
     from app import auth
+    from app.local_database import migrated
 
-    with _write() as session:
+    with migrated(Settings()) as session:
         key = auth.create_key(session, auth.ensure_project(session, project).id, name)
     typer.echo(key)
 
@@ -107,11 +109,12 @@ def create_key(
 def list_keys() -> None:
     """List keys; the keys themselves are not stored."""
     from app import auth
+    from app.local_database import migrated
 
     table = Table(ID_COLUMN, "project", "name", "state")
-    with _write() as session:
+    with migrated(Settings()) as session:
         for key, project in auth.keys(session):
-            table.add_row(key.id, project, key.name, "revoked" if key.revoked_at else "live")
+            table.add_row(key.id, *map(Text, (project, key.name)), "revoked" if key.revoked_at else "live")
     console.print(table)
 
 
@@ -120,14 +123,15 @@ def revoke_key(key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="As 
     """End a key's life at once."""
     from app import auth
     from app.errors import NotFound
+    from app.local_database import migrated
 
     try:
-        with _write() as session:
+        with migrated(Settings()) as session:
             auth.revoke(session, key_id)
     except NotFound as error:
-        errors.print(error.message)
+        errors.print(Text(error.message), soft_wrap=True)
         raise typer.Exit(1) from None
-    console.print(f"{key_id} is revoked.")
+    _say(f"{key_id} is revoked.")
 
 
 @datasets_cli.command("upload")
@@ -139,7 +143,7 @@ def upload(path: Annotated[Path, typer.Argument(exists=True, dir_okay=False)], a
         typer.echo(json.dumps(dataset))
         return
     names = ", ".join(f"{column['name']} ({column['type']})" for column in dataset["columns"])
-    console.print(f"{dataset['id']}: {dataset['rows']} rows of {names}", highlight=False)
+    _say(f"{dataset['id']}: {dataset['rows']} rows of {names}")
 
 
 @datasets_cli.command("list")
@@ -148,7 +152,7 @@ def list_datasets() -> None:
     table = Table(ID_COLUMN, "file", "rows", "created")
     with _client() as client:
         for item in client.get("/v1/datasets", limit=100)["data"]:
-            table.add_row(item["id"], item["filename"], str(item["rows"]), item["created_at"])
+            table.add_row(item["id"], Text(item["filename"] or ""), str(item["rows"]), item["created_at"])
     console.print(table)
 
 
@@ -166,7 +170,7 @@ def delete_dataset(dataset: str) -> None:
     """Delete a dataset that no unfinished job needs."""
     with _client() as client:
         client.delete(f"/v1/datasets/{dataset}")
-    console.print(f"{dataset} is deleted.")
+    _say(f"{dataset} is deleted.")
 
 
 @cli.command()
@@ -178,11 +182,7 @@ def submit(
     ] = None,
 ) -> None:
     """Submit a job."""
-    try:
-        body: Any = json.loads(spec.read_text(encoding="utf-8"))
-    except ValueError as error:
-        errors.print(f"{spec} is not JSON: {error}")
-        raise typer.Exit(2) from None
+    body = _read_json(spec)
     with _client() as client:
         job = client.post("/v1/jobs", body, {"idempotency-key": idempotency_key} if idempotency_key else None)
         typer.echo(job["id"])
@@ -202,7 +202,8 @@ def list_jobs(
             progress = job["progress"]
             done = f"{progress['step']}/{progress['of']}" if progress else ""
             metrics = ", ".join(f"{name} {value:.4g}" for name, value in list(job["metrics"].items())[:2])
-            table.add_row(job["id"], job["name"] or "", job["status"], done, metrics, job["created_at"])
+            told = map(Text, (job["name"] or "", job["status"], done, metrics, job["created_at"]))
+            table.add_row(job["id"], *told)
     console.print(table)
 
 
@@ -227,7 +228,7 @@ def cancel(job: JobId) -> None:
     """Cancel a job; a running one saves a checkpoint first."""
     with _client() as client:
         answer = client.post(f"/v1/jobs/{job}/cancel")
-    console.print("cancelled" if answer["status"] == "cancelled" else "asked to stop; it saves a checkpoint first")
+    _say("cancelled" if answer["status"] == "cancelled" else "asked to stop; it saves a checkpoint first")
 
 
 @cli.command()
@@ -239,28 +240,41 @@ def download(
     ] = None,
 ) -> None:
     """Download a model. Every file's sha256 is verified; run it again to resume a cut one."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with _client() as client, Progress(*columns, console=console, transient=True) as bar:
         files = fetch(client, job, folder, checkpoint, _on_bytes(bar))
-    console.print(f"{len(files)} files in {folder}, every sha256 verified.", highlight=False)
+    _say(f"{len(files)} files in {folder}, every sha256 verified.")
 
 
 def main() -> None:
-    """Run the command line; what the service refuses is printed, with each field and row, and exits with 2."""
+    """Run the command line; what a person can mend is told in a line or a few, and exits with 2."""
     logging.basicConfig(level=logging.WARNING)
     try:
         cli()
-    except Refused as error:
-        errors.print(f"[red]refused[/] ({error.status}, {error.code}): {error}", highlight=False, soft_wrap=True)
-        for detail in error.rows():
-            where = detail.get("param") or " ".join(
-                f"{key} {detail[key]}" for key in ("split", "row", "line", "column") if detail.get(key)
-            )
-            errors.print(f"  {where}: {detail.get('message', '')}", highlight=False, soft_wrap=True)
+    except Exception as error:
+        from app.explain import explain
+
+        told = explain(error)
+        if told is None:
+            raise
+        errors.print(told, soft_wrap=True)
         sys.exit(2)
-    except ClientError as error:
-        errors.print(f"[red]error[/]: {error}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+
+
+def _say(line: str) -> None:
+    # A Text is printed as it is: a name such as "run [/x]" in a plain string would be read as markup.
+    console.print(Text(line), soft_wrap=True)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(body, allow_nan=False, ensure_ascii=False).encode()
+    except ValueError as error:
+        from app.explain import CannotRun
+
+        raise CannotRun(f"{path} is not JSON: {error}") from None
+    return body
 
 
 def _follow(client: Client, job_id: str) -> None:
@@ -286,25 +300,13 @@ def _client() -> Generator[Client]:
     key = settings.api_key
     if not key:
         if not settings.key_file().exists():
-            errors.print(
-                f"No API key: set TUNESMITH_API_KEY, or start the service with `tunesmith up`, which writes {settings.key_file()}",
-                soft_wrap=True,
+            from app.explain import CannotRun
+
+            raise CannotRun(
+                f"no API key: set TUNESMITH_API_KEY, or start the service with `tunesmith up`, which writes {settings.key_file()}"
             )
-            raise typer.Exit(2)
         key = settings.key_file().read_text().strip()
     yield Client(settings.url, key)
-
-
-@contextmanager
-def _write() -> Generator[Any]:
-    from app.db import Database
-
-    database = Database(Settings().database())
-    try:
-        with database.write() as session:
-            yield session
-    finally:
-        database.close()
 
 
 if __name__ == "__main__":

@@ -34,16 +34,20 @@ class Unreachable(ClientError):
 
 
 class Client:
-    """One service and one key."""
+    """One service and one key. Raises ClientError where either cannot be one."""
 
     def __init__(self, url: str, key: str) -> None:
-        transport = httpx.HTTPTransport(retries=RETRIES)
-        self._http = httpx.Client(
-            base_url=url,
-            headers={"authorization": f"Bearer {key}"},
-            timeout=httpx.Timeout(30, read=120),
-            transport=transport,
-        )
+        if not key.isascii():
+            raise ClientError("the API key holds characters that no key has; check TUNESMITH_API_KEY, or the key file")
+        try:
+            self._http = httpx.Client(
+                base_url=url,
+                headers={"authorization": f"Bearer {key}"},
+                timeout=httpx.Timeout(30, read=120),
+                transport=httpx.HTTPTransport(retries=RETRIES),
+            )
+        except httpx.InvalidURL as error:
+            raise ClientError(f"TUNESMITH_URL is not the address of a service: {error}") from error
 
     def get(self, path: str, **query: Any) -> Answer:
         """Ask for something. Raises Refused, Unreachable."""
@@ -99,7 +103,12 @@ class Client:
             raise Unreachable(message) from error
         if response.is_error:
             raise _refusal(response)
-        return response.json()
+        try:
+            return response.json()
+        except ValueError as error:
+            raise ClientError(
+                f"{self._http.base_url} answered what is not JSON; is this a Tunesmith service?"
+            ) from error
 
 
 def _refusal(response: httpx.Response) -> Refused:

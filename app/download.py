@@ -51,8 +51,11 @@ def _fetch(client: Client, entry: dict[str, Any], target: Path, on_bytes: Callab
 
 def _continue(client: Client, entry: dict[str, Any], partial: Path, on_bytes: Callable[[str, int, int], None]) -> None:
     path, size = entry["path"], int(entry["size"])
-    done = partial.stat().st_size if partial.exists() else 0
+    # An empty file is whole at once, and there all the same.
+    partial.touch()
+    done = partial.stat().st_size
     if done == size:
+        on_bytes(path, done, size)
         return
     # If-Range: should the file have changed, the answer is the whole of the new one.
     headers = {"range": f"bytes={done}-", "if-range": f'"{entry["sha256"]}"'} if 0 < done < size else {}

@@ -1,17 +1,23 @@
 """`tunesmith up`: API and worker on one machine, each a process, restarted when it dies."""
 
 import ctypes
+import errno
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from app import auth, migrate
 from app.db import Database
+from app.errors import Unauthorized
+from app.explain import CannotRun
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -23,18 +29,39 @@ LONGEST_RESTART_SECONDS = 30.0
 STEADY_SECONDS = 60.0
 
 
-def prepare(settings: Settings) -> Path:
-    """Migrate, make the project `default` and its first key, and return the file with that key."""
+def check_address(host: str, port: int) -> None:
+    """See that the API can listen there: it would be started again and again if not. Raises CannotRun."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise CannotRun(f"--host {host} is not an address of this machine: {error.strerror}") from error
+    refusals = [refusal for family, _, _, _, address in found if (refusal := _refusal(family, address))]
+    if any(refusal.errno == errno.EADDRINUSE for refusal in refusals):
+        raise CannotRun(
+            f"port {port} of {host} is taken: is Tunesmith running already? If not, choose another with --port"
+        )
+    if len(refusals) == len(found):
+        raise CannotRun(f"nothing can listen on {host}, port {port}: {refusals[0].strerror}")
+
+
+def prepare(settings: Settings, say: Callable[[str], None]) -> Path:
+    """Migrate, see that the key file opens the database, and return that file.
+
+    Where it does not, the project `default` gets a new key. `say` is told where that replaces an older one.
+    """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     settings.models().mkdir(parents=True, exist_ok=True)
     key_file = settings.key_file()
     database = Database(settings.database())
     try:
         migrate.upgrade(database)
-        if not key_file.exists():
+        if not _opens(database, key_file):
+            if key_file.exists():
+                say(f"The key in {key_file} does not open this database; a new one takes its place.")
             with database.write() as session:
                 key = auth.create_key(session, auth.ensure_project(session, "default").id, "first key")
-                _write_secret(key_file, key)
+            # After the commit, or a crash in between would leave a key that opens nothing.
+            _write_secret(key_file, key)
     finally:
         database.close()
     return key_file
@@ -60,6 +87,30 @@ def serve(settings: Settings, host: str, port: int) -> None:
         keeper.ask_to_stop()
     for keeper in keepers:
         keeper.wait(settings.stop_grace_seconds + 15)
+
+
+def _refusal(family: socket.AddressFamily, address: Any) -> OSError | None:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            # As the API's own socket: one that was closed a moment ago does not count.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            probe.bind(address)
+    except OSError as error:
+        return error
+    return None
+
+
+def _opens(database: Database, key_file: Path) -> bool:
+    if not key_file.exists():
+        return False
+    with database.read() as session:
+        try:
+            auth.project_of(session, f"Bearer {key_file.read_text(errors='replace').strip()}")
+        except Unauthorized:
+            return False
+    return True
 
 
 class _Keeper:
@@ -110,6 +161,11 @@ def _end_with_parent() -> None:
 
 
 def _write_secret(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    building = path.with_name(f"{path.name}.new")
+    building.unlink(missing_ok=True)
+    descriptor = os.open(building, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    building.replace(path)

@@ -1,40 +1,56 @@
 """Shows a job while it runs: a bar with loss, speed and ETA, and lines for what happens."""
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.text import Text
 
-from app.client import Client
+from app.client import Client, ClientError, Refused, Unreachable
 
 POLL_SECONDS = 1.0
 LINE_SECONDS = 10.0
 """Where there is no terminal to draw a bar on, a line of progress comes this often."""
+PATIENCE_SECONDS = 120.0
+"""So long may the service be away; a restart or a failover takes less."""
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 10.0
+TRY_LATER = (502, 503, 504)
 ENDED = ("succeeded", "failed", "cancelled")
 
 
+@dataclass
+class _Screen:
+    console: Console
+    bar: Progress
+    task: TaskID
+    seen: int = 0
+    """The last event that was shown."""
+    printed: float = field(default_factory=time.monotonic)
+
+    def say(self, *parts: str | tuple[str, str]) -> None:
+        # A Text is printed as it is: a name such as "run [/x]" in a plain string would be read as markup.
+        self.console.print(Text.assemble(*parts))
+
+
 def watch(client: Client, job_id: str, console: Console) -> dict[str, Any]:
-    """Follow a job until it has ended and return it. Raises ClientError."""
+    """Follow a job until it has ended and return it. A service that is away for less than two minutes is waited for.
+
+    Raises ClientError.
+    """
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[numbers]}"),
+        TextColumn("{task.fields[numbers]}", markup=False),
     )
-    seen, printed = 0, time.monotonic()
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("queued", total=None, numbers="", loss="")
+        screen = _Screen(console, bar, bar.add_task("queued", total=None, numbers="", loss=""))
         while True:
-            job = client.get(f"/v1/jobs/{job_id}")
-            for event in client.events(job_id, seen):
-                seen = event["id"]
-                _show(event, bar, task, console)
-            _describe(job, bar, task)
-            if not console.is_terminal and time.monotonic() - printed > LINE_SECONDS:
-                printed = time.monotonic()
-                console.print(_line(job, bar), highlight=False)
+            job = _patiently(lambda: _look(client, job_id, screen), screen)
             if job["status"] in ENDED:
                 return job
             time.sleep(POLL_SECONDS)
@@ -53,38 +69,76 @@ def outcome(job: dict[str, Any]) -> str:
     return f"{job['id']} was cancelled; its checkpoints can be downloaded with --checkpoint STEP"
 
 
-def _show(event: dict[str, Any], bar: Progress, task: TaskID, console: Console) -> None:
-    data = event["data"]
+def _patiently(look: Callable[[], dict[str, Any]], screen: _Screen) -> dict[str, Any]:
+    away_since: float | None = None
+    wait = FIRST_WAIT_SECONDS
+    while True:
+        try:
+            job = look()
+        except ClientError as error:
+            now = time.monotonic()
+            if away_since is None:
+                away_since = now
+                if _may_pass(error):
+                    screen.say((f"      the service is away, trying for {PATIENCE_SECONDS:.0f} s: {error}", "yellow"))
+            if not _may_pass(error) or now + wait - away_since > PATIENCE_SECONDS:
+                raise
+            time.sleep(wait)
+            wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+        else:
+            if away_since is not None:
+                screen.say(("      the service answers again", "yellow"))
+            return job
+
+
+def _may_pass(error: ClientError) -> bool:
+    return isinstance(error, Unreachable) or (isinstance(error, Refused) and error.status in TRY_LATER)
+
+
+def _look(client: Client, job_id: str, screen: _Screen) -> dict[str, Any]:
+    job = client.get(f"/v1/jobs/{job_id}")
+    for event in client.events(job_id, screen.seen):
+        _show(event, screen)
+        screen.seen = event["id"]
+    _describe(job, screen)
+    if not screen.console.is_terminal and time.monotonic() - screen.printed > LINE_SECONDS:
+        screen.printed = time.monotonic()
+        screen.say(_line(job, screen))
+    return job
+
+
+def _show(event: dict[str, Any], screen: _Screen) -> None:
+    data, number = event["data"], (f"{event['id']:>5}", "dim")
     if event["type"] == "note":
-        console.print(f"[dim]{event['id']:>5}[/] {data['message']}", highlight=False)
+        screen.say(number, f" {data['message']}")
     elif event["type"] == "status" and data["to"] in ("running", "queued") and data["from"]:
         why = f" ({data['reason']})" if data["to"] == "queued" else f", attempt {event['attempt']}"
-        console.print(f"[dim]{event['id']:>5}[/] {data['to']}{why}", highlight=False)
+        screen.say(number, f" {data['to']}{why}")
     elif event["type"] == "checkpoint":
-        console.print(f"[dim]{event['id']:>5}[/] checkpoint of step {data['step']}", highlight=False)
+        screen.say(number, f" checkpoint of step {data['step']}")
     elif event["type"] == "metric":
         values = {name: value for name, value in data["values"].items() if value is not None}
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         if "loss" in values:
-            bar.update(task, loss=f"loss {values['loss']:.4f}")
+            screen.bar.update(screen.task, loss=f"loss {values['loss']:.4f}")
         else:
-            console.print(f"[dim]{event['id']:>5}[/] step {data['step']}: {numbers}", highlight=False)
+            screen.say(number, f" step {data['step']}: {numbers}")
 
 
-def _describe(job: dict[str, Any], bar: Progress, task: TaskID) -> None:
+def _describe(job: dict[str, Any], screen: _Screen) -> None:
     progress = job["progress"]
     if not progress:
         place = f", {job['queue_position']} before it" if job["queue_position"] is not None else ""
-        bar.update(task, description=(job["phase"] or job["status"]) + place)
+        screen.bar.update(screen.task, description=(job["phase"] or job["status"]) + place)
         return
     speed, eta = progress.get("samples_per_second"), progress.get("eta_seconds")
     parts = [
-        bar.tasks[0].fields["loss"],
+        screen.bar.tasks[0].fields["loss"],
         f"{speed:.1f} rows/s" if speed else "",
         f"{eta:.0f} s left" if eta is not None else "",
     ]
-    bar.update(
-        task,
+    screen.bar.update(
+        screen.task,
         description=job["phase"] or job["status"],
         completed=progress["step"],
         total=progress["of"],
@@ -92,7 +146,7 @@ def _describe(job: dict[str, Any], bar: Progress, task: TaskID) -> None:
     )
 
 
-def _line(job: dict[str, Any], bar: Progress) -> str:
+def _line(job: dict[str, Any], screen: _Screen) -> str:
     progress = job["progress"]
     steps = f" {progress['step']}/{progress['of']}" if progress else ""
-    return f"      {job['phase'] or job['status']}{steps} {bar.tasks[0].fields['numbers']}".rstrip()
+    return f"      {job['phase'] or job['status']}{steps} {screen.bar.tasks[0].fields['numbers']}".rstrip()

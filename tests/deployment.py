@@ -91,8 +91,8 @@ class Deployment:
         database.close()
         return key
 
-    def start_api(self) -> Process:
-        port = free_port()
+    def start_api(self, port: int | None = None) -> Process:
+        port = port or free_port()
         self.url = f"http://127.0.0.1:{port}"
         process = self._start("api", "-m", "app", "--port", str(port))
         wait_until(lambda: _answers(self.url), process)

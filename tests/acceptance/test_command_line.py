@@ -3,17 +3,19 @@
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from deployment import Deployment
+from deployment import Deployment, Process, wait_until
 from tiny import sentences, spec
 
 
 @pytest.fixture
 def csv_file(tmp_path: Path) -> Path:
     path = tmp_path / "reviews.csv"
-    path.write_text("\n".join(["text,label", *(f"{row['text']},{row['label']}" for row in sentences(20))]) + "\n")
+    path.write_text("\n".join(["text,label", *(f"{row['text']},{row['label']}" for row in sentences(48))]) + "\n")
     return path
 
 
@@ -22,7 +24,7 @@ def test_a_job_from_upload_to_download(local: Deployment, tmp_path: Path, csv_fi
     worker = local.start_worker()
     uploaded = local.tunesmith("datasets", "upload", str(csv_file))
     dataset = uploaded.split(":")[0]
-    assert "20 rows of text (string), label (string)" in uploaded
+    assert "48 rows of text (string), label (string)" in uploaded
     assert dataset in local.tunesmith("datasets", "list")
     assert '"_line": 2' in local.tunesmith("datasets", "show", dataset)
 
@@ -56,7 +58,7 @@ def test_a_job_from_upload_to_download(local: Deployment, tmp_path: Path, csv_fi
     local.tunesmith("download", job, str(folder))
     assert weights.read_bytes() == whole
 
-    assert "has already ended" in local.tunesmith("cancel", job, code=2)
+    assert "409" in local.tunesmith("cancel", job, code=2)
     assert "is deleted" in local.tunesmith("datasets", "delete", dataset)
     assert worker.stop() == 0
 
@@ -72,6 +74,57 @@ def test_failed_and_cancelled_jobs_have_exit_codes_of_their_own(local: Deploymen
     job = local.tunesmith("submit", str(body)).strip()
     assert "cancelled" in local.tunesmith("cancel", job) or local.wait_for_end(job)
     assert "was cancelled" in local.tunesmith("watch", job, code=3)
+
+
+def test_a_watch_outlives_a_restart_of_the_service(local: Deployment, tmp_path: Path) -> None:
+    api = local.start_api()
+    local.start_worker()
+    body = tmp_path / "job.json"
+    body.write_text(json.dumps(spec(training={"max_steps": 50_000})))
+    log_file = tmp_path / "watch.log"
+    with log_file.open("wb") as log:
+        command = [Path(sys.executable).parent / "tunesmith", "submit", str(body), "--watch"]
+        watching = Process(subprocess.Popen(command, env=local.environment(), stdout=log, stderr=log), log_file)
+    try:
+        wait_until(lambda: "running, attempt 1" in watching.log, watching)
+        api.stop()
+        wait_until(lambda: "the service is away" in watching.log, watching)
+        local.start_api(int(local.url.rpartition(":")[2]))
+        wait_until(lambda: "the service answers again" in watching.log, watching)
+        local.tunesmith("cancel", watching.log.split()[0])
+        assert watching.popen.wait(60) == 3, watching.log
+    finally:
+        watching.popen.kill()
+        watching.popen.wait()
+    assert watching.log.count("the service is away") == 1
+    assert "was cancelled" in watching.log
+
+
+def test_names_are_shown_as_they_are(local: Deployment, tmp_path: Path) -> None:
+    local.start_api()
+    local.start_worker()
+    names = {"good": "[/INST]", "bad": ":warning: [red]"}
+    labelled = [{"[/b]": row["text"], "label": names[row["label"]]} for row in sentences(20)]
+    data = tmp_path / "data [red].jsonl"
+    data.write_text("\n".join(map(json.dumps, labelled)))
+    uploaded = local.tunesmith("datasets", "upload", str(data))
+    assert "20 rows of [/b] (string), label (string)" in uploaded
+    assert data.name in local.tunesmith("datasets", "list")
+    body = tmp_path / "job.json"
+    source = {"dataset": uploaded.split(":")[0]}
+    training = {"max_steps": 2}
+    body.write_text(
+        json.dumps(
+            spec(
+                name="run [/x]", data={"train": source, "eval": source, "columns": {"text": "[/b]"}}, training=training
+            )
+        )
+    )
+    watched = local.tunesmith("submit", str(body), "--watch")
+    assert "2 classes were learned from train: :warning: [red], [/INST]" in watched
+    assert "run [/x]" in local.tunesmith("jobs")
+    body.write_text(json.dumps(spec(**{"[/x]": 1})))
+    assert "[/x]: unknown field" in local.tunesmith("submit", str(body), code=2)
 
 
 def test_refusals_are_printed_with_field_and_row(local: Deployment, tmp_path: Path) -> None:

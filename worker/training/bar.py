@@ -5,6 +5,7 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from worker.training.reports import Record
 
@@ -16,11 +17,11 @@ class ProgressBar:
         self.result: Record = {}
         self._console = Console(stderr=True)
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.completed}/{task.total}"),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[told]}"),
+            TextColumn("{task.fields[told]}", markup=False),
             console=self._console,
         )
         self._task = self._bar.add_task("starting", total=None, told="")
@@ -45,13 +46,14 @@ class ProgressBar:
             case "metric":
                 self._show_metric(record["step"], record["values"])
             case "note":
-                self._console.print(f"[dim]note:[/dim] {record['message']}", highlight=False)
+                # A Text is printed as it is: a label such as "[/INST]" in a plain string would be read as markup.
+                self._console.print(Text.assemble(("note:", "dim"), " ", record["message"]))
             case "checkpoint":
                 best = " (best)" if record["is_best"] else ""
-                self._console.print(f"checkpoint {record['path']}{best}", highlight=False)
+                self._console.print(Text(f"checkpoint {record['path']}{best}"))
             case "result":
                 self.result = record
-                self._console.print(_ending(record), highlight=False)
+                self._console.print(_ending(record))
             case _:
                 return
 
@@ -65,12 +67,12 @@ class ProgressBar:
             self._loss = f"loss {_number(values['loss'])}"
         else:
             told = "  ".join(f"{name} {_number(value)}" for name, value in values.items())
-            self._console.print(f"step {step}: {told}", highlight=False)
+            self._console.print(Text(f"step {step}: {told}"))
 
 
-def _ending(record: Record) -> str:
+def _ending(record: Record) -> Text:
     told = "  ".join(f"{name} {_number(value)}" for name, value in record.get("metrics", {}).items())
-    return f"[bold]{record['status']}[/bold] at step {record['step']}  {told}"
+    return Text.assemble((record["status"], "bold"), f" at step {record['step']}  {told}")
 
 
 def _number(value: float | None) -> str:

@@ -1,12 +1,23 @@
-"""Fetches a model from the hub: config, tokenizer and safetensors only, pinned to one commit."""
+"""Fetches a model from the hub: config, tokenizer and safetensors only, pinned to one commit.
 
+What was fetched stays in the hub's own cache, and is found there by its revision while the hub is away:
+
+    models--google-bert--bert-base-cased/refs/main                 the commit that `main` was when it was last fetched
+    models--google-bert--bert-base-cased/trees/COMMIT.json         every file of that commit
+    models--google-bert--bert-base-cased/snapshots/COMMIT/…        those that were wanted
+"""
+
+import logging
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
+from uuid import uuid4
 
 import httpx2
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, get_cached_repo_tree, snapshot_download
 from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
     GatedRepoError,
     HFValidationError,
     LocalEntryNotFoundError,
@@ -15,6 +26,8 @@ from huggingface_hub.errors import (
 )
 
 from worker.training.errors import HubUnreachable, ModelNotFound, ModelRefused
+
+log = logging.getLogger(__name__)
 
 WEIGHTS = r"model(-\d+-of-\d+)?\.safetensors"
 WANTED = re.compile(
@@ -32,17 +45,22 @@ def fetch(model_id: str, revision: str) -> tuple[Path, str]:
     A model that was fetched before is used from the cache where the hub cannot be reached.
     Raises ModelNotFound, ModelRefused or HubUnreachable.
     """
+    if revision.startswith("/") or ".." in revision:
+        # No name in git is like this, and the cache makes a path of it.
+        raise ModelNotFound(f"'{revision}' is not the name of a branch, tag or commit")
     try:
         files, commit = _listing(model_id, revision)
-        wanted = [name for name in files if WANTED.fullmatch(name)]
+        wanted = _wanted(files)
         _check_weights(files, wanted, model_id)
-        return Path(snapshot_download(model_id, revision=commit, allow_patterns=wanted)), commit
+        folder = Path(snapshot_download(model_id, revision=commit, allow_patterns=wanted))
     except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise ModelNotFound(f"the hub has no model '{model_id}' at '{revision}' for this server: {error}") from error
     except (OSError, httpx2.HTTPError) as error:
         if _is_refusal(error):
             raise ModelNotFound(f"the hub does not give out '{model_id}' at '{revision}': {error}") from error
         return _from_cache(model_id, revision, error)
+    _remember(folder, revision, commit)
+    return folder, commit
 
 
 def _listing(model_id: str, revision: str) -> tuple[list[str], str]:
@@ -50,6 +68,10 @@ def _listing(model_id: str, revision: str) -> tuple[list[str], str]:
     if info.sha is None:
         raise ModelNotFound(f"the hub names no commit for '{model_id}' at '{revision}'")
     return [sibling.rfilename for sibling in info.siblings or []], info.sha
+
+
+def _wanted(files: Iterable[str]) -> list[str]:
+    return [name for name in files if WANTED.fullmatch(name)]
 
 
 def _check_weights(files: list[str], wanted: list[str], model_id: str) -> None:
@@ -61,6 +83,21 @@ def _check_weights(files: list[str], wanted: list[str], model_id: str) -> None:
         )
 
 
+def _remember(folder: Path, revision: str, commit: str) -> None:
+    # Only now that it is whole: a download by commit leaves no ref, and one by branch would leave it too early.
+    if revision == commit:
+        return
+    ref = folder.parent.parent / "refs" / revision
+    building = ref.with_name(f"{ref.name}.{uuid4().hex}")
+    try:
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        building.write_text(commit)
+        building.replace(ref)
+    except OSError as error:
+        # The model is here; all that is lost is finding it while the hub is away.
+        log.warning("'%s' of %s could not be remembered: %s", revision, folder.parent.parent.name, error)
+
+
 def _is_refusal(error: Exception) -> bool:
     status = cast("Any", getattr(error, "response", None))
     code = getattr(status, "status_code", None)
@@ -69,7 +106,21 @@ def _is_refusal(error: Exception) -> bool:
 
 def _from_cache(model_id: str, revision: str, reason: Exception) -> tuple[Path, str]:
     try:
-        folder = Path(snapshot_download(model_id, revision=revision, local_files_only=True))
-    except LocalEntryNotFoundError:
-        raise HubUnreachable(f"model '{model_id}' could not be fetched from the hub: {reason}") from reason
+        # Without this list, a snapshot counts as incomplete that lacks any file of the repository.
+        wanted = _wanted(file.path for file in get_cached_repo_tree(model_id, revision=revision))
+    except CachedRepoTreeNotFoundError:
+        # Another tool, or an older one, filled the cache: what is there is all we know.
+        wanted = None
+    try:
+        folder = Path(snapshot_download(model_id, revision=revision, allow_patterns=wanted, local_files_only=True))
+    except LocalEntryNotFoundError as error:
+        raise _unreachable(model_id, reason) from error
+    if not any(re.fullmatch(WEIGHTS, path.name) for path in folder.iterdir()):
+        raise _unreachable(model_id, reason) from reason
     return folder, folder.name
+
+
+def _unreachable(model_id: str, reason: Exception) -> HubUnreachable:
+    return HubUnreachable(
+        f"model '{model_id}' could not be fetched from the hub, and the cache does not hold all of it: {reason}"
+    )

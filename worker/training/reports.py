@@ -12,6 +12,7 @@ Every record has `type` and `time` (seconds since the epoch):
 """
 
 import json
+import logging
 import math
 import os
 import threading
@@ -20,12 +21,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+log = logging.getLogger(__name__)
+
 Record = dict[str, Any]
 FILE_NAME = "reports.jsonl"
 
 
 class Reporter:
-    """Appends records to the file, and hands each to a listener where there is one. Safe to call from threads."""
+    """Appends records to the file, and hands each to a listener where there is one. Safe to call from threads.
+
+    Every method raises OSError where the disk takes no whole line; the file then ends with the line before it. What a
+    listener raises is logged: whoever looks on cannot fail the run.
+    """
 
     def __init__(self, out_dir: Path, listener: Callable[[Record], None] | None = None) -> None:
         out_dir.mkdir(parents=True, exist_ok=True)
@@ -73,11 +80,29 @@ class Reporter:
         record = cast("Record", _finite({"type": kind, "time": time.time(), **values}))
         line = json.dumps(record, ensure_ascii=True, allow_nan=False).encode() + b"\n"
         with self._lock:
-            # One write to a file in append mode: a reader never sees two records mixed.
-            with self._path.open("ab", buffering=0) as file:
-                file.write(line)
-            if self._listener is not None:
-                self._listener(record)
+            _write_line(self._path, line)
+            self._tell(record)
+
+    def _tell(self, record: Record) -> None:
+        if self._listener is None:
+            return
+        try:
+            self._listener(record)
+        except Exception:
+            log.exception("a listener could not take a record of type %s; the run goes on", record["type"])
+
+
+def _write_line(path: Path, line: bytes) -> None:
+    # A write may take only a part, on a disk that is nearly full or near a limit of file sizes.
+    with path.open("ab", buffering=0) as file:
+        begin = file.seek(0, os.SEEK_END)
+        rest = memoryview(line)
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:
+            file.truncate(begin)
+            raise
 
 
 def _finite(value: Any) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from app.specs import JobSpec, Resolved
+from app.specs.job import Tokenization
 from app.specs.training import AUTO_BATCH_SIZE
 from worker.training.data import Data
 from worker.training.errors import DataChanged, GpuMissing, PrecisionUnsupported
@@ -39,10 +40,9 @@ def resolve(
     if request.resolved is not None:
         return _still_holds(request.resolved, data)
     resolved = _settle(request.spec, data, base, token_limit(config, tokenizer))
-    if (
-        resolved.max_length < request.spec.tokenization.max_length
-        and "max_length" in request.spec.tokenization.model_fields_set
-    ):
+    asked = request.spec.tokenization.max_length
+    # A stored spec has every default written out, so a default is told from a wish by its value alone.
+    if resolved.max_length < asked != Tokenization.model_fields["max_length"].default:
         report.note(f"max_length was lowered to {resolved.max_length}, the most that the model takes")
     report.resolved(resolved.model_dump(mode="json"))
     return resolved

@@ -57,6 +57,11 @@ def _initial(
     model.config.pad_token_id = tokenizer.pad_token_id
     if not head:
         report.note("the model brings a head of the right size, which is trained on as it is")
+        if request.spec.training.head_learning_rate is not None:
+            report.note(
+                "training.head_learning_rate is not used: it is for a newly made head; "
+                f"all weights learn at learning_rate {request.spec.training.learning_rate:g}"
+            )
     folder = request.out_dir / "staging" / "initial"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

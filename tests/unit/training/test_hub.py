@@ -1,13 +1,129 @@
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 
-from worker.training.errors import HubUnreachable, ModelRefused
+from worker.training.errors import HubUnreachable, ModelNotFound, ModelRefused
 from worker.training.hub import WANTED, fetch
 from worker.training.models import check_weights
 
+ROOT = Path(__file__).parents[3]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+FILES = {
+    "README.md": b"not wanted",
+    "pytorch_model.bin": b"not wanted either",
+    "config.json": b"{}",
+    "model.safetensors": b"weights",
+    "vocab.txt": b"a\nb\n",
+}
+FETCH = """
+import sys
+from worker.training.errors import TrainingError
+from worker.training.hub import fetch
+try:
+    print(*fetch(*sys.argv[1:]))
+except TrainingError as error:
+    print(error.code)
+"""
+
+
+class Hub(ThreadingHTTPServer):
+    """One model, `someone/model`, as the hub's own routes give it out."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), HubAnswers)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def go_down(self) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class HubAnswers(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if path == "/api/models/someone/model/revision/main":
+            self._json({"id": "someone/model", "sha": COMMIT, "siblings": [{"rfilename": name} for name in FILES]})
+        elif path == f"/api/models/someone/model/tree/{COMMIT}":
+            self._json(
+                [{"type": "file", "path": name, "size": len(body), "oid": _etag(body)} for name, body in FILES.items()]
+            )
+        elif path.startswith(f"/someone/model/resolve/{COMMIT}/"):
+            self._file(path.rpartition("/")[2])
+        else:
+            self.send_error(404)
+
+    do_HEAD = do_GET  # noqa: N815 - http.server names it
+
+    def log_message(self, *_: object) -> None:
+        return
+
+    def _json(self, value: object) -> None:
+        self._answer(json.dumps(value).encode(), {"content-type": "application/json"})
+
+    def _file(self, name: str) -> None:
+        self._answer(FILES[name], {"etag": f'"{_etag(FILES[name])}"', "x-repo-commit": COMMIT})
+
+    def _answer(self, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(200)
+        for name, value in {**headers, "content-length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+
+def _etag(body: bytes) -> str:
+    return hashlib.sha1(body, usedforsecurity=False).hexdigest()
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    server = Hub()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield server
+    server.go_down()
+    thread.join()
+
+
+@pytest.fixture
+def fetch_apart(hub: Hub, tmp_path: Path) -> Callable[[str], str]:
+    """Fetches in a process of its own, as each job does, and returns what it says: folder and commit, or an error."""
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "no_proxy": "*",
+    }
+    environment.pop("HF_HUB_CACHE", None)
+
+    def ask(revision: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", FETCH, "someone/model", revision],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        )
+        return done.stdout.strip()
+
+    return ask
 
 
 @pytest.fixture
@@ -17,6 +133,24 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_a_branch_that_was_fetched_is_found_while_the_hub_is_down(hub: Hub, fetch_apart: Callable[[str], str]) -> None:
+    folder, commit = fetch_apart("main").split()
+    assert commit == COMMIT
+    assert {path.name for path in Path(folder).iterdir()} == {"config.json", "model.safetensors", "vocab.txt"}
+    hub.go_down()
+    assert fetch_apart("main") == f"{folder} {COMMIT}"
+    assert fetch_apart(COMMIT) == f"{folder} {COMMIT}"
+    assert fetch_apart("other") == "hub_unreachable"
+
+
+def test_half_a_model_in_the_cache_is_not_taken_for_it(hub: Hub, fetch_apart: Callable[[str], str]) -> None:
+    folder = Path(fetch_apart("main").split()[0])
+    hub.go_down()
+    (folder / "vocab.txt").unlink()
+    assert fetch_apart("main") == "hub_unreachable"
+    assert fetch_apart(COMMIT) == "hub_unreachable"
+
+
 def test_an_unreachable_hub_is_told_and_may_be_retried(cache: Path) -> None:
     with pytest.raises(HubUnreachable, match="google-bert/bert-base-cased") as caught:
         fetch("google-bert/bert-base-cased", "main")
@@ -24,14 +158,20 @@ def test_an_unreachable_hub_is_told_and_may_be_retried(cache: Path) -> None:
     assert "local:NAME" in caught.value.hint
 
 
-def test_a_model_in_the_cache_needs_no_hub(cache: Path) -> None:
-    repository = cache / "models--someone--model"
-    (repository / "snapshots" / COMMIT).mkdir(parents=True)
-    (repository / "snapshots" / COMMIT / "config.json").write_text("{}")
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(COMMIT)
-    assert fetch("someone/model", "main") == (repository / "snapshots" / COMMIT, COMMIT)
-    assert fetch("someone/model", COMMIT)[1] == COMMIT
+def test_a_cache_that_another_tool_filled_is_used_if_it_has_weights(cache: Path) -> None:
+    snapshot = cache / "models--someone--model" / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    with pytest.raises(HubUnreachable, match="someone/model"):
+        fetch("someone/model", COMMIT)
+    (snapshot / "model.safetensors").write_bytes(b"weights")
+    assert fetch("someone/model", COMMIT) == (snapshot, COMMIT)
+
+
+@pytest.mark.parametrize("revision", ["../../secret", "/etc/passwd", "refs/../.."])
+def test_a_revision_is_no_path(cache: Path, revision: str) -> None:
+    with pytest.raises(ModelNotFound, match="not the name of a branch"):
+        fetch("someone/model", revision)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
 import json
 import math
+import resource
 import threading
 from pathlib import Path
+
+import pytest
 
 from worker.training.reports import Record, Reporter
 
@@ -33,6 +36,32 @@ def test_half_a_line_of_a_killed_attempt_is_dropped(tmp_path: Path) -> None:
         file.write('{"type": "no')
     Reporter(tmp_path).note("next")
     assert [record["message"] for record in read(tmp_path)] == ["whole", "next"]
+
+
+def test_a_record_that_the_disk_takes_in_part_leaves_no_half_line(tmp_path: Path) -> None:
+    report = Reporter(tmp_path)
+    report.note("whole")
+    size = (tmp_path / "reports.jsonl").stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The kernel takes the first 100 bytes of the next line, and then no more, like a disk that fills up.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            report.note("x" * 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "reports.jsonl").stat().st_size == size
+    report.note("next")
+    assert [record["message"] for record in read(tmp_path)] == ["whole", "next"]
+
+
+def test_a_listener_that_fails_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(_: Record) -> None:
+        raise ValueError("no terminal")
+
+    Reporter(tmp_path, broken).note("told")
+    assert [record["message"] for record in read(tmp_path)] == ["told"]
+    assert "no terminal" in caplog.text
 
 
 def test_threads_do_not_mix_their_lines(tmp_path: Path) -> None:

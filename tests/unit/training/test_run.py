@@ -10,6 +10,7 @@ from transformers import pipeline
 
 from app.specs import JobSpec
 from worker.training.checkpoints import newest_valid, verify
+from worker.training.pace import Pace
 from worker.training.reports import Record
 
 Make = Callable[..., JobSpec]
@@ -113,16 +114,19 @@ def test_a_stopped_and_resumed_run_ends_in_the_same_bytes(
     assert not second.of("resolved")
 
 
-def test_a_crashed_run_goes_on_from_its_newest_checkpoint_to_the_same_bytes(spec: Make, train: Train) -> None:
+def test_a_crashed_run_goes_on_from_its_newest_checkpoint_to_the_same_bytes(
+    spec: Make, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = spec(checkpoints={"strategy": "steps", "every": 4}, evaluation={"strategy": "steps", "every": 3})
     whole = train(asked, "whole")
 
-    def crash(record: Record) -> bool:
-        if record.get("step") == 10 and record["type"] == "metric":
+    def greedy(pace: Pace) -> None:
+        if pace._course.step == 10:  # noqa: SLF001 - where the pace is
             raise MemoryError("killed")
-        return False
 
-    first = train(asked, "parted", crash)
+    with monkeypatch.context() as patched:
+        patched.setattr(Pace, "tick", greedy)
+        first = train(asked, "parted")
     assert first.result["error"]["code"] == "out_of_memory"
     checkpoint = newest_valid(first.out_dir / "checkpoints")
     assert checkpoint is not None
@@ -297,6 +301,23 @@ def test_an_unforeseen_error_is_reported_and_may_be_retried(
     assert done.result["error"]["code"] == "internal_error"
     assert done.result["retryable"] is True
     assert "surprise" in done.result["error"]["message"]
+
+
+def test_a_listener_that_fails_does_not_fail_the_run(spec: Make, train: Train) -> None:
+    def broken(_: Record) -> bool:
+        raise OSError("the terminal is gone")
+
+    assert train(spec(training={"max_steps": 2}), stop_when=broken).result["status"] == "succeeded"
+
+
+def test_a_head_rate_without_a_new_head_is_noted(spec: Make, train: Train) -> None:
+    first = train(spec(training={"max_steps": 2, "head_learning_rate": 0.02}), "first")
+    assert not any("head_learning_rate" in note["message"] for note in first.of("note"))
+    job = "job_" + "a" * 26
+    asked = spec(model={"id": f"job:{job}"}, training={"max_steps": 2, "head_learning_rate": 0.02})
+    second = train(asked, "second", jobs_models={job: first.out_dir / "model"})
+    notes = [note["message"] for note in second.of("note")]
+    assert any("head_learning_rate is not used" in note and "learning_rate 0.01" in note for note in notes)
 
 
 def test_memory_that_runs_out_is_told_apart(spec: Make, train: Train, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,24 @@ def test_a_lowered_max_length_is_noted_where_it_was_asked_for(spec: Make, train:
     assert any("lowered to 32" in note["message"] for note in done.of("note"))
 
 
+def test_a_default_max_length_is_lowered_without_a_word(spec: Make, train: Train) -> None:
+    # As the service stores it: every default written out.
+    stored = JobSpec.model_validate(spec(training={"max_steps": 1}).model_dump(mode="json"))
+    done = train(stored)
+    assert done.resolved.max_length == 32
+    assert not any("max_length" in note["message"] for note in done.of("note"))
+
+
+def test_a_label_of_thousands_of_digits_is_a_name_like_any_other(spec: Make, train: Train, rows: Any) -> None:
+    digits = "7" * 5000
+    labelled = {"rows": [{**row, "label": digits if row["label"] == "good" else "0"} for row in rows(8)]}
+    data = {"train": labelled, "eval": labelled}
+    assert train(spec(data=data, training={"max_steps": 1}), "learned").resolved.labels == ["0", digits]
+    refused = train(spec(data=data, task={"labels": ["bad", "good"]}), "given").result["error"]
+    assert refused["code"] == "bad_rows"
+    assert refused["details"]["row"] == 2
+
+
 def test_pairs_of_texts_are_told_apart(spec: Make, models_dir: Path) -> None:
     asked = spec(data={"columns": {"text": "q", "text_pair": "a", "label": "l"}, "train": {"rows": [{}]}})
     row = {"q": "good film", "a": "bad", "l": "b", "_row": 1}

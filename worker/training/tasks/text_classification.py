@@ -15,7 +15,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
 from app.specs import JobSpec
-from app.specs.labels import label_name, ordered
+from app.specs.labels import class_name, ordered
 from app.specs.rows import RowProblem, class_problem, text_classification_problems
 from worker.training.errors import ClassUnknown, RowTooLong, SingleClass, TooManyClasses, nearest
 from worker.training.models import build, load
@@ -162,11 +162,7 @@ def _class_of(cell: Any, names: list[str] | None, labels: list[str] | None) -> s
     # `names` are a hub dataset's classes, where -1 means no label; `labels` are the spec's.
     if names is not None and isinstance(cell, int):
         return names[cell] if 0 <= cell < len(names) else None
-    name = label_name(cell)
-    if name is None or labels is None or name in labels:
-        return name
-    is_id = name.isascii() and name.isdigit() and int(name) < len(labels)
-    return labels[int(name)] if is_id else name
+    return class_name(cell, labels)
 
 
 def _check_lengths(rows: list[Row], tokens: list[list[int]], max_length: int, column: str) -> None:
