@@ -232,6 +232,35 @@ def cancel(job: JobId) -> None:
 
 
 @cli.command()
+def pause(job: JobId) -> None:
+    """Pause a job; a running one saves a checkpoint and frees its slot."""
+    with _client() as client:
+        answer = client.post(f"/v1/jobs/{job}/pause")
+    console.print("paused" if answer["status"] == "paused" else "asked to pause; it saves a checkpoint first")
+
+
+@cli.command()
+def resume(job: JobId) -> None:
+    """Put a paused job back into the queue."""
+    with _client() as client:
+        client.post(f"/v1/jobs/{job}/resume")
+    console.print("queued; it goes on from its newest checkpoint")
+
+
+@cli.command()
+def retry(
+    job: JobId,
+    from_checkpoint: Annotated[
+        str | None, typer.Option(help="The step of a checkpoint to go on from, or `latest`; from the start without it.")
+    ] = None,
+) -> None:
+    """Make a new job from one that has ended, and print its id."""
+    start = int(from_checkpoint) if from_checkpoint and from_checkpoint.isdigit() else from_checkpoint
+    with _client() as client:
+        typer.echo(client.post(f"/v1/jobs/{job}/retry", {"from_checkpoint": start})["id"])
+
+
+@cli.command()
 def download(
     job: JobId,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to put the files.")],

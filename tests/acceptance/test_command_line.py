@@ -195,3 +195,18 @@ def test_training_processes_see_no_secret_of_the_service(fleet: Deployment) -> N
     assert os.environ.get("PATH", "") in environment
     fleet.client.post(f"/v1/jobs/{job['id']}/cancel")
     fleet.wait_for_end(job["id"])
+
+
+def test_a_job_is_paused_resumed_and_retried(local: Deployment, tmp_path: Path) -> None:
+    local.start_api()
+    body = tmp_path / "job.json"
+    body.write_text(json.dumps(spec()))
+    job = local.tunesmith("submit", str(body)).strip()
+    assert "paused" in local.tunesmith("pause", job)
+    assert "queued" in local.tunesmith("resume", job)
+    assert "only a paused job can be resumed" in local.tunesmith("resume", job, code=2)
+    assert "only a job that has ended can be retried" in local.tunesmith("retry", job, code=2)
+    local.tunesmith("cancel", job)
+    child = local.tunesmith("retry", job).strip()
+    assert local.client.get(f"/v1/jobs/{child}")["parent_id"] == job
+    assert "its checkpoints are of steps: none" in local.tunesmith("retry", job, "--from-checkpoint", "latest", code=2)
