@@ -236,7 +236,7 @@ def pause(job: JobId) -> None:
     """Pause a job; a running one saves a checkpoint and frees its slot."""
     with _client() as client:
         answer = client.post(f"/v1/jobs/{job}/pause")
-    console.print("paused" if answer["status"] == "paused" else "asked to pause; it saves a checkpoint first")
+    _say("paused" if answer["status"] == "paused" else "asked to pause; it saves a checkpoint first")
 
 
 @cli.command()
@@ -244,7 +244,7 @@ def resume(job: JobId) -> None:
     """Put a paused job back into the queue."""
     with _client() as client:
         client.post(f"/v1/jobs/{job}/resume")
-    console.print("queued; it goes on from its newest checkpoint")
+    _say("queued; it goes on from its newest checkpoint")
 
 
 @cli.command()
