@@ -30,7 +30,7 @@ RETRY_SECONDS = 2.0
 class CheckpointUploads:
     """A thread of its own, so that a big checkpoint costs neither the lease nor a step.
 
-    While the storage is away, only the newest and the best that wait are kept: a full disk would end the training.
+    While the storage is away, only the `keep` newest and the best that wait are kept: a full disk would end the training.
     """
 
     def __init__(self, database: Database, storage: Storage, lease: Lease, out_dir: Path, keep: int) -> None:
@@ -53,11 +53,10 @@ class CheckpointUploads:
             log.info("job %s: %s was rotated away before it could be uploaded", self._lease.job_id, source.name)
             return
         with self._changed:
-            superseded = [item for item in self._waiting if not item[1].get("is_best") or record.get("is_best")]
-            for item in superseded:
+            self._waiting.append((kept, record))
+            for item in self._superseded():
                 self._waiting.remove(item)
                 shutil.rmtree(item[0], ignore_errors=True)
-            self._waiting.append((kept, record))
             self._changed.notify()
 
     def finish(self, patience: float) -> None:
@@ -68,6 +67,11 @@ class CheckpointUploads:
         self._thread.join(patience)
         self._give_up.set()
         self._thread.join()
+
+    def _superseded(self) -> list[tuple[Path, Record]]:
+        # Rotation would remove them as soon as they were uploaded.
+        best = next((item for item in reversed(self._waiting) if item[1].get("is_best")), None)
+        return [item for item in list(self._waiting)[: -self._keep] if item is not best]
 
     def _work(self) -> None:
         while (item := self._next()) is not None:

@@ -1,0 +1,125 @@
+"""Checkpoints on their way to storage: what waits while it is away, and what is left when it is back."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import spec
+
+from app import auth
+from app.db import Database
+from app.identifiers import new_id
+from app.jobs import lifecycle, queries
+from app.jobs.lifecycle import Lease
+from app.jobs.tables import Job
+from app.storage import Storage, StorageUnavailable, Stored, open_storage
+from worker.training.checkpoints import commit, folder_name
+from worker.uploads import CheckpointUploads
+
+
+class Gate:
+    """A real store behind a gate: while it is shut, puts fail as they do when the store is away."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self.open = threading.Event()
+        self.deletes_fail = 0
+
+    def put_file(self, path: str, source: Path) -> Stored:
+        if not self.open.is_set():
+            raise StorageUnavailable("away")
+        return self._storage.put_file(path, source)
+
+    def delete_prefix(self, prefix: str) -> None:
+        if self.deletes_fail:
+            self.deletes_fail -= 1
+            raise StorageUnavailable("away")
+        self._storage.delete_prefix(prefix)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+
+@pytest.fixture
+def lease(database: Database) -> Lease:
+    with database.write() as session:
+        project = auth.ensure_project(session, "default").id
+        job = Job(
+            id=new_id("job"), project_id=project, task="t", user_metadata={}, priority=0, queue="cpu", spec=spec(),
+            timeout_seconds=3600, body_sha256="0" * 64,
+        )  # fmt: skip
+        lifecycle.submit(session, job)
+        claimed = lifecycle.claim(session, "w", ("cpu",), 600)
+    assert claimed is not None
+    return Lease(claimed.id, claimed.attempt, "w")
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[Gate]:
+    gate = Gate(open_storage(f"file://{tmp_path / 'storage'}"))
+    yield gate
+    gate.open.set()
+
+
+def report(out_dir: Path, step: int, best_step: int | None) -> dict[str, Any]:
+    staging = out_dir / f"staging-{step}"
+    staging.mkdir(parents=True)
+    (staging / "weights").write_text(f"weights of step {step}")
+    commit(staging, out_dir / "checkpoints" / folder_name(step), {"step": step, "best_step": best_step})
+    return {
+        "step": step,
+        "epoch": 1.0,
+        "path": f"checkpoints/{folder_name(step)}",
+        "metrics": {},
+        "is_best": step == best_step,
+    }
+
+
+def kept(database: Database, lease: Lease) -> list[tuple[int, bool]]:
+    with database.read() as session:
+        return [(item.step, item.is_best) for item in queries.checkpoints(session, lease.job_id)]
+
+
+def test_while_the_storage_is_away_the_newest_and_the_best_wait_and_then_arrive(
+    database: Database, lease: Lease, storage: Gate, tmp_path: Path
+) -> None:
+    out_dir = tmp_path / "out"
+    uploads = CheckpointUploads(database, storage, lease, out_dir, keep=2)
+    for step in range(1, 8):
+        uploads.add(report(out_dir, step, best_step=2 if step >= 2 else 1))
+    assert len(list((out_dir / "outbox").iterdir())) <= 4
+    storage.open.set()
+    uploads.finish(60)
+    assert kept(database, lease) == [(7, False), (6, False), (2, True)]
+    assert list((out_dir / "outbox").iterdir()) == []
+    steps = {path.split("/")[3] for path in storage.list(f"jobs/{lease.job_id}")}
+    assert steps == {folder_name(step) for step in (2, 6, 7)}
+
+
+def test_what_could_not_be_removed_is_removed_the_next_time(
+    database: Database, lease: Lease, storage: Gate, tmp_path: Path
+) -> None:
+    out_dir = tmp_path / "out"
+    storage.open.set()
+    storage.deletes_fail = 1
+    for step in (1, 2, 3):
+        uploads = CheckpointUploads(database, storage, lease, out_dir, keep=1)
+        uploads.add(report(out_dir, step, best_step=None))
+        uploads.finish(60)
+    assert kept(database, lease) == [(3, False)]
+    assert {path.split("/")[3] for path in storage.list(f"jobs/{lease.job_id}")} == {folder_name(3)}
+
+
+def test_a_checkpoint_that_is_recorded_twice_stands_once(
+    database: Database, lease: Lease, storage: Gate, tmp_path: Path
+) -> None:
+    out_dir = tmp_path / "out"
+    storage.open.set()
+    record = report(out_dir, 5, best_step=5)
+    for _ in range(2):
+        uploads = CheckpointUploads(database, storage, lease, out_dir, keep=1)
+        uploads.add(record)
+        uploads.finish(60)
+    assert kept(database, lease) == [(5, True)]
