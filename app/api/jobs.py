@@ -227,7 +227,7 @@ def job_answer(job: Job, queue_position: int | None, waiting_for: str | None = N
             "metadata": job.user_metadata,
             "metrics": job.metrics or {},
             "cancel_requested": job.cancel_requested_at is not None,
-            "pause_requested": job.pause_requested_at is not None,
+            "pause_requested": job.pause_requested_at is not None and job.status not in TERMINAL,
             "queue_position": queue_position,
             "waiting_for": waiting_for,
             "links": {"self": base, **links},

@@ -141,7 +141,7 @@ def model_sha(service: Deployment, job_id: str) -> str:
 def test_a_paused_job_frees_its_slot_and_resumes_to_the_weights_of_an_undisturbed_run(service: Deployment) -> None:
     service.start_api()
     service.start_worker()
-    body = spec(training={"max_steps": 400}, checkpoints={"strategy": "none"}, data={"eval": None})
+    body = spec(training={"max_steps": 1500}, checkpoints={"strategy": "none"}, data={"eval": None})
     undisturbed = service.client.post("/v1/jobs", body)
     assert service.wait_for_end(undisturbed["id"])["status"] == "succeeded"
     job = service.client.post("/v1/jobs", body)
