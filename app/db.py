@@ -46,6 +46,26 @@ def _now_on_sqlite(element: db_now, compiler: Any, **options: Any) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
+class json_pairs(FunctionElement[Any]):  # noqa: N801 - reads as the SQL function that it is
+    """The pairs of a JSON object as rows of key and value.
+
+    Not a path into the document: SQLite finds no path whose key it must unescape first, such as "é".
+    """
+
+    name = "pairs"
+    inherit_cache = True
+
+
+@compiles(json_pairs, "postgresql")
+def _pairs_on_postgresql(element: json_pairs, compiler: Any, **options: Any) -> str:
+    return f"jsonb_each_text({compiler.process(element.clauses, **options)})"
+
+
+@compiles(json_pairs, "sqlite")
+def _pairs_on_sqlite(element: json_pairs, compiler: Any, **options: Any) -> str:
+    return f"json_each({compiler.process(element.clauses, **options)})"
+
+
 def now() -> ColumnElement[float]:
     """The database's clock as a column expression."""
     return db_now()

@@ -4,11 +4,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Row, exists, func, select
-from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import InstrumentedAttribute, Session
-from sqlalchemy.sql.functions import FunctionElement
 
-from app.db import now
+from app.db import json_pairs, now
 from app.jobs import lifecycle
 from app.jobs.states import JobStatus
 from app.jobs.tables import Artifact, Dataset, Event, IdempotencyKey, Job, JobDataset, LogChunk, Worker
@@ -281,28 +279,8 @@ def seconds_left(session: Session, job_id: str) -> float | None:
     return session.scalar(select(Job.deadline_at - now()).where(Job.id == job_id))
 
 
-class _pairs(FunctionElement[Any]):  # noqa: N801 - reads as the SQL function that it is
-    """The pairs of a JSON object as rows of key and value.
-
-    Not a path into the document: SQLite finds no path whose key it must unescape first, such as "é".
-    """
-
-    name = "pairs"
-    inherit_cache = True
-
-
-@compiles(_pairs, "postgresql")
-def _pairs_on_postgresql(element: _pairs, compiler: Any, **options: Any) -> str:
-    return f"jsonb_each_text({compiler.process(element.clauses, **options)})"
-
-
-@compiles(_pairs, "sqlite")
-def _pairs_on_sqlite(element: _pairs, compiler: Any, **options: Any) -> str:
-    return f"json_each({compiler.process(element.clauses, **options)})"
-
-
 def _has_pair(column: InstrumentedAttribute[dict[str, Any]], key: str, value: str) -> ColumnElement[bool]:
-    pairs = _pairs(column).table_valued("key", "value")
+    pairs = json_pairs(column).table_valued("key", "value")
     return exists().where(pairs.c.key == key, pairs.c.value == value)
 
 

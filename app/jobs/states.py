@@ -17,9 +17,6 @@ class JobStatus(StrEnum):
 
 TERMINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
 
-PHASES = ("preparing", "tokenizing", "training", "evaluating", "packaging")
-"""What a running job is doing, for display only."""
-
 
 class Transition(NamedTuple):
     """One edge of the state machine: who takes it, and the reason that goes into the event log."""
