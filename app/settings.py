@@ -78,6 +78,11 @@ class Settings(BaseSettings):
     sweep_seconds: float = Field(
         default=5.0, gt=0, description="How often each process looks for expired leases and forgotten jobs."
     )
+    upkeep_seconds: float = Field(
+        default=3600.0,
+        gt=0,
+        description="How often each API process removes from the storage what dead processes left there.",
+    )
     stop_grace_seconds: float = Field(default=30.0, gt=0, description="From SIGTERM to SIGKILL of a training process.")
     max_failures: int = Field(default=5, ge=1, description="Failed attempts after which a job fails for good.")
     max_workers_lost: int = Field(default=10, ge=1, description="Lost workers after which a job fails for good.")
