@@ -94,6 +94,17 @@ class Settings(BaseSettings):
         gt=0,
         description="A training process that reports nothing for this long is killed and tried again.",
     )
+    training_memory_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Memory that each training process may allocate, in bytes; 0 sets no limit. A process that needs more ends "
+        "with `out_of_memory`, and nothing else on the machine suffers. Leave it 0 on GPU workers: CUDA reserves far more than it uses.",
+    )
+    database_patience_seconds: float = Field(
+        default=600.0,
+        gt=0,
+        description="How long training goes on while the database does not answer; then it saves a checkpoint and ends.",
+    )
     backoff_seconds: float = Field(
         default=2.0, ge=0, description="Wait before the second attempt; doubles up to a minute."
     )
