@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from app import __version__
-from app.api import artifacts, catalogue, datasets, events, jobs, prometheus, system
+from app.api import artifacts, catalogue, datasets, events, jobs, prometheus, system, webhooks
 from app.api.datasets import UPLOADS
 from app.api.dependencies import Service
 from app.api.edge import Edge
@@ -23,6 +23,8 @@ from app.jobs.wakeup import open_wakeup
 from app.settings import Settings
 from app.specs import JobSpec
 from app.storage import open_storage
+from app.webhooks.deliveries import Deliveries
+from app.webhooks.sender import Sender
 from app.workspaces import clear_abandoned
 
 DESCRIPTION = (
@@ -49,8 +51,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         clear_abandoned(in_force.cache() / UPLOADS)
         sweeper.start()
         Upkeep(service.storage).start()
+        deliveries = Deliveries(service.database, service.sender)
         yield
         await feed.close()
+        await deliveries.close()
         sweeper.stop()
         service.hints.close()
         service.database.close()
@@ -58,7 +62,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(
         title="Tunesmith", version=__version__, description=DESCRIPTION, lifespan=lifespan, redirect_slashes=False
     )
-    for module in (jobs, events, artifacts, datasets, catalogue, system, prometheus):
+    for module in (jobs, events, artifacts, datasets, webhooks, catalogue, system, prometheus):
         app.include_router(module.router)
     answer_failures(app)
     app.add_middleware(Edge)
@@ -79,6 +83,7 @@ def open_service(settings: Settings) -> Service:
         hints=Hints(wakeup),
         copies=LocalCopies(storage, settings.cache(), settings.cache_limit_bytes),
         intake=asyncio.Semaphore(settings.intake_slots),
+        sender=Sender(private_addresses=settings.webhook_private_addresses),
     )
 
 
