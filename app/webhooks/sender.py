@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import httpcore
 import httpx
 
-from app.webhooks.target import UnusableTarget, addresses, parse
+from app.webhooks.target import Target, UnusableTarget, addresses, parse
 
 log = logging.getLogger(__name__)
 
@@ -59,40 +60,24 @@ class Sender:
 
     async def _send(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
         target = parse(url, private=self._private)
-        checked = await asyncio.to_thread(addresses, target, private=self._private)
-        request = httpcore.URL(scheme=target.scheme, host=target.host, port=target.port, target=target.path)
+        *firsts, last = await asyncio.to_thread(addresses, target, private=self._private)
+        for address in firsts:
+            # Nothing was sent to an address that took no connection.
+            with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                return await self._send_to(address, target, headers, body)
+        return await self._send_to(last, target, headers, body)
+
+    async def _send_to(self, address: str, target: Target, headers: Mapping[str, str], body: bytes) -> int:
+        # To the address that was checked, whatever the name leads to by now; the certificate must be the name's.
+        url = httpcore.URL(scheme=target.scheme, host=address.encode(), port=target.port, target=target.path)
         raw = [(b"host", target.authority), *((name.encode(), value.encode()) for name, value in headers.items())]
+        more = {"sni_hostname": target.host.decode(), "timeout": {"connect": CONNECT_SECONDS}}
         # The head of the answer is all that is read: leaving the block closes the connection.
         async with (
-            httpcore.AsyncConnectionPool(ssl_context=self._tls, network_backend=_Pinned(checked)) as pool,
-            pool.stream("POST", request, headers=raw, content=body) as response,
+            httpcore.AsyncConnectionPool(ssl_context=self._tls) as pool,
+            pool.stream("POST", url, headers=raw, content=body, extensions=more) as response,
         ):
             return response.status
-
-
-class _Pinned(httpcore.AsyncNetworkBackend):
-    """Connects to the addresses that were checked, whatever the host's name leads to by now."""
-
-    def __init__(self, checked: list[str]) -> None:
-        self._checked = checked
-        self._network: httpcore.AsyncNetworkBackend = httpcore.AnyIOBackend()
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - the library's own signature
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        """Try each address in turn. Raises the last one's error."""
-        *firsts, last = self._checked
-        for address in firsts:
-            try:
-                return await self._network.connect_tcp(address, port, CONNECT_SECONDS)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                log.debug("%s of %s does not answer: %s", address, host, error)
-        return await self._network.connect_tcp(last, port)
 
 
 def _outcome(status_code: int) -> Outcome:
