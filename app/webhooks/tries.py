@@ -59,10 +59,9 @@ def claim(session: Session, waiting: Waiting) -> Claim | None:
             WebhookDelivery.webhook_id == waiting.webhook_id,
             WebhookDelivery.job_id == waiting.job_id,
             WebhookDelivery.seq == waiting.seq,
-            WebhookDelivery.tries == waiting.tries,
             WebhookDelivery.due_at <= now(),
         )
-        .values(tries=waiting.tries + 1, due_at=now() + LEASE_SECONDS)
+        .values(tries=WebhookDelivery.tries + 1, due_at=now() + LEASE_SECONDS)
         .returning(WebhookDelivery.tries)
         .execution_options(synchronize_session=False)
     ).one_or_none()
@@ -74,7 +73,7 @@ def claim(session: Session, waiting: Waiting) -> Claim | None:
         .join(Event, Event.job_id == Job.id)
         .where(Webhook.id == waiting.webhook_id, Job.id == waiting.job_id, Event.seq == waiting.seq)
     ).one_or_none()
-    return None if row is None else Claim(*waiting[:3], taken.tries, *row.tuple())
+    return None if row is None else Claim(*waiting, taken.tries, *row.tuple())
 
 
 def record(session: Session, claimed: Claim, outcome: Outcome) -> None:
