@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import Database
 from app.webhooks import message, queries, tries
+from app.webhooks.queries import Waiting
 from app.webhooks.sender import Outcome, Sender
 from app.webhooks.tries import Claim
 
@@ -69,11 +70,13 @@ class Deliveries:
     def _claim(self, under_way: Counter[str]) -> list[Claim]:
         with self._database.read() as session:
             waiting = queries.due(session, each=TRIES_EACH, in_flight=under_way)
-        room = TRIES_IN_ALL - under_way.total()
-        if not waiting or room <= 0:
-            return []
+        room = max(0, TRIES_IN_ALL - under_way.total())
+        return [claimed for item in waiting[:room] if (claimed := self._take(item)) is not None]
+
+    def _take(self, waiting: Waiting) -> Claim | None:
+        # Each in a transaction of its own: processes that take several in different orders would lock each other out.
         with self._database.write() as session:
-            return [claimed for item in waiting[:room] if (claimed := tries.claim(session, item)) is not None]
+            return tries.claim(session, waiting)
 
     async def _deliver(self, claimed: Claim) -> None:
         told = message.of_job(claimed)
