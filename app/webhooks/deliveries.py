@@ -79,13 +79,16 @@ class Deliveries:
             return tries.claim(session, waiting)
 
     async def _deliver(self, claimed: Claim) -> None:
-        told = message.of_job(claimed)
         try:
+            told = message.of_job(claimed)
             outcome = await self._sender.post(claimed.url, message.headers(told, claimed.secret), told.body)
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._executor, self._record, claimed, outcome)
         except SQLAlchemyError as error:
-            log.warning("%s is sent once more, the database does not answer: %s", told.id, error)
+            log.warning("event %s of %s is sent once more: %s", claimed.seq, claimed.job_id, error)
+        except Exception:
+            # Its claim runs out, and it is tried again.
+            log.exception("event %s of %s could not be sent", claimed.seq, claimed.job_id)
         finally:
             task = asyncio.current_task()
             if task is not None:

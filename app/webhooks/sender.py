@@ -49,9 +49,12 @@ class Sender:
         except TimeoutError:
             return Outcome(None, f"no answer within {LIMIT_SECONDS:.0f} s")
         except UnusableTarget as error:
-            return Outcome(None, f"the URL {error}")
-        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
-            return Outcome(None, f"the connection failed: {error}"[:LONGEST_ERROR])
+            return Outcome(None, f"the URL {error}"[:LONGEST_ERROR])
+        except httpcore.ProtocolError:
+            # Not the error's own text: it quotes what came back, which may be of no business of the key's holder.
+            return Outcome(None, "the answer was not HTTP, or was cut off")
+        except (httpcore.NetworkError, httpcore.TimeoutException) as error:
+            return Outcome(None, f"the connection failed: {str(error) or type(error).__name__}"[:LONGEST_ERROR])
         except Exception:
             # One address that nothing was prepared for must not be tried again without a wait.
             log.exception("a webhook could not be sent")
