@@ -18,11 +18,12 @@ from app.api.stream import Feed
 from app.datasets.local_copy import LocalCopies
 from app.db import Database
 from app.jobs.lifecycle import limits_of
-from app.jobs.sweeper import Sweeper, Upkeep
+from app.jobs.sweeper import Sweeper
 from app.jobs.wakeup import open_wakeup
 from app.settings import Settings
 from app.specs import JobSpec
 from app.storage import open_storage
+from app.storekeeping import Upkeep
 from app.workspaces import clear_abandoned
 
 DESCRIPTION = (
@@ -48,9 +49,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         feed = app.state.feed = Feed(service.database)
         clear_abandoned(in_force.cache() / UPLOADS)
         sweeper.start()
-        Upkeep(service.storage).start()
+        upkeep = Upkeep(service.database, service.storage, in_force.upkeep_seconds)
+        upkeep.start()
         yield
         await feed.close()
+        upkeep.stop()
         sweeper.stop()
         service.hints.close()
         service.database.close()

@@ -78,6 +78,11 @@ class Settings(BaseSettings):
     sweep_seconds: float = Field(
         default=5.0, gt=0, description="How often each process looks for expired leases and forgotten jobs."
     )
+    upkeep_seconds: float = Field(
+        default=3600.0,
+        gt=0,
+        description="How often each API process removes from the storage what dead processes left there.",
+    )
     stop_grace_seconds: float = Field(default=30.0, gt=0, description="From SIGTERM to SIGKILL of a training process.")
     max_failures: int = Field(default=5, ge=1, description="Failed attempts after which a job fails for good.")
     max_workers_lost: int = Field(default=10, ge=1, description="Lost workers after which a job fails for good.")
@@ -88,6 +93,17 @@ class Settings(BaseSettings):
         default=1800.0,
         gt=0,
         description="A training process that reports nothing for this long is killed and tried again.",
+    )
+    training_memory_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Memory that each training process may allocate, in bytes; 0 sets no limit. A process that needs more ends "
+        "with `out_of_memory`, and nothing else on the machine suffers. Leave it 0 on GPU workers: CUDA reserves far more than it uses.",
+    )
+    database_patience_seconds: float = Field(
+        default=600.0,
+        gt=0,
+        description="How long training goes on while the database does not answer; then it saves a checkpoint and ends.",
     )
     backoff_seconds: float = Field(
         default=2.0, ge=0, description="Wait before the second attempt; doubles up to a minute."

@@ -9,8 +9,11 @@ FILLER = ("the", "film", "was", "a", "plot", "very")
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
-def make_model(folder: Path) -> Path:
-    """Save the model and its tokenizer; good words are alike in it, and bad words their opposite."""
+def make_model(folder: Path, **config: int) -> Path:
+    """Save the model and its tokenizer; good words are alike in it, and bad words their opposite.
+
+    `config` overrides what makes it tiny.
+    """
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
@@ -31,19 +34,17 @@ def make_model(folder: Path) -> Path:
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
     torch.manual_seed(5)
-    config = BertConfig(
-        vocab_size=len(words),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=32,
-        initializer_range=0.1,
-    )
-    model = BertModel(config)
+    tiny = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 32,
+    }
+    model = BertModel(BertConfig(vocab_size=len(words), initializer_range=0.1, **{**tiny, **config}))
     with torch.no_grad():
         # What pretraining would have taught it.
-        direction = torch.randn(config.hidden_size)
+        direction = torch.randn(model.config.hidden_size)
         for word in (*GOOD, *BAD):
             model.embeddings.word_embeddings.weight[words.index(word)] += direction if word in GOOD else -direction
     model.save_pretrained(folder)

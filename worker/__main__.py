@@ -9,7 +9,7 @@ from app.datasets.local_copy import LocalCopies
 from app.db import Database
 from app.identifiers import new_id
 from app.jobs.lifecycle import limits_of
-from app.jobs.sweeper import Sweeper, Upkeep
+from app.jobs.sweeper import Sweeper
 from app.jobs.wakeup import open_wakeup
 from app.settings import Settings
 from app.storage import open_storage
@@ -52,7 +52,6 @@ def main() -> None:
     )
     registration.start()
     sweeper.start()
-    Upkeep(parts.storage).start()
     parts.processes.warm_up()
     slots = Slots(parts)
     log.info("worker %s takes jobs for %s in %s slots", parts.worker_id, " and ".join(queues), settings.slots)

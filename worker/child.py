@@ -3,6 +3,7 @@
 import ctypes
 import multiprocessing
 import os
+import resource
 import select
 import signal
 import sys
@@ -17,6 +18,7 @@ def main(request_file: str, log_file: str, gpu: str | None) -> None:
     """Run one training request. The result is in the reports it writes; the exit code means nothing."""
     os.setsid()
     _die_with_the_worker()
+    _be_the_first_to_go()
     _write_output_to(Path(log_file))
     os.environ["CUDA_VISIBLE_DEVICES"] = gpu or ""
     stop = threading.Event()
@@ -32,6 +34,8 @@ def main(request_file: str, log_file: str, gpu: str | None) -> None:
     from worker.training.run import run  # noqa: PLC0415
 
     request = TrainingRequest.from_json(Path(request_file).read_text())
+    if request.memory_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (request.memory_bytes, request.memory_bytes))
     report = Reporter(request.out_dir)
     if is_cold:
         report.note("cold start: the libraries were not preloaded, so this run took some seconds longer to begin")
@@ -55,6 +59,11 @@ def _die_with_the_worker() -> None:
         os.killpg(os.getpgid(0), signal.SIGKILL)
 
     threading.Thread(target=watch, name="worker-watch", daemon=True).start()
+
+
+def _be_the_first_to_go() -> None:
+    # Where memory runs out, the kernel shall end the training, which resumes, and not the worker or the database.
+    Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def _write_output_to(path: Path) -> None:

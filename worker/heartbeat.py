@@ -15,8 +15,6 @@ from app.jobs.lifecycle import Intents, Lease, LostLease
 log = logging.getLogger(__name__)
 
 INTENT_SECONDS = 1.0
-DATABASE_PATIENCE_SECONDS = 600.0
-"""How long training goes on while the database does not answer."""
 
 
 class Heartbeat:
@@ -30,7 +28,6 @@ class Heartbeat:
         self.lost = threading.Event()
         self._done = threading.Event()
         self._ending = threading.Event()
-        self._patience = DATABASE_PATIENCE_SECONDS
         self._answered = time.monotonic()
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{lease.job_id}", daemon=True)
 
@@ -46,14 +43,12 @@ class Heartbeat:
         self._done.set()
         self._thread.join()
 
-    def is_lost(self) -> bool:
-        """Whether the job is somebody else's, or the database has not answered for too long to know.
+    def silent_for(self) -> float:
+        """For how many seconds the database has not answered.
 
         Judged from outside of the beating thread, which may hang in a call that never returns.
         """
-        if time.monotonic() - self._answered > self._patience:
-            self.lost.set()
-        return self.lost.is_set()
+        return time.monotonic() - self._answered
 
     def expect_the_end(self) -> None:
         """From now on a lease that is gone may be one that this worker itself has ended."""

@@ -7,7 +7,7 @@ from app.jobs import lifecycle, queries
 from app.jobs.lifecycle import Lease
 from app.jobs.tables import Artifact, Job
 from app.specs import JobSpec, Resolved
-from app.storage import ObjectNotFound
+from app.storage import ObjectNotFound, StorageFull
 from worker.parts import Parts
 from worker.publish import fetch, fetch_checkpoint, newest_checkpoint
 from worker.supervise import Assignment
@@ -30,10 +30,11 @@ def prepare(parts: Parts, job: Job, folder: Path, slot: int) -> Assignment:
         datasets=_datasets(parts, job),
         models_dir=parts.settings.models(),
         jobs_models=_earlier_model(parts, job, spec, folder),
-        resolved=Resolved.model_validate(job.resolved) if job.resolved else None,
+        resolved=Resolved.read(job.resolved, spec.training.gradient_accumulation) if job.resolved else None,
         resume_from=_checkpoint(parts, job, folder / "resume"),
         job_id=job.id,
         threads=parts.threads_a_slot,
+        memory_bytes=parts.settings.training_memory_bytes or None,
     )
     if request.resume_from is not None and request.resolved is not None:
         _show_resumed_step(parts, job, read_manifest(request.resume_from), request.resolved)
@@ -55,6 +56,12 @@ def error_of(error: Exception) -> dict[str, Any]:
             "code": "input_gone",
             "message": str(error),
             "hint": "Upload the data again, or train the earlier model again.",
+        }
+    if isinstance(error, StorageFull):
+        return {
+            "code": "storage_full",
+            "message": "The storage has no room left for what this job has to keep.",
+            "hint": "Free some, or raise its quota. The job is tried again by itself, from its newest checkpoint.",
         }
     return {
         "code": "storage_unavailable",

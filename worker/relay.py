@@ -38,6 +38,9 @@ class Relay:
         self._log_characters = 0
         self._started = self._last_progress = time.monotonic()
         self.result: Record | None = None
+        self.resolved: Record | None = None
+        """What this attempt settled; None where an earlier one had."""
+        self.phase = "preparing"
 
     def forward(self) -> bool:
         """Carry over all whole lines that there are now. Raises LostLease.
@@ -66,9 +69,9 @@ class Relay:
             kind = record["type"]
             data = {key: value for key, value in record.items() if key not in ("type", "time")}
             if kind == "phase":
-                columns["phase"] = data["phase"]
+                columns["phase"] = self.phase = data["phase"]
             elif kind == "resolved":
-                columns["resolved"] = data["resolved"]
+                columns["resolved"] = self.resolved = data["resolved"]
             elif kind == "progress":
                 columns["progress"] = data
                 if not self._progress_is_due(data):

@@ -11,6 +11,7 @@ from typing import Any
 
 from app.jobs.lifecycle import Lease, LostLease
 from worker.heartbeat import Heartbeat
+from worker.memory import MemoryWatch
 from worker.parts import Parts
 from worker.processes import TrainingProcess
 from worker.relay import Relay
@@ -33,8 +34,17 @@ class Ending:
     result: Record | None
     """Its own word; None when it died without one."""
     asked: str | None
-    """Why it was asked to stop: cancel, pause, worker_stopping, timeout, hung or lost; None when it ended by itself."""
+    """Why it was asked to stop: cancel, pause, worker_stopping, timeout, database_silent, hung or lost; None when it ended
+    by itself."""
     log_tail: str
+    phase: str = "preparing"
+    """What it was doing."""
+    resolved: Record | None = None
+    """What this attempt settled; None where an earlier one had."""
+    peak_bytes: int | None = None
+    """The most memory it was seen to hold."""
+    killed_for_memory: bool = False
+    """Whether the kernel killed in its control group for want of memory."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,7 @@ def supervise(parts: Parts, lease: Lease, heartbeat: Heartbeat, assignment: Assi
     uploads = CheckpointUploads(parts.database, parts.storage, lease, assignment.out_dir, assignment.keep_checkpoints)
     relay = Relay(parts.database, lease, assignment.out_dir / FILE_NAME, output, _take_checkpoints(uploads))
     process = parts.processes.start(assignment.request_file, output, assignment.gpu)
+    memory = MemoryWatch(process.pid)
     log.info("job %s: attempt %s trains in process %s", lease.job_id, lease.attempt, process.pid)
     stopped_relaying = threading.Event()
     carrier = threading.Thread(
@@ -68,7 +79,7 @@ def supervise(parts: Parts, lease: Lease, heartbeat: Heartbeat, assignment: Assi
     try:
         try:
             silence = _Silence(parts.settings.hung_seconds, assignment.out_dir / FILE_NAME, output)
-            asked = _watch(parts, process, heartbeat, silence, assignment.seconds_left)
+            asked = _watch(parts, process, heartbeat, silence, memory, assignment.seconds_left)
         finally:
             process.close()
             stopped_relaying.set()
@@ -79,7 +90,15 @@ def supervise(parts: Parts, lease: Lease, heartbeat: Heartbeat, assignment: Assi
         uploads.finish(patience)
     if heartbeat.lost.is_set():
         raise LostLease
-    return Ending(relay.result, asked, relay.log_tail())
+    return Ending(
+        relay.result,
+        asked,
+        relay.log_tail(),
+        relay.phase,
+        relay.resolved,
+        memory.peak_bytes,
+        killed_for_memory=memory.kernel_killed(),
+    )
 
 
 class _Silence:
@@ -97,10 +116,16 @@ class _Silence:
 
 
 def _watch(
-    parts: Parts, process: TrainingProcess, heartbeat: Heartbeat, silence: _Silence, seconds_left: float
+    parts: Parts,
+    process: TrainingProcess,
+    heartbeat: Heartbeat,
+    silence: _Silence,
+    memory: MemoryWatch,
+    seconds_left: float,
 ) -> str | None:
     deadline = time.monotonic() + seconds_left
     while not process.wait(WATCH_SECONDS):
+        memory.sample()
         asked = "hung" if silence.is_too_long() else _reason_to_stop(parts, heartbeat, deadline)
         if asked in ("lost", "hung"):
             # Neither is asked politely: a lost job may publish nothing, and a hung process does not listen.
@@ -115,8 +140,10 @@ def _watch(
 
 
 def _reason_to_stop(parts: Parts, heartbeat: Heartbeat, deadline: float) -> str | None:
-    if heartbeat.is_lost():
+    if heartbeat.lost.is_set():
         return "lost"
+    if heartbeat.silent_for() > parts.settings.database_patience_seconds:
+        return "database_silent"
     if heartbeat.cancel.is_set():
         return "cancel"
     if time.monotonic() > deadline:
@@ -157,10 +184,12 @@ def _carry(relay: Relay, heartbeat: Heartbeat, stopped: threading.Event) -> None
 
 
 def _drain(parts: Parts, relay: Relay, heartbeat: Heartbeat) -> None:
-    # The process is dead, so its files no longer grow: one pass that the database takes is all. The heartbeat
-    # gives up on a database that stays away, and a worker that is to stop does not wait so long.
+    # The process is dead, so its files no longer grow: one pass that the database takes is all. A database that stays
+    # away is given up at last, and a worker that is to stop does not wait so long.
     asked_at = None
-    while not heartbeat.is_lost() and not relay.forward():
+    while not heartbeat.lost.is_set() and not relay.forward():
+        if heartbeat.silent_for() > parts.settings.database_patience_seconds + UPLOAD_PATIENCE_SECONDS:
+            heartbeat.lost.set()
         if parts.stopping.is_set():
             asked_at = asked_at or time.monotonic()
             if time.monotonic() - asked_at > parts.settings.stop_grace_seconds:

@@ -49,8 +49,11 @@ class CheckpointUploads:
         kept = self._out_dir / "outbox" / source.name
         try:
             shutil.copytree(source, kept, copy_function=os.link, dirs_exist_ok=True)
-        except (FileNotFoundError, shutil.Error):
-            log.info("job %s: %s was rotated away before it could be uploaded", self._lease.job_id, source.name)
+        except OSError as error:
+            log.warning(
+                "job %s: %s is not uploaded, rotated away or without room: %s", self._lease.job_id, source.name, error
+            )
+            shutil.rmtree(kept, ignore_errors=True)
             return
         with self._changed:
             self._waiting.append((kept, record))

@@ -1,10 +1,11 @@
-"""Adds and removes datasets: storage first, then the row; on removal the row first, then storage."""
+"""Adds and removes datasets. A row shows only while all its files are in storage."""
 
 import logging
 from dataclasses import asdict
 from pathlib import Path
 
 from sqlalchemy import update
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.datasets.inspect import Limits, UnusableFile, inspect
 from app.datasets.upload import Received
@@ -47,14 +48,17 @@ def add(
         columns=[asdict(column) for column in found.columns],
         source_path=f"{prefix}/{source_name}",
         parquet_path=f"{prefix}/data.parquet",
+        deleted_at=now(),
     )
+    # The row goes first, hidden: files of a dataset that never came to be are then known, should this process die.
+    with database.write() as session:
+        session.add(dataset)
     try:
         storage.put_file(dataset.source_path, source)
         storage.put_file(dataset.parquet_path, parquet)
-        with database.write() as session:
-            session.add(dataset)
+        _show(database, dataset)
     except BaseException:
-        _clear(storage, prefix)
+        _withdraw(database, storage, dataset)
         raise
     return dataset
 
@@ -82,12 +86,21 @@ def remove(database: Database, storage: Storage, project_id: str, dataset_id: st
         raise _not_found()
 
 
-def _clear(storage: Storage, prefix: str) -> None:
+def _show(database: Database, dataset: Dataset) -> None:
+    with database.write() as session:
+        session.execute(update(Dataset).where(Dataset.id == dataset.id).values(deleted_at=None))
+    dataset.deleted_at = None
+
+
+def _withdraw(database: Database, storage: Storage, dataset: Dataset) -> None:
     try:
-        storage.delete_prefix(prefix)
-    except StorageError as error:
+        # It may show already, where only the answer to the last commit was lost.
+        with database.write() as session:
+            session.execute(update(Dataset).where(Dataset.id == dataset.id).values(deleted_at=now()))
+        storage.delete_prefix(f"datasets/{dataset.id}")
+    except (SQLAlchemyError, StorageError) as error:
         # What went wrong before this is what the client must hear of.
-        log.warning("files may be left under %s: %s", prefix, error)
+        log.warning("the files of %s stay until the next upkeep: %s", dataset.id, error)
 
 
 def _not_found() -> NotFound:

@@ -31,6 +31,7 @@ TRANSITIONS: dict[str, Transition] = {
     "claim": Transition(JobStatus.QUEUED, JobStatus.RUNNING, "worker", "claimed"),
     "succeed": Transition(JobStatus.RUNNING, JobStatus.SUCCEEDED, "worker", "finished"),
     "retry": Transition(JobStatus.RUNNING, JobStatus.QUEUED, "worker", "attempt_failed"),
+    "shrink": Transition(JobStatus.RUNNING, JobStatus.QUEUED, "worker", "out_of_memory"),
     "fail": Transition(JobStatus.RUNNING, JobStatus.FAILED, "worker", "failed"),
     "release": Transition(JobStatus.RUNNING, JobStatus.QUEUED, "worker", "worker_stopping"),
     "cancel_running": Transition(JobStatus.RUNNING, JobStatus.CANCELLED, "worker", "cancel_requested"),

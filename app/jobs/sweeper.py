@@ -10,16 +10,11 @@ from app.db import Database
 from app.jobs import lifecycle, queries
 from app.jobs.lifecycle import Limits
 from app.jobs.wakeup import Wakeup
-from app.storage import Storage, StorageError
 
 log = logging.getLogger(__name__)
 
-
 HINT_SECONDS = 15.0
 """A job that became due longer ago waits for a slot, not for a hint: more of them would only pile up."""
-UPKEEP_SECONDS = 3600.0
-LEFT_BEHIND_SECONDS = 24 * 3600.0
-"""What a put left behind longer ago than this belongs to nobody any more."""
 
 
 def sweep(database: Database, limits: Limits, wakeup: Wakeup, *, reclaims: bool = True) -> int:
@@ -89,20 +84,3 @@ class Sweeper(threading.Thread):
         """End the thread."""
         self._stop_asked.set()
         self.join()
-
-
-class Upkeep(threading.Thread):
-    """Tidies the storage every hour: a walk that may take long, and that nothing waits for."""
-
-    def __init__(self, storage: Storage) -> None:
-        super().__init__(name="upkeep", daemon=True)
-        self._storage = storage
-
-    def run(self) -> None:
-        """Tidy for ever; a store that does not answer is tried again in an hour."""
-        while True:
-            time.sleep(UPKEEP_SECONDS)
-            try:
-                self._storage.sweep_temporary(LEFT_BEHIND_SECONDS)
-            except StorageError as error:
-                log.warning("the storage was not tidied up: %s", error)

@@ -1,5 +1,8 @@
 """What `auto` and defaults became, settled at the first attempt and kept for all later ones."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -11,6 +14,7 @@ class Resolved(BaseModel):
     labels: list[str] = Field(description="Class names in the order of their ids.")
     precision: str = Field(description="fp32, bf16 or fp16.")
     batch_size: int = Field(description="Rows a forward pass in training.")
+    gradient_accumulation: int = Field(description="Forward passes an optimiser step.")
     eval_batch_size: int = Field(description="Rows a forward pass in evaluation.")
     device: str = Field(description="cpu or cuda.")
     max_length: int = Field(description="Tokens a row at most, after the model's own limit.")
@@ -22,3 +26,8 @@ class Resolved(BaseModel):
     rows: dict[str, int] = Field(description="Split to the number of rows used.")
     skipped_rows: int = Field(description="Unusable rows left out, with on_bad_row 'skip'.")
     versions: dict[str, str] = Field(description="Versions of Python and the packages that shape results.")
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any], asked_accumulation: int) -> "Resolved":
+        """Read what an attempt settled. Earlier versions left the accumulation as the spec asked for it."""
+        return cls.model_validate({"gradient_accumulation": asked_accumulation, **stored})

@@ -228,6 +228,21 @@ def test_release_counts_nothing(database: Database, submit: Callable[..., str]) 
         assert queries.queue_positions(session, ["cpu"]) == {job_id: 0}
 
 
+def test_a_job_that_ran_out_of_memory_is_settled_anew_and_nothing_is_counted(
+    database: Database, submit: Callable[..., str]
+) -> None:
+    job_id = submit()
+    assert (lease := claim(database)) is not None
+    with database.write() as session:
+        assert lifecycle.shrink(session, lease, {"code": "out_of_memory"}, {"batch_size": 8}) == JobStatus.QUEUED
+    with database.read() as session:
+        job = session.get_one(Job, job_id)
+        assert (job.status, job.failures, job.workers_lost, job.stalled) == (JobStatus.QUEUED, 0, 0, 0)
+        assert job.resolved == {"batch_size": 8}
+    with pytest.raises(LostLease), database.write() as session:
+        lifecycle.shrink(session, lease, {"code": "out_of_memory"}, {"batch_size": 4})
+
+
 def test_a_queued_job_past_its_deadline_fails(database: Database, submit: Callable[..., str]) -> None:
     job_id = submit()
     assert (lease := claim(database)) is not None

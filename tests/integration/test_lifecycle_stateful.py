@@ -96,6 +96,10 @@ class Lifecycle(RuleBasedStateMachine):
         )
 
     @rule(lease=leases)
+    def run_out_of_memory(self, lease: Lease) -> None:
+        self.as_owner(lease, lambda session: lifecycle.shrink(session, lease, {"code": "x"}, {"batch_size": 1}))
+
+    @rule(lease=leases)
     def obey(self, lease: Lease) -> None:
         def end(session: Session) -> None:
             intents = lifecycle.look(session, lease)

@@ -46,7 +46,7 @@ def prepare_request(spec_path: Path, out_dir: Path, named_files: list[str], mode
         models_dir=models_dir.resolve() if models_dir else None,
         jobs_models={},
         # Without a checkpoint the run begins anew, and the spec may have been mended in between.
-        resolved=_settled_before(out_dir) if checkpoint else None,
+        resolved=_settled_before(out_dir, spec) if checkpoint else None,
         resume_from=checkpoint,
     )
 
@@ -100,7 +100,7 @@ def _name_datasets_by_id(raw: dict[str, Any], names: set[str]) -> None:
             source["dataset"] = _dataset_id(source["dataset"])
 
 
-def _settled_before(out_dir: Path) -> Resolved | None:
+def _settled_before(out_dir: Path, spec: JobSpec) -> Resolved | None:
     reports = out_dir / "reports.jsonl"
     if not reports.is_file():
         return None
@@ -108,5 +108,5 @@ def _settled_before(out_dir: Path) -> Resolved | None:
     with reports.open(encoding="utf-8") as lines:
         for line in lines:
             if '"type": "resolved"' in line and line.endswith("\n"):
-                settled = Resolved.model_validate(json.loads(line)["resolved"])
+                settled = Resolved.read(json.loads(line)["resolved"], spec.training.gradient_accumulation)
     return settled

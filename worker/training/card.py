@@ -17,7 +17,6 @@ HYPERPARAMETERS = (
     "warmup_steps",
     "weight_decay",
     "max_grad_norm",
-    "gradient_accumulation",
     "label_smoothing",
     "class_weights",
     "seed",
@@ -103,6 +102,7 @@ def _training(plan: Plan) -> str:
     rows = [(name, json.dumps(settings[name])) for name in HYPERPARAMETERS if settings[name] is not None]
     rows += [
         ("batch_size", str(resolved.batch_size)),
+        ("gradient_accumulation", str(resolved.gradient_accumulation)),
         ("total_steps", str(resolved.total_steps)),
         ("max_length", str(resolved.max_length)),
         ("precision", resolved.precision),

@@ -18,12 +18,14 @@
     ├── GpuMissing                gpu_missing            yes
     ├── LossNotFinite             loss_not_finite        no
     ├── OutOfMemory               out_of_memory          no
+    ├── DiskFull                  disk_full              yes
     ├── CheckpointBroken          checkpoint_broken      yes
     └── InternalError             internal_error         yes
 
 `Stopped` is no failure: it ends a run that was asked to stop.
 """
 
+import errno
 import traceback
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -31,6 +33,8 @@ from typing import Any, ClassVar
 
 from app.specs.rows import RowProblem
 
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What the system says when a disk, a quota or a limit has no room."""
 SHOWN_PROBLEMS = 20
 TRACEBACK_LINES = 12
 
@@ -180,6 +184,15 @@ class OutOfMemory(TrainingError):
         "Lower training.batch_size (and raise gradient_accumulation by as much), lower tokenization.max_length, "
         "or set training.gradient_checkpointing."
     )
+
+
+class DiskFull(TrainingError):
+    code = "disk_full"
+    default_hint = (
+        "Free some space on the disk that holds the worker's TUNESMITH_CACHE_DIR; a running job needs its model about "
+        "`4 + checkpoints.keep` times over. The next attempt goes on from the newest checkpoint."
+    )
+    retryable = True
 
 
 class CheckpointBroken(TrainingError):

@@ -27,6 +27,8 @@ class TrainingRequest:
     job_id: str | None = None
     threads: int | None = None
     """CPU threads to compute with; torch's own choice without it."""
+    memory_bytes: int | None = None
+    """What the process may allocate; without it, all that there is."""
 
     def to_json(self) -> str:
         """Write the request as one JSON object."""
@@ -41,6 +43,7 @@ class TrainingRequest:
                 "resume_from": _text(self.resume_from),
                 "job_id": self.job_id,
                 "threads": self.threads,
+                "memory_bytes": self.memory_bytes,
             }
         )
 
@@ -58,6 +61,7 @@ class TrainingRequest:
             resume_from=_path(raw["resume_from"]),
             job_id=raw["job_id"],
             threads=raw["threads"],
+            memory_bytes=raw["memory_bytes"],
         )
 
 

@@ -63,6 +63,7 @@ def _settle(spec: JobSpec, data: Data, base: BaseModel, limit: int | None) -> Re
         labels=data.labels,
         precision=_precision(training.precision, device),
         batch_size=batch_size,
+        gradient_accumulation=training.gradient_accumulation,
         eval_batch_size=eval_batch,
         device=device,
         max_length=asked if limit is None else min(asked, limit),

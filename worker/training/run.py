@@ -13,13 +13,14 @@ from transformers.utils import logging as transformers_logging
 from worker.training.course import Course
 from worker.training.data import load, prepare
 from worker.training.engines import ENGINES
-from worker.training.errors import InternalError, OutOfMemory, Stopped, TrainingError, without_none
+from worker.training.errors import InternalError, Stopped, TrainingError, without_none
 from worker.training.evaluation import judge
 from worker.training.package import Judged, package
 from worker.training.plan import Plan, Predictions
 from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
 from worker.training.settle import settle
+from worker.training.shortage import shortage_of
 from worker.training.tasks import TASKS
 
 log = logging.getLogger(__name__)
@@ -37,12 +38,13 @@ def run(request: TrainingRequest, report: Reporter, stop: threading.Event) -> No
         report.result("stopped", report.step)
     except TrainingError as error:
         _fail(report, error)
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        _fail(report, OutOfMemory(f"memory ran out: {error}"))
     except Exception as error:
-        log.exception("training ended in an unforeseen error")
-        known = OutOfMemory(f"memory ran out: {error}") if _is_out_of_memory(error) else InternalError.of(error)
-        _fail(report, known)
+        known = shortage_of(error, request.out_dir)
+        if known is None:
+            log.exception("training ended in an unforeseen error")
+        # Where the disk is full, the record below needs some room too.
+        _clear_scratch(request)
+        _fail(report, known or InternalError.of(error))
 
 
 def _attempt(request: TrainingRequest, report: Reporter, stop: threading.Event) -> None:
@@ -101,11 +103,6 @@ def _unstoppable(plan: Plan) -> Plan:
 
 def _fail(report: Reporter, error: TrainingError) -> None:
     report.result("failed", report.step, error=error.as_record(), retryable=error.retryable)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    text = str(error)
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
 
 
 def _step_of(checkpoint: Path | None) -> int:

@@ -109,7 +109,16 @@ def fail(session: Session, lease: Lease, error: dict[str, Any], *, retryable: bo
     else:
         wait = min(limits.backoff_seconds * 2 ** (failures - 1), LONGEST_BACKOFF_SECONDS)
         _requeue(session, lease, "retry", available_at=now() + wait, **counts)
-    return JobStatus(session.scalars(select(Job.status).where(Job.id == lease.job_id)).one())
+    return _status(session, lease)
+
+
+def shrink(session: Session, lease: Lease, error: dict[str, Any], resolved: dict[str, Any]) -> JobStatus:
+    """Give back a job that ran out of memory, settled anew with smaller batches. Raises LostLease.
+
+    Nothing is counted: a batch can be halved only so often.
+    """
+    _requeue(session, lease, "shrink", error=error, resolved=resolved)
+    return _status(session, lease)
 
 
 def time_out(session: Session, lease: Lease) -> None:
@@ -120,7 +129,7 @@ def time_out(session: Session, lease: Lease) -> None:
 def release(session: Session, lease: Lease) -> JobStatus:
     """Give the job back because the worker stops; nothing is counted. The training process is dead. Raises LostLease."""
     _requeue(session, lease, "release")
-    return JobStatus(session.scalars(select(Job.status).where(Job.id == lease.job_id)).one())
+    return _status(session, lease)
 
 
 def finish_cancel(session: Session, lease: Lease) -> None:
@@ -140,6 +149,10 @@ def timeout_error() -> dict[str, Any]:
         "message": "The job ran longer than resources.timeout allows.",
         "hint": "Raise resources.timeout, or train for fewer epochs. Checkpoints saved so far can be downloaded.",
     }
+
+
+def _status(session: Session, lease: Lease) -> JobStatus:
+    return JobStatus(session.scalars(select(Job.status).where(Job.id == lease.job_id)).one())
 
 
 def _requeue(session: Session, lease: Lease, name: str, **values: Any) -> None:

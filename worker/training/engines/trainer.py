@@ -66,7 +66,7 @@ class CourseTrainer(Trainer):
         self.plan, self.course = plan, course
         self.loss = _loss(plan)
         self.shelf = Shelf(plan, course)
-        self.pace = Pace(plan.report, course, plan.resolved.batch_size * plan.spec.training.gradient_accumulation)
+        self.pace = Pace(plan.report, course, plan.resolved.batch_size * plan.resolved.gradient_accumulation)
         self.earlier_loss = course.loss_sum
         super().__init__(
             model=plan.task.load_model(plan.initial, plan.spec),
@@ -171,8 +171,8 @@ class Follow(TrainerCallback):
 
 
 def _course(plan: Plan) -> Course:
-    training, resolved = plan.spec.training, plan.resolved
-    epoch = steps_per_epoch(len(plan.encoded["train"]), resolved.batch_size, training.gradient_accumulation)
+    resolved = plan.resolved
+    epoch = steps_per_epoch(len(plan.encoded["train"]), resolved.batch_size, resolved.gradient_accumulation)
     if plan.resume_from:
         return Course.resume(plan.spec, resolved, epoch, plan.resume_from)
     return Course.begin(plan.spec, resolved, epoch, plan.head)
@@ -184,7 +184,7 @@ def _arguments(plan: Plan) -> TrainingArguments:
         output_dir=str(plan.scratch / "trainer"),
         max_steps=resolved.total_steps,
         per_device_train_batch_size=resolved.batch_size,
-        gradient_accumulation_steps=training.gradient_accumulation,
+        gradient_accumulation_steps=resolved.gradient_accumulation,
         optim=OPTIMIZERS[training.optimizer],
         learning_rate=training.learning_rate,
         lr_scheduler_type=training.scheduler,

@@ -1,0 +1,122 @@
+"""Keeps the storage tidy: what dead processes left there goes, and nothing that anybody may still need.
+
+A folder of a job is needed while a row of `artifacts` names it, and while its job runs the attempt that writes it. An
+attempt that is over never runs again, so what it left unrecorded stays unrecorded. Objects of jobs and datasets that the
+database does not know are never touched: it may be the database that is the wrong one.
+"""
+
+import logging
+import re
+import threading
+from collections.abc import Collection, Iterator
+
+from sqlalchemy import delete, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from app.db import Database, now
+from app.jobs.states import JobStatus
+from app.jobs.tables import Artifact, Dataset, Job
+from app.storage import Storage, StorageError
+
+log = logging.getLogger(__name__)
+
+LEFT_BEHIND_SECONDS = 24 * 3600.0
+"""What was begun or hidden longer ago than this is not being worked on any more."""
+BATCH = 500
+ATTEMPT_FOLDER = re.compile(r"(jobs/(?P<job>[^/]+)/a(?P<attempt>[0-9]+)/[^/]+)/.+")
+DATASET_FOLDER = re.compile(r"(datasets/(?P<dataset>[^/]+))/.+")
+
+
+def collect(database: Database, storage: Storage) -> int:
+    """Remove the folders that nobody needs; returns how many. Raises StorageError.
+
+    They are what a worker that died left of an upload, what an attempt published that was no longer its job's, what
+    was hidden from users and not yet removed, and what an API that died left of a dataset.
+    """
+    removed = 0
+    # Listed before the rows are read: what is recorded meanwhile is then seen as needed.
+    for batch in _batches(_folders(storage, "jobs", ATTEMPT_FOLDER)):
+        with database.read() as session:
+            unneeded = _unneeded_attempt_folders(session, batch)
+        removed += _remove(storage, unneeded)
+    for batch in _batches(_folders(storage, "datasets", DATASET_FOLDER)):
+        with database.read() as session:
+            unneeded = _unneeded_dataset_folders(session, batch)
+        removed += _remove(storage, unneeded)
+    return removed + _remove_hidden(database, storage)
+
+
+class Upkeep(threading.Thread):
+    """Tidies the storage every `interval` seconds: a walk that may take long, and that nothing waits for."""
+
+    def __init__(self, database: Database, storage: Storage, interval: float) -> None:
+        super().__init__(name="upkeep", daemon=True)
+        self._database, self._storage, self._interval = database, storage, interval
+        self._stop_asked = threading.Event()
+
+    def run(self) -> None:
+        """Tidy until stopped; what does not answer now is tried again next time."""
+        while not self._stop_asked.wait(self._interval):
+            try:
+                removed = collect(self._database, self._storage)
+                removed += self._storage.sweep_temporary(LEFT_BEHIND_SECONDS)
+                if removed:
+                    log.info("%s folders and files that nobody needs were removed from the storage", removed)
+            except (StorageError, SQLAlchemyError) as error:
+                log.warning("the storage was not tidied up: %s", error)
+
+    def stop(self) -> None:
+        """End it after what it does just now. Its removals may be cut off anywhere, so nobody waits for them."""
+        self._stop_asked.set()
+
+
+def _folders(storage: Storage, top: str, shape: re.Pattern[str]) -> dict[str, re.Match[str]]:
+    found = (shape.fullmatch(path) for path in storage.list(top))
+    return {match[1]: match for match in found if match is not None}
+
+
+def _batches(folders: dict[str, re.Match[str]]) -> Iterator[list[re.Match[str]]]:
+    matches = list(folders.values())
+    return (matches[start : start + BATCH] for start in range(0, len(matches), BATCH))
+
+
+def _unneeded_attempt_folders(session: Session, folders: list[re.Match[str]]) -> list[str]:
+    ids = {folder["job"] for folder in folders}
+    jobs = {job.id: job for job in session.execute(select(Job.id, Job.status, Job.attempt).where(Job.id.in_(ids)))}
+    named = set(session.scalars(select(Artifact.prefix).where(Artifact.job_id.in_(ids))))
+    return [
+        folder[1]
+        for folder in folders
+        if folder[1] not in named
+        and (job := jobs.get(folder["job"])) is not None
+        and not (job.status == JobStatus.RUNNING and job.attempt == int(folder["attempt"]))
+    ]
+
+
+def _unneeded_dataset_folders(session: Session, folders: list[re.Match[str]]) -> list[str]:
+    ids = {folder["dataset"] for folder in folders}
+    long_gone = set(
+        session.scalars(select(Dataset.id).where(Dataset.id.in_(ids), Dataset.deleted_at < now() - LEFT_BEHIND_SECONDS))
+    )
+    return [folder[1] for folder in folders if folder["dataset"] in long_gone]
+
+
+def _remove(storage: Storage, folders: Collection[str]) -> int:
+    for folder in folders:
+        storage.delete_prefix(folder)
+        log.info("%s was left behind and is removed", folder)
+    return len(folders)
+
+
+def _remove_hidden(database: Database, storage: Storage) -> int:
+    # Whoever hid a checkpoint removes it a moment later, unless it died in between.
+    with database.read() as session:
+        hidden = session.execute(
+            select(Artifact.id, Artifact.prefix).where(Artifact.deleted_at < now() - LEFT_BEHIND_SECONDS)
+        ).all()
+    for artifact_id, prefix in hidden:
+        storage.delete_prefix(prefix)
+        with database.write() as session:
+            session.execute(delete(Artifact).where(Artifact.id == artifact_id))
+    return len(hidden)

@@ -1,0 +1,75 @@
+"""Memory: what a training process takes, and whether the kernel ended it for that."""
+
+from contextlib import suppress
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+PROC = Path("/proc")
+SIGNS = ("std::bad_alloc", "memory allocation of", "Cannot allocate memory", "can't allocate memory", "out of memory")
+"""What native code writes, by its own account, before it gives up for want of memory."""
+
+
+class MemoryWatch:
+    """Looks at a process as long as it lives. `sample` it now and then; afterwards ask."""
+
+    def __init__(self, pid: int) -> None:
+        self._proc = PROC / str(pid)
+        self._kills_before: dict[Path, int] = {}
+        self.peak_bytes: int | None = None
+        """The most that was resident at once, as far as it was seen."""
+        self.sample()
+
+    def sample(self) -> None:
+        """Note the peak so far, and how often the kernel had killed in the process's control group when it came there."""
+        with suppress(OSError):
+            # It may end at any time.
+            self.peak_bytes = _peak(self._proc / "status") or self.peak_bytes
+            counter = _counter(self._proc / "cgroup")
+            if counter is not None and counter not in self._kills_before:
+                self._kills_before[counter] = _kills(counter)
+
+    def kernel_killed(self) -> bool:
+        """Whether the kernel has killed for want of memory in the process's control group since it came there."""
+        return any(_kills(counter) > before for counter, before in self._kills_before.items())
+
+
+def says_out_of_memory(output: str) -> bool:
+    """Whether the end of a process's output tells that it got no memory."""
+    return any(sign in output for sign in SIGNS)
+
+
+def _peak(status: Path) -> int | None:
+    for line in status.read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _counter(membership: Path) -> Path | None:
+    """The file that counts out-of-memory kills in a control group (cgroups(7)), in version 2 or 1; None without either."""
+    for line in membership.read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            found = _first(CGROUPS / path.lstrip("/") / "memory.events", CGROUPS / "memory.events")
+        elif controllers == "memory":
+            top = CGROUPS / "memory"
+            found = _first(top / path.lstrip("/") / "memory.oom_control", top / "memory.oom_control")
+        else:
+            continue
+        if found is not None:
+            return found
+    return None
+
+
+def _first(*files: Path) -> Path | None:
+    # In a container a group's path may be the host's, while its files stand at the top.
+    return next((file for file in files if file.is_file()), None)
+
+
+def _kills(counter: Path) -> int:
+    with suppress(OSError):
+        for line in counter.read_text().splitlines():
+            name, _, number = line.partition(" ")
+            if name == "oom_kill":
+                return int(number)
+    return 0
