@@ -101,10 +101,10 @@ class Deployment:
         database.close()
         return key
 
-    def start_api(self, port: int | None = None) -> Process:
+    def start_api(self, port: int | None = None, **environment: str) -> Process:
         port = port or free_port()
         self.url = f"http://127.0.0.1:{port}"
-        process = self._start("api", "-m", "app", "--port", str(port))
+        process = self._start("api", "-m", "app", "--port", str(port), **environment)
         wait_until(lambda: _answers(self.url), process)
         return process
 

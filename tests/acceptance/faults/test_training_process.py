@@ -17,6 +17,11 @@ FILES = ["config.json", "model.safetensors", "optimizer.pt", "rng_state.pth", "s
 MODEL_FILES = ["README.md", "config.json", "evaluation/predictions.jsonl", "evaluation/report.json", "job.json",
                "model.safetensors", "tokenizer.json", "tokenizer_config.json"]  # fmt: skip
 STEADY = {"strategy": "steps", "every": 40}
+LONG = spec(
+    training={"max_steps": 1500, "logging_steps": 10},
+    checkpoints={"strategy": "steps", "every": 100},
+    data={"eval": None},
+)
 PATIENT = {"TUNESMITH_MAX_FAILURES": "50", "TUNESMITH_MAX_STALLED": "50", "TUNESMITH_BACKOFF_SECONDS": "0"}
 
 
@@ -130,8 +135,7 @@ def test_a_death_between_any_two_files_of_the_model_is_made_good(local: Deployme
 def test_two_slots_whose_processes_are_both_killed_both_resume(local: Deployment) -> None:
     local.start_api()
     worker = local.start_worker("--slots", "2")
-    body = spec(training={"max_steps": 2000}, checkpoints=STEADY, data={"eval": None})
-    jobs = [local.client.post("/v1/jobs", body)["id"] for _ in range(2)]
+    jobs = [local.client.post("/v1/jobs", LONG)["id"] for _ in range(2)]
     for job_id in jobs:
         local.wait_for_checkpoint(job_id)
     for pid in worker.training_pids:
@@ -139,7 +143,7 @@ def test_two_slots_whose_processes_are_both_killed_both_resume(local: Deployment
     for job_id in jobs:
         done = local.wait_for_end(job_id)
         assert (done["status"], done["attempt"], done["failures"]) == ("succeeded", 2, 1), done
-    reference = undisturbed(local, body)
+    reference = undisturbed(local, LONG)
     assert {local.model_sha(job_id) for job_id in jobs} == {local.model_sha(reference["id"])}
 
 
@@ -148,7 +152,7 @@ def test_one_that_is_stopped_is_killed_by_the_watchdog_and_tried_again(local: De
     local.settings["TUNESMITH_HUNG_SECONDS"] = "4"
     local.start_api()
     worker = local.start_worker()
-    job = local.client.post("/v1/jobs", spec(training={"max_steps": 2000}, checkpoints=STEADY, data={"eval": None}))
+    job = local.client.post("/v1/jobs", LONG)
     local.wait_for_checkpoint(job["id"])
     hung = worker.training_pid
     os.kill(hung, signal.SIGSTOP)
@@ -162,8 +166,7 @@ def test_one_that_is_stopped_is_killed_by_the_watchdog_and_tried_again(local: De
 def test_a_forkserver_that_is_killed_takes_its_children_along_and_a_new_one_is_started(local: Deployment) -> None:
     local.start_api()
     worker = local.start_worker("--slots", "2")
-    body = spec(training={"max_steps": 2000}, checkpoints=STEADY, data={"eval": None})
-    jobs = [local.client.post("/v1/jobs", body)["id"] for _ in range(2)]
+    jobs = [local.client.post("/v1/jobs", LONG)["id"] for _ in range(2)]
     for job_id in jobs:
         local.wait_for_checkpoint(job_id)
     children = worker.training_pids
