@@ -37,24 +37,26 @@ def check(service: Deployment) -> None:
         database.close()
 
 
-def _no_process_is_left(folder: Path) -> None:
-    # Every process of a service starts in its folder, and children stay where they are born.
-    deadline = time.monotonic() + END_SECONDS
-    while (left := _processes_in(folder)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not left, f"processes outlived the service: {left}"
-
-
-def _processes_in(folder: Path) -> dict[str, str]:
-    found = {}
+def processes_in(folder: Path) -> dict[int, str]:
+    """Pid to command line of every process that runs in a folder."""
+    found: dict[int, str] = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if (process / "cwd").readlink() == folder:
-                found[process.name] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                found[int(process.name)] = command
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             # It ended meanwhile, or is somebody else's.
             continue
     return found
+
+
+def _no_process_is_left(folder: Path) -> None:
+    # Every process of a service starts in its folder, and children stay where they are born.
+    deadline = time.monotonic() + END_SECONDS
+    while (left := processes_in(folder)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left, f"processes outlived the service: {left}"
 
 
 def _no_attempt_ran_twice(service: Deployment) -> None:

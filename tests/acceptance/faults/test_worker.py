@@ -6,6 +6,7 @@ import time
 
 import pytest
 from deployment import Deployment, is_alive, wait_until
+from invariants import processes_in
 from tiny import spec
 
 LONG = spec(
@@ -70,3 +71,23 @@ def test_one_that_was_stopped_past_its_lease_writes_nothing_more_and_serves_on(f
     later = fleet.client.post("/v1/jobs", spec())
     assert fleet.wait_for_end(later["id"])["status"] == "succeeded"
     assert f"job {later['id']}: attempt 1 begins" in stopped.log
+
+
+@pytest.mark.faults
+def test_a_machine_that_slept_past_all_leases_goes_on_where_it_was(local: Deployment) -> None:
+    local.start_api()
+    worker = local.start_worker()
+    job = local.client.post("/v1/jobs", LONG)
+    local.wait_for_checkpoint(job["id"])
+    pid = worker.training_pid
+    processes = processes_in(local.folder)
+    assert {pid, worker.popen.pid} < processes.keys()
+    for process in processes:
+        os.kill(process, signal.SIGSTOP)
+    time.sleep(float(local.settings["TUNESMITH_LEASE_SECONDS"]) + 2)
+    # The API first: its sweeper finds the lease expired before the worker can renew it.
+    for process in processes:
+        os.kill(process, signal.SIGCONT)
+    done = local.wait_for_end(job["id"])
+    assert (done["status"], done["attempt"], done["workers_lost"]) == ("succeeded", 1, 0), done
+    assert worker.training_pids == [pid]
