@@ -70,7 +70,9 @@ class Observer:
             database.close()
 
     def _look(self, database: Database) -> Seen:
-        free_to_claim = (Job.available_at <= now()) & Job.cancel_requested_at.is_(None) & Job.pause_requested_at.is_(None)
+        free_to_claim = (
+            (Job.available_at <= now()) & Job.cancel_requested_at.is_(None) & Job.pause_requested_at.is_(None)
+        )
         heard = Worker.last_seen_at > now() - 2.5 * self._heartbeat
         with database.read() as session:
             jobs = session.execute(
@@ -84,7 +86,11 @@ class Observer:
     def _judge_moves(self, seen: Seen) -> None:
         for job in seen.jobs:
             last = self._last.get(job.id)
-            if last is not None and last.status in TERMINAL and (job.status, job.attempt) != (last.status, last.attempt):
+            if (
+                last is not None
+                and last.status in TERMINAL
+                and (job.status, job.attempt) != (last.status, last.attempt)
+            ):
                 self.violations.append(f"{job.id} was {last.status} and became {job.status}, attempt {job.attempt}")
             if last is not None and job.attempt < last.attempt:
                 self.violations.append(f"the attempt of {job.id} fell from {last.attempt} to {job.attempt}")

@@ -111,9 +111,7 @@ class PostgresCluster:
         for setting in ("listen_addresses=127.0.0.1", "fsync=off", "full_page_writes=off", "max_connections=200"):
             command += ["-c", setting]
         # SIGINT is PostgreSQL's quick stop: SIGTERM would wait for clients to leave.
-        with _running(
-            command, ready=lambda: _answers(self.port), stop=signal.SIGINT, cwd=str(self.folder)
-        ) as pid:
+        with _running(command, ready=lambda: _answers(self.port), stop=signal.SIGINT, cwd=str(self.folder)) as pid:
             yield PostgresServer(_postgres_url(self.port, "postgres"), self.port, pid)
 
 

@@ -172,6 +172,7 @@ def test_a_job_outlasts_the_brokers_visibility_timeout_and_runs_once(served: Dep
     assert [len(worker.training_pids) for worker in workers] == [1, 1]
 
 
+@pytest.mark.faults
 def test_the_same_wake_up_fifty_times_is_one_run(served: Deployment, broker: Broker) -> None:
     served.settings["TUNESMITH_POLL_SECONDS"] = "50"
     workers = [served.start_worker("--slots", "2") for _ in range(2)]

@@ -13,9 +13,7 @@ from tiny import spec
 
 from app.settings import Settings
 
-LONG = spec(
-    training={"max_steps": 2000, "logging_steps": 10}, checkpoints={"strategy": "none"}, data={"eval": None}
-)
+LONG = spec(training={"max_steps": 2000, "logging_steps": 10}, checkpoints={"strategy": "none"}, data={"eval": None})
 
 
 class Reader(threading.Thread):
