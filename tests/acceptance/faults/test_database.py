@@ -160,6 +160,43 @@ def test_a_server_that_dies_and_comes_back_finds_the_same_attempts(
 
 
 @pytest.mark.faults
+def test_a_server_that_stays_away_ends_training_with_a_checkpoint_that_is_recorded_when_it_is_back(
+    watch: Callable[..., AbstractContextManager[Deployment]], fleet_settings: dict[str, str]
+) -> None:
+    with postgres_cluster() as cluster, ExitStack() as servers:
+        server = servers.enter_context(cluster.served())
+        settings = {
+            **fleet_settings,
+            "TUNESMITH_DATABASE_URL": server.create_database("tunesmith"),
+            "TUNESMITH_DATABASE_PATIENCE_SECONDS": "4",
+        }
+        with watch(**settings) as service:
+            service.start_api()
+            worker = service.start_worker()
+            body = spec(
+                training={"max_steps": 10_000_000, "logging_steps": 1000},
+                data={"eval": None},
+                checkpoints={"strategy": "none"},
+            )
+            job = service.client.post("/v1/jobs", body)["id"]
+            before = service.wait_for(job, lambda seen: bool(seen["progress"]) and seen["progress"]["step"] > 100)
+            pid = worker.training_pid
+            servers.close()
+            deadline = time.monotonic() + 60
+            while is_alive(pid):
+                assert time.monotonic() < deadline, worker.log[-3000:]
+                time.sleep(0.1)
+            servers.enter_context(cluster.served())
+            again = service.wait_for(job, lambda seen: seen["attempt"] == 2 and bool(seen["progress"]), 90)
+            assert (again["failures"], again["workers_lost"]) == (0, 0), again
+            checkpoints = service.client.get(f"/v1/jobs/{job}/checkpoints")["data"]
+            assert checkpoints, "what was learned until then is lost"
+            assert checkpoints[-1]["step"] > before["progress"]["step"]
+            service.client.post(f"/v1/jobs/{job}/cancel")
+            assert service.wait_for_end(job)["status"] == "cancelled"
+
+
+@pytest.mark.faults
 def test_a_sqlite_file_that_another_process_locks_makes_requests_wait_and_loses_nothing(local: Deployment) -> None:
     api = local.start_api()
     worker = local.start_worker("--slots", "2")
