@@ -16,9 +16,12 @@ from sqlalchemy.sql.functions import FunctionElement
 
 BUSY_TIMEOUT_SECONDS = 15
 STATEMENT_TIMEOUT_SECONDS = 30
+IDLE_IN_TRANSACTION_SECONDS = 10
+"""A worker that is frozen in mid-transaction holds its job's row, and nobody can give the job to another until then."""
 POSTGRESQL = {
     "connect_timeout": 5,
-    "options": f"-c statement_timeout={STATEMENT_TIMEOUT_SECONDS * 1000} -c idle_in_transaction_session_timeout=60000",
+    "options": f"-c statement_timeout={STATEMENT_TIMEOUT_SECONDS * 1000} "
+    f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_SECONDS * 1000}",
     # A server that vanished without a word is noticed in about 20 s instead of hours.
     "tcp_user_timeout": 20_000,
     "keepalives_idle": 10,
