@@ -16,7 +16,8 @@ from app.jobs.tables import Artifact, Dataset, Event, Job
 from app.storage import Storage
 from app.storekeeping import collect
 
-END_SECONDS = 5.0
+END_SECONDS = 20.0
+"""A forkserver that holds torch takes some seconds to end on a busy machine."""
 
 
 def check(service: Deployment) -> None:
@@ -92,10 +93,11 @@ def _storage_is_known(database: Database, storage: Storage) -> None:
     stored: dict[str, set[str]] = defaultdict(set)
     for path in storage.list("jobs"):
         stored["/".join(path.split("/")[:4])].add(path)
-    assert stored.keys() == {artifact.prefix for artifact in artifacts}, "the storage is not what the rows say"
+    named = {artifact.prefix for artifact in artifacts}
+    assert not stored.keys() - named, "objects that no row names and that were not collected"
+    assert not named - stored.keys(), "rows without their objects"
     for artifact in artifacts:
-        named = {f"{artifact.prefix}/{file['path']}" for file in artifact.files}
         manifest = f"{artifact.prefix}/manifest.json"
-        assert stored[artifact.prefix] == {*named, manifest}
+        assert stored[artifact.prefix] == {f"{artifact.prefix}/{file['path']}" for file in artifact.files} | {manifest}
         assert hashlib.sha256(b"".join(storage.read(manifest))).hexdigest() == artifact.manifest_sha256
     assert {path.split("/")[1] for path in storage.list("datasets")} <= datasets

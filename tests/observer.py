@@ -39,6 +39,7 @@ class Observer:
         )
         self._last: dict[str, Row[Any]] = {}
         self._idle_since: dict[str, float] = {}
+        self._warm: set[str] = set()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="observer", daemon=True)
         self.looks = 0
@@ -109,8 +110,10 @@ class Observer:
     def _serves(self, worker: Row[Any]) -> bool:
         # A row is there before the worker is warm, and while it is stopped or told to stop.
         told = any(process.is_told_to_stop and process.popen.pid == worker.pid for process in self._service.processes)
-        logs = [process.log for process in self._service.processes]
-        return not told and _runs(worker.pid) and any(re.search(rf"worker {worker.id} takes jobs", log) for log in logs)
+        if worker.id not in self._warm:
+            logs = [process.log for process in self._service.processes]
+            self._warm.update(found for log in logs for found in re.findall(r"worker (\S+) takes jobs", log))
+        return not told and worker.id in self._warm and _runs(worker.pid)
 
 
 def _runs(pid: int) -> bool:
