@@ -5,7 +5,7 @@ import threading
 import time
 
 from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from app.db import Database, now
 from app.jobs import lifecycle, queries
@@ -38,10 +38,16 @@ def _reclaim(database: Database, limits: Limits) -> int:
         expired = queries.expired_leases(session)
     changed = 0
     for job in expired:
-        with database.write() as session:
-            if lifecycle.reclaim(session, job, limits):
-                log.warning("job %s: the worker of attempt %s fell silent", job.id, job.attempt)
-                changed += 1
+        try:
+            with database.write() as session:
+                reclaimed = lifecycle.reclaim(session, job, limits)
+        except OperationalError as error:
+            # A worker that froze in mid-transaction still holds this row; the jobs behind it must not wait as well.
+            log.warning("job %s: it cannot be reclaimed yet: %s", job.id, error)
+            continue
+        if reclaimed:
+            log.warning("job %s: the worker of attempt %s fell silent", job.id, job.attempt)
+            changed += 1
     return changed
 
 
