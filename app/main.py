@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from app import __version__
-from app.api import artifacts, catalogue, datasets, events, jobs, prometheus, system
+from app.api import artifacts, catalogue, datasets, events, jobs, prometheus, system, webhooks
 from app.api.datasets import UPLOADS
 from app.api.dependencies import Service
 from app.api.edge import Edge
@@ -24,6 +24,8 @@ from app.settings import Settings
 from app.specs import JobSpec
 from app.storage import open_storage
 from app.storekeeping import Upkeep
+from app.webhooks.deliveries import Deliveries
+from app.webhooks.sender import Sender
 from app.workspaces import clear_abandoned
 
 DESCRIPTION = (
@@ -51,8 +53,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         sweeper.start()
         upkeep = Upkeep(service.database, service.storage, in_force.upkeep_seconds)
         upkeep.start()
+        deliveries = Deliveries(service.database, service.sender)
         yield
         await feed.close()
+        await deliveries.close()
         upkeep.stop()
         sweeper.stop()
         service.hints.close()
@@ -61,7 +65,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(
         title="Tunesmith", version=__version__, description=DESCRIPTION, lifespan=lifespan, redirect_slashes=False
     )
-    for module in (jobs, events, artifacts, datasets, catalogue, system, prometheus):
+    for module in (jobs, events, artifacts, datasets, webhooks, catalogue, system, prometheus):
         app.include_router(module.router)
     answer_failures(app)
     app.add_middleware(Edge)
@@ -82,6 +86,7 @@ def open_service(settings: Settings) -> Service:
         hints=Hints(wakeup),
         copies=LocalCopies(storage, settings.cache(), settings.cache_limit_bytes),
         intake=asyncio.Semaphore(settings.intake_slots),
+        sender=Sender(private_addresses=settings.webhook_private_addresses),
     )
 
 

@@ -108,6 +108,10 @@ class Settings(BaseSettings):
     backoff_seconds: float = Field(
         default=2.0, ge=0, description="Wait before the second attempt; doubles up to a minute."
     )
+    webhook_private_addresses: bool = Field(
+        default=False,
+        description="Let webhooks point into internal networks, and at plain http: who has a key can then reach what the API can.",
+    )
 
     def database(self) -> str:
         """The database URL in force."""

@@ -68,7 +68,8 @@ def _names(group: typer.Typer, prefix: str) -> list[str]:
         name
         for inner in group.registered_groups
         if inner.typer_instance
-        for name in _names(inner.typer_instance, f"{prefix} {inner.name}")
+        # A group without a name of its own only says in which file its commands stand.
+        for name in _names(inner.typer_instance, f"{prefix} {inner.name}" if isinstance(inner.name, str) else prefix)
     ]
     return [f"{prefix} {name}" for name in own] + nested
 

@@ -15,6 +15,7 @@ from app.db import Database
 from app.jobs.wakeup import Wakeup
 from app.settings import Settings
 from app.storage import Storage
+from app.webhooks.sender import Sender
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Service:
     copies: LocalCopies
     intake: asyncio.Semaphore
     """As many uploads are parsed at once as this lets in; the others wait."""
+    sender: Sender
 
 
 def _service(request: Request) -> Service:

@@ -61,3 +61,23 @@ def stranger(service: Deployment) -> Iterator[httpx.Client]:
     key = service.new_key(f"stranger-{uuid4().hex}")
     with httpx.Client(base_url=service.url, headers={"authorization": f"Bearer {key}"}, timeout=60) as client:
         yield client
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def hooked(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """A service on each database whose webhooks may come to this machine."""
+    settings = {"TUNESMITH_WEBHOOK_PRIVATE_ADDRESSES": "true"}
+    if request.param == "postgresql":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        settings["TUNESMITH_DATABASE_URL"] = server.create_database(f"t{uuid4().hex}")
+    with deployment(tmp_path_factory.mktemp("hooked"), **settings) as service:
+        service.start_api()
+        yield service
+
+
+@pytest.fixture
+def hooks(hooked: Deployment) -> Iterator[httpx.Client]:
+    """A client of that service, with the key of a project that nothing else uses."""
+    key = hooked.new_key(f"project-{uuid4().hex}")
+    with httpx.Client(base_url=hooked.url, headers={"authorization": f"Bearer {key}"}, timeout=60) as client:
+        yield client

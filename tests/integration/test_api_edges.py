@@ -18,7 +18,7 @@ from app import auth
 from app.db import Database
 
 UNKNOWN = "0" * 26
-JOB, DATASET = f"job_{UNKNOWN}", f"ds_{UNKNOWN}"
+JOB, DATASET, WEBHOOK = f"job_{UNKNOWN}", f"ds_{UNKNOWN}", f"wh_{UNKNOWN}"
 
 OF_A_JOB = [
     ("GET", ""),
@@ -35,16 +35,20 @@ OF_A_JOB = [
     ("GET", "/archive"),
 ]
 OF_A_DATASET = [("GET", ""), ("GET", "/rows"), ("DELETE", "")]
+OF_A_WEBHOOK = [("GET", ""), ("DELETE", ""), ("POST", "/test")]
 ROUTES = [
     ("POST", "/v1/jobs"),
     ("POST", "/v1/jobs/validate"),
     ("GET", "/v1/jobs"),
     ("POST", "/v1/datasets"),
     ("GET", "/v1/datasets"),
+    ("POST", "/v1/webhooks"),
+    ("GET", "/v1/webhooks"),
     ("GET", "/v1/tasks"),
     ("GET", "/v1/workers"),
     *[(method, f"/v1/jobs/{JOB}{path}") for method, path in OF_A_JOB],
     *[(method, f"/v1/datasets/{DATASET}{path}") for method, path in OF_A_DATASET],
+    *[(method, f"/v1/webhooks/{WEBHOOK}{path}") for method, path in OF_A_WEBHOOK],
 ]
 OPEN = ["/healthz", "/readyz", "/metrics", "/openapi.json"]
 
@@ -52,7 +56,7 @@ OPEN = ["/healthz", "/readyz", "/metrics", "/openapi.json"]
 def test_the_list_of_routes_is_the_documents(http: httpx.Client) -> None:
     document = http.get("/openapi.json").json()
     documented = {
-        (method.upper(), path.format(job_id=JOB, dataset_id=DATASET, path="config.json"))
+        (method.upper(), path.format(job_id=JOB, dataset_id=DATASET, webhook_id=WEBHOOK, path="config.json"))
         for path, methods in document["paths"].items()
         for method in methods
     }
@@ -106,6 +110,8 @@ def test_an_id_of_any_form_is_just_not_there(http: httpx.Client, name: str) -> N
         refusal(http.request(method, f"/v1/jobs/{name}{path}"), 404)
     for method, path in OF_A_DATASET:
         refusal(http.request(method, f"/v1/datasets/{name}{path}"), 404)
+    for method, path in OF_A_WEBHOOK:
+        refusal(http.request(method, f"/v1/webhooks/{name}{path}"), 404)
 
 
 @pytest.mark.parametrize(

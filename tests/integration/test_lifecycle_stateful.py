@@ -30,7 +30,7 @@ from app.jobs import lifecycle
 from app.jobs.lifecycle import Lease, Limits, LostLease
 from app.jobs.states import TERMINAL, TRANSITIONS, JobStatus
 from app.jobs.sweeper import sweep
-from app.jobs.tables import Artifact, Base, Event, Job
+from app.jobs.tables import Artifact, Base, Event, Job, Project, Webhook, WebhookDelivery
 from app.jobs.wakeup import NoWakeup
 
 EXAMPLES, STEPS = (200, 50) if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else (60, 40)
@@ -40,6 +40,7 @@ SPEC = {
     "model": "local:x",
     "data": {"train": {"rows": [{"text": "a", "label": "b"}]}},
 }
+EVERYTHING = ",".join(f"job.{status}" for status in JobStatus)
 EDGES = {(edge.source, edge.target) for edge in TRANSITIONS.values()} | {(None, JobStatus.QUEUED)}
 
 
@@ -55,6 +56,8 @@ class Lifecycle(RuleBasedStateMachine):
         with self.database.write() as session:
             for table in reversed(Base.metadata.sorted_tables):
                 session.execute(table.delete())
+            project_id = auth.ensure_project(session, "one").id
+            session.add(Webhook(id="wh", project_id=project_id, url="x", events=EVERYTHING, secret="x"))
         self.submitted: list[str] = []
         self.ended: dict[str, str] = {}
         self.attempts: dict[str, int] = {}
@@ -159,6 +162,14 @@ class Lifecycle(RuleBasedStateMachine):
                 moves = [(event.data["from"], event.data["to"]) for event in events if event.type == "status"]
                 assert set(moves) <= EDGES
                 assert [move[0] for move in moves[1:]] == [move[1] for move in moves[:-1]]
+
+    @invariant()
+    def the_outbox_holds_what_the_logs_tell_of_statuses(self) -> None:
+        with self.database.read() as session:
+            told = select(Event.job_id, Event.seq).join(Job).join(Project)
+            told = told.where(Event.type == "status", Project.name == "one")
+            rows = select(WebhookDelivery.job_id, WebhookDelivery.seq)
+            assert set(session.execute(told)) == set(session.execute(rows))
 
     @invariant()
     def a_job_has_one_published_model_at_most(self) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from app.db import now
 from app.jobs.states import TERMINAL, TRANSITIONS, JobStatus
 from app.jobs.tables import Event, Job
+from app.webhooks.outbox import announce
 
 Data = dict[str, Any]
 
@@ -37,6 +38,7 @@ def move(session: Session, name: str, job_id: str, guard: Sequence[ColumnElement
     more = {"error": values["error"]} if values.get("error") else {}
     event = status_event(transition.source, transition.target, transition.actor, transition.reason, **more)
     append(session, job_id, moved.event_seq, moved.attempt, [event])
+    announce(session, job_id, moved.event_seq, transition.target)
     return True
 
 

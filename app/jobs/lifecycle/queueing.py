@@ -10,6 +10,7 @@ from app.db import now
 from app.jobs.lifecycle.moves import append, status_event
 from app.jobs.states import TRANSITIONS, JobStatus
 from app.jobs.tables import Job, Worker
+from app.webhooks.outbox import announce
 
 
 def submit(session: Session, job: Job) -> None:
@@ -21,6 +22,7 @@ def submit(session: Session, job: Job) -> None:
         None, JobStatus.QUEUED, "user", "submitted", **({"parent": job.parent_id} if job.parent_id else {})
     )
     append(session, job.id, 1, 0, [event])
+    announce(session, job.id, 1, JobStatus.QUEUED)
 
 
 def claim(session: Session, owner: str, queues: Sequence[str], lease_seconds: float) -> Job | None:
@@ -61,6 +63,7 @@ def claim(session: Session, owner: str, queues: Sequence[str], lease_seconds: fl
         attempt,
         [status_event(taken.source, taken.target, taken.actor, taken.reason, owner=owner)],
     )
+    announce(session, job_id, seq, taken.target)
     job = session.get_one(Job, job_id)
     session.refresh(job)
     return job

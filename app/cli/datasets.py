@@ -1,0 +1,52 @@
+"""`tunesmith datasets …`: uploaded data."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from app.cli.terminal import ID_COLUMN, AsJson, console, open_client, say
+
+cli = typer.Typer(no_args_is_help=True, help="Uploaded data.")
+
+
+@cli.command("upload")
+def upload(path: Annotated[Path, typer.Argument(exists=True, dir_okay=False)], as_json: AsJson = False) -> None:
+    """Upload a csv, tsv, json, jsonl or parquet file, each also gzipped."""
+    with open_client() as client:
+        dataset = client.upload(path)
+    if as_json:
+        typer.echo(json.dumps(dataset))
+        return
+    names = ", ".join(f"{column['name']} ({column['type']})" for column in dataset["columns"])
+    say(f"{dataset['id']}: {dataset['rows']} rows of {names}")
+
+
+@cli.command("list")
+def list_datasets() -> None:
+    """List the newest datasets."""
+    table = Table(ID_COLUMN, "file", "rows", "created")
+    with open_client() as client:
+        for item in client.get("/v1/datasets", limit=100)["data"]:
+            table.add_row(item["id"], Text(item["filename"] or ""), str(item["rows"]), item["created_at"])
+    console.print(table)
+
+
+@cli.command("show")
+def show_dataset(dataset: str, rows: Annotated[int, typer.Option(help="Rows to show.")] = 5) -> None:
+    """Show a dataset's columns and first rows."""
+    with open_client() as client:
+        console.print_json(data=client.get(f"/v1/datasets/{dataset}"))
+        for row in client.get(f"/v1/datasets/{dataset}/rows", limit=rows)["data"]:
+            console.print_json(data=row)
+
+
+@cli.command("delete")
+def delete_dataset(dataset: str) -> None:
+    """Delete a dataset that no unfinished job needs."""
+    with open_client() as client:
+        client.delete(f"/v1/datasets/{dataset}")
+    say(f"{dataset} is deleted.")

@@ -1,0 +1,64 @@
+"""Commands that run the service: all of it, its parts, and its migrations."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.cli.terminal import say
+from app.settings import Settings
+
+cli = typer.Typer()
+
+Port = Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")]
+
+
+@cli.command()
+def up(
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Port = 8000,
+    data: Annotated[Path | None, typer.Option(help="Where everything is kept; TUNESMITH_DATA_DIR without it.")] = None,
+) -> None:
+    """Start API and worker on this machine: SQLite, a folder, no broker."""
+    from app.up import check_address, prepare, serve
+
+    if data is not None:
+        os.environ["TUNESMITH_DATA_DIR"] = str(data.absolute())
+    settings = Settings()
+    check_address(host, port)
+    key_file = prepare(settings, say)
+    say(f"Tunesmith on http://{host}:{port} (API: /docs). The key is in {key_file}")
+    if data is not None or port != 8000:  # noqa: PLR2004 - the default of TUNESMITH_URL
+        folder = settings.data_dir.absolute()
+        say(f"In other shells: export TUNESMITH_DATA_DIR={folder} TUNESMITH_URL=http://{host}:{port}")
+    serve(settings, host, port)
+
+
+@cli.command()
+def api(host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1", port: Port = 8000) -> None:
+    """Start the API alone."""
+    Settings()  # What is wrong with them is told better here.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "app", "--host", host, "--port", str(port)])  # noqa: S606 - it replaces this process, on purpose
+
+
+@cli.command()
+def worker(slots: Annotated[int | None, typer.Option(help="Jobs at once; TUNESMITH_SLOTS without it.")] = None) -> None:
+    """Start a worker."""
+    Settings()  # What is wrong with them is told better here.
+    chosen = [] if slots is None else ["--slots", str(slots)]
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "worker", *chosen])  # noqa: S606 - it replaces this process, on purpose
+
+
+@cli.command()
+def migrate() -> None:
+    """Bring the database to this version's schema."""
+    from app.local_database import opened
+    from app.migrate import upgrade
+
+    settings = Settings()
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    with opened(settings) as database:
+        upgrade(database)
+    say("The schema is at the newest migration.")

@@ -1,0 +1,47 @@
+"""Adds and removes webhooks."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import delete, select
+
+from app.db import Database
+from app.errors import Conflict, InvalidRequest, NotFound
+from app.identifiers import new_id
+from app.jobs.tables import Project, Webhook
+from app.webhooks import queries
+from app.webhooks.message import new_secret
+from app.webhooks.target import UnusableTarget, addresses, parse
+
+LIMIT = 20
+"""Webhooks a project."""
+
+
+def add(database: Database, project_id: str, url: str, events: Sequence[str], *, private_addresses: bool) -> Webhook:
+    """Make a webhook. Raises InvalidRequest for a URL that nothing may be sent to, Conflict above the limit."""
+    try:
+        addresses(parse(url, private=private_addresses), private=private_addresses)
+    except UnusableTarget as error:
+        raise InvalidRequest(f"'url' {error}", param="url", code=error.code) from None
+    webhook = Webhook(id=new_id("wh"), project_id=project_id, url=url, events=",".join(events), secret=new_secret())
+    with database.write() as session:
+        # One at a time in a project, or two could both be the last that fits.
+        session.execute(select(Project.id).where(Project.id == project_id).with_for_update(key_share=True))
+        if queries.count(session, project_id) >= LIMIT:
+            raise Conflict(f"a project has at most {LIMIT} webhooks; delete one first", code="too_many_webhooks")
+        session.add(webhook)
+    return webhook
+
+
+def remove(database: Database, project_id: str, webhook_id: str) -> None:
+    """Delete a webhook and what was still to be sent to it. Raises NotFound."""
+    with database.write() as session:
+        removed = session.execute(
+            delete(Webhook).where(Webhook.id == webhook_id, Webhook.project_id == project_id).returning(Webhook.id)
+        ).one_or_none()
+    if removed is None:
+        raise not_found()
+
+
+def not_found() -> NotFound:
+    """What a project is told of an id that is not its own."""
+    return NotFound("there is no such webhook in this project", param="webhook_id", code="webhook_not_found")

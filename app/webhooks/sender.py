@@ -1,0 +1,91 @@
+"""One POST to one webhook: to an address that was checked, without redirects, within a time."""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import httpcore
+import httpx
+
+from app.webhooks.target import Target, UnusableTarget, addresses, parse
+
+log = logging.getLogger(__name__)
+
+LIMIT_SECONDS = 10.0
+"""From the look-up of the name to the head of the answer."""
+CONNECT_SECONDS = 4.0
+"""For one of several addresses, so that there is time for the next."""
+LONGEST_ERROR = 300
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came back: a status code, or why there is none."""
+
+    status_code: int | None
+    error: str | None
+
+    @property
+    def delivered(self) -> bool:
+        """Whether the receiver took it."""
+        return self.status_code is not None and 200 <= self.status_code < 300  # noqa: PLR2004 - HTTP's own figures
+
+
+class Sender:
+    """Sends to global addresses only, unless `private_addresses` are allowed."""
+
+    def __init__(self, *, private_addresses: bool, tls: ssl.SSLContext | None = None) -> None:
+        self._private = private_addresses
+        self._tls = tls or httpx.create_ssl_context()
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Outcome:
+        """Send once. Never raises: whatever goes wrong is part of the outcome."""
+        try:
+            async with asyncio.timeout(LIMIT_SECONDS):
+                status_code = await self._send(url, headers, body)
+        except TimeoutError:
+            return Outcome(None, f"no answer within {LIMIT_SECONDS:.0f} s")
+        except UnusableTarget as error:
+            return Outcome(None, f"the URL {error}"[:LONGEST_ERROR])
+        except httpcore.ProtocolError:
+            # Not the error's own text: it quotes what came back, which may be of no business of the key's holder.
+            return Outcome(None, "the answer was not HTTP, or was cut off")
+        except (httpcore.NetworkError, httpcore.TimeoutException) as error:
+            return Outcome(None, f"the connection failed: {str(error) or type(error).__name__}"[:LONGEST_ERROR])
+        except Exception:
+            # One address that nothing was prepared for must not be tried again without a wait.
+            log.exception("a webhook could not be sent")
+            return Outcome(None, "something went wrong inside the service")
+        return _outcome(status_code)
+
+    async def _send(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
+        target = parse(url, private=self._private)
+        *firsts, last = await asyncio.to_thread(addresses, target, private=self._private)
+        for address in firsts:
+            # Nothing was sent to an address that took no connection.
+            with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
+                return await self._send_to(address, target, headers, body)
+        return await self._send_to(last, target, headers, body)
+
+    async def _send_to(self, address: str, target: Target, headers: Mapping[str, str], body: bytes) -> int:
+        # To the address that was checked, whatever the name leads to by now; the certificate must be the name's.
+        url = httpcore.URL(scheme=target.scheme, host=address.encode(), port=target.port, target=target.path)
+        raw = [(b"host", target.authority), *((name.encode(), value.encode()) for name, value in headers.items())]
+        more = {"sni_hostname": target.host.decode(), "timeout": {"connect": CONNECT_SECONDS}}
+        # The head of the answer is all that is read: leaving the block closes the connection.
+        async with (
+            httpcore.AsyncConnectionPool(ssl_context=self._tls) as pool,
+            pool.stream("POST", url, headers=raw, content=body, extensions=more) as response,
+        ):
+            return response.status
+
+
+def _outcome(status_code: int) -> Outcome:
+    outcome = Outcome(status_code, None)
+    if outcome.delivered:
+        return outcome
+    more = "; redirects are not followed" if 300 <= status_code < 400 else ""  # noqa: PLR2004 - HTTP's own figures
+    return Outcome(status_code, f"the answer was {status_code}{more}")

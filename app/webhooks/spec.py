@@ -1,0 +1,32 @@
+"""The body of `POST /v1/webhooks`."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from app.specs.strict import Strict
+
+EventType = Literal["job.queued", "job.running", "job.paused", "job.succeeded", "job.failed", "job.cancelled"]
+LONGEST_URL = 2048
+
+
+class WebhookSpec(Strict):
+    """Where to send what."""
+
+    url: str = Field(
+        min_length=1,
+        max_length=LONGEST_URL,
+        description="Where events are POSTed: https, without user name, password or fragment.",
+    )
+    events: list[EventType] = Field(
+        default=["job.succeeded", "job.failed", "job.cancelled"],
+        min_length=1,
+        description="Which events: `job.` and the status that a job comes to have.",
+    )
+
+    @field_validator("events")
+    @classmethod
+    def _each_event_once(cls, events: list[EventType]) -> list[EventType]:
+        if len(set(events)) < len(events):
+            raise ValueError("must name each event once")
+        return events
