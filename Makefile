@@ -9,10 +9,10 @@ PYTEST_WORKERS ?= 2
 TORCH := $(shell sed -n 's/^torch==/torch==/p' requirements.lock)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check up bench lock
+.PHONY: help install demo test test-faults check up bench lock
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## Create .venv with the exact versions of requirements.lock
 
@@ -29,8 +29,11 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP) ## Train on real reviews, end to end; SPEC=file runs another job
 	$(BIN)/python tools/demo.py $(SPEC)
 
-test: $(STAMP) ## Run all tests, with real servers and processes
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal $(PYTEST_ARGS)
+test: $(STAMP) ## Run the tests, with real servers and processes; the long ones are `make test-faults`
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal -m "not faults" $(PYTEST_ARGS)
+
+test-faults: $(STAMP) ## Run the long tests in which a process, the broker, the database or a clock fails
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal -m faults $(PYTEST_ARGS)
 
 check: $(STAMP) ## Lint, types, layers, migrations, docs
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import signal
 from types import FrameType
 
 import uvicorn
@@ -32,7 +33,12 @@ def main() -> None:
         log_config=None,
         access_log=False,
     )
-    _Server(config, app).run()
+    server = _Server(config, app)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # What uvicorn finds here it puts back at its end, and then sends itself the signal again: with Python's own
+        # handlers a stop that went well would end in death by that signal, or in KeyboardInterrupt.
+        signal.signal(number, server.handle_exit)
+    server.run()
 
 
 class _Server(uvicorn.Server):

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from servers import free_port
 
 from app import auth, migrate
 from app.client import Client
 from app.db import Database
+from app.settings import Settings
+from app.storage import Storage, open_storage
 
 START_SECONDS = 60.0
 Answer = dict[str, Any]
@@ -29,18 +32,25 @@ class Process:
 
     popen: subprocess.Popen[bytes]
     log_file: Path
+    is_told_to_stop: bool = False
 
     @property
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
 
     @property
+    def training_pids(self) -> list[int]:
+        """All training processes that this worker started, oldest first."""
+        return [int(pid) for pid in re.findall(r"trains in process (\d+)", self.log)]
+
+    @property
     def training_pid(self) -> int:
         """The newest training process that this worker started."""
-        return int(re.findall(r"trains in process (\d+)", self.log)[-1])
+        return self.training_pids[-1]
 
     def stop(self, number: int = signal.SIGTERM, patience: float = 60) -> int:
         """Signal it and wait for its end; returns the exit code."""
+        self.is_told_to_stop = True
         if self.popen.poll() is None:
             self.popen.send_signal(number)
         try:
@@ -59,8 +69,8 @@ class Deployment:
     settings: dict[str, str]
     url: str = ""
     key: str = ""
+    processes: list[Process] = field(default_factory=list)
     _stack: ExitStack = field(default_factory=ExitStack)
-    _count: int = 0
 
     @property
     def client(self) -> Client:
@@ -91,10 +101,10 @@ class Deployment:
         database.close()
         return key
 
-    def start_api(self, port: int | None = None) -> Process:
+    def start_api(self, port: int | None = None, **environment: str) -> Process:
         port = port or free_port()
         self.url = f"http://127.0.0.1:{port}"
-        process = self._start("api", "-m", "app", "--port", str(port))
+        process = self._start("api", "-m", "app", "--port", str(port), **environment)
         wait_until(lambda: _answers(self.url), process)
         return process
 
@@ -106,8 +116,8 @@ class Deployment:
         wait_until(lambda: "takes jobs for" in process.log and _answers(self.url), process)
         return process
 
-    def start_worker(self, *arguments: str) -> Process:
-        process = self._start("worker", "-m", "worker", *arguments)
+    def start_worker(self, *arguments: str, **environment: str) -> Process:
+        process = self._start("worker", "-m", "worker", *arguments, **environment)
         wait_until(lambda: "takes jobs for" in process.log, process)
         return process
 
@@ -137,22 +147,42 @@ class Deployment:
     def wait_for_end(self, job_id: str, seconds: float = 180) -> Answer:
         return self.wait_for(job_id, lambda job: job["status"] in ("succeeded", "failed", "cancelled"), seconds)
 
+    def wait_for_checkpoint(self, job_id: str) -> None:
+        """Poll a job until it has a checkpoint in storage."""
+        checkpoints = f"/v1/jobs/{job_id}/checkpoints"
+        self.wait_for(job_id, lambda _: bool(self.client.get(checkpoints)["data"]))
+
+    def model_sha(self, job_id: str) -> str:
+        """SHA-256 of the weights that a job published."""
+        files = self.client.get(f"/v1/jobs/{job_id}/artifacts")["data"]
+        return next(file["sha256"] for file in files if file["path"] == "model.safetensors")
+
+    def open_storage(self) -> Storage:
+        """The service's storage, opened as its own processes open it."""
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.settings.items():
+                patch.setenv(name, value)
+            return open_storage(Settings().storage())
+
     def logs(self) -> str:
         return "\n".join(
             f"== {path.name}\n{path.read_text(errors='replace')[-4000:]}" for path in sorted(self.folder.glob("*.log"))
         )
 
     def close(self) -> None:
+        for process in self.processes:
+            process.is_told_to_stop = True
         self._stack.close()
 
-    def _start(self, kind: str, *arguments: str) -> Process:
-        self._count += 1
-        log_file = self.folder / f"{self._count}-{kind}.log"
+    def _start(self, kind: str, *arguments: str, **environment: str) -> Process:
+        log_file = self.folder / f"{len(self.processes) + 1}-{kind}.log"
         log = self._stack.enter_context(log_file.open("wb"))
+        command = [sys.executable, "-P", *arguments]
         popen = subprocess.Popen(
-            [sys.executable, "-P", *arguments], env=self.environment(), stdout=log, stderr=log, cwd=self.folder
+            command, env={**self.environment(), **environment}, stdout=log, stderr=log, cwd=self.folder
         )
         process = Process(popen, log_file)
+        self.processes.append(process)
         self._stack.callback(_end, popen)
         return process
 

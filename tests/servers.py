@@ -85,33 +85,52 @@ def s3_server(bucket: str = "tunesmith") -> Iterator[S3Server]:
 
 
 @contextmanager
-def redis_server() -> Iterator[RedisServer]:
-    """Run valkey-server without persistence."""
-    port = free_port()
+def redis_server(port: int | None = None) -> Iterator[RedisServer]:
+    """Run valkey-server without persistence, on this port or a free one. It takes DEBUG commands."""
+    port = port or free_port()
     url = f"redis://127.0.0.1:{port}/0"
     with tempfile.TemporaryDirectory(prefix="redis-") as folder, Redis.from_url(url) as client:
         command = [_valkey_binary(), "--port", str(port), "--bind", "127.0.0.1"]
-        command += ["--save", "", "--appendonly", "no", "--dir", folder]
+        command += ["--save", "", "--appendonly", "no", "--dir", folder, "--enable-debug-command", "local"]
         with _running(command, ready=lambda: bool(client.ping())) as pid:
             yield RedisServer(url, pid)
 
 
-@contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
-    """Run PostgreSQL on a fresh cluster: no fsync, trust on 127.0.0.1."""
-    port = free_port()
-    binaries = _postgres_binaries()
-    with tempfile.TemporaryDirectory(prefix="pg-") as folder:
-        as_user = _unprivileged(Path(folder))
-        data = f"{folder}/data"
-        initdb = [*as_user, str(binaries / "initdb"), "-D", data, "-U", "postgres", "-A", "trust"]
-        subprocess.run([*initdb, "-E", "UTF8", "--no-locale", "--no-sync"], check=True, capture_output=True, cwd=folder)
-        command = [*as_user, str(binaries / "postgres"), "-D", data, "-p", str(port), "-k", folder]
+@dataclass(frozen=True)
+class PostgresCluster:
+    """A data directory and the port it is served on: one server after another may serve it."""
+
+    folder: Path
+    port: int
+
+    @contextmanager
+    def served(self) -> Iterator[PostgresServer]:
+        """Run a server on it: no fsync, trust on 127.0.0.1."""
+        command = [*_unprivileged(self.folder), str(_postgres_binaries() / "postgres"), "-D", str(self.folder / "data")]
+        command += ["-p", str(self.port), "-k", str(self.folder)]
         for setting in ("listen_addresses=127.0.0.1", "fsync=off", "full_page_writes=off", "max_connections=200"):
             command += ["-c", setting]
         # SIGINT is PostgreSQL's quick stop: SIGTERM would wait for clients to leave.
-        with _running(command, ready=lambda: _answers(port), stop=signal.SIGINT, cwd=folder) as pid:
-            yield PostgresServer(_postgres_url(port, "postgres"), port, pid)
+        with _running(command, ready=lambda: _answers(self.port), stop=signal.SIGINT, cwd=str(self.folder)) as pid:
+            yield PostgresServer(_postgres_url(self.port, "postgres"), self.port, pid)
+
+
+@contextmanager
+def postgres_cluster() -> Iterator[PostgresCluster]:
+    """Make a fresh cluster."""
+    with tempfile.TemporaryDirectory(prefix="pg-") as name:
+        folder = Path(name)
+        initdb = [*_unprivileged(folder), str(_postgres_binaries() / "initdb"), "-D", str(folder / "data")]
+        initdb += ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"]
+        subprocess.run(initdb, check=True, capture_output=True, cwd=folder)
+        yield PostgresCluster(folder, free_port())
+
+
+@contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    """Run PostgreSQL on a fresh cluster."""
+    with postgres_cluster() as cluster, cluster.served() as server:
+        yield server
 
 
 def free_port() -> int:

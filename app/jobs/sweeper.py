@@ -4,9 +4,10 @@ import logging
 import threading
 import time
 
+from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.db import Database
+from app.db import Database, now
 from app.jobs import lifecycle, queries
 from app.jobs.lifecycle import Limits
 from app.jobs.wakeup import Wakeup
@@ -48,7 +49,9 @@ class Sweeper(threading.Thread):
     """Sweeps every `interval` seconds until stopped.
 
     It reclaims only after its own contact with the database has been good for one full lease: while the database was
-    away, and before this process began, nobody may have been able to renew.
+    away, and before this process began, nobody may have been able to renew. Contact is a write, as a renewal is, and it
+    is good while the database's clock says that it came in time: it does not where a lock kept all writers waiting,
+    where this machine slept, and where that clock was set.
     """
 
     def __init__(
@@ -68,8 +71,13 @@ class Sweeper(threading.Thread):
     def run(self) -> None:
         """Sweep until stopped; an unreachable database is logged and tried again."""
         good_since: float | None = None
+        last_contact = 0.0
         while not self._stop_asked.wait(self._interval):
             try:
+                contact = self._contact()
+                if contact - last_contact > self._interval + self._lease_seconds / 4:
+                    good_since = None
+                last_contact = contact
                 reclaims = good_since is not None and time.monotonic() - good_since >= self._lease_seconds
                 sweep(self._database, self._limits, self._wakeup, reclaims=reclaims)
                 good_since = good_since or time.monotonic()
@@ -84,3 +92,7 @@ class Sweeper(threading.Thread):
         """End the thread."""
         self._stop_asked.set()
         self.join()
+
+    def _contact(self) -> float:
+        with self._database.write() as session:
+            return session.execute(select(now())).scalar_one()

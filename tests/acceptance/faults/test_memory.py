@@ -39,6 +39,7 @@ def hungry(batch_size: int | str, **more: Any) -> dict[str, Any]:
     )
 
 
+@pytest.mark.faults
 def test_a_batch_that_does_not_fit_fails_with_the_peak_and_what_to_change_and_the_worker_lives_on(
     limited: Deployment,
 ) -> None:
@@ -57,6 +58,7 @@ def test_a_batch_that_does_not_fit_fails_with_the_peak_and_what_to_change_and_th
     assert worker.popen.poll() is None
 
 
+@pytest.mark.faults
 def test_an_automatic_batch_is_halved_until_it_fits_and_a_step_keeps_its_rows(limited: Deployment) -> None:
     limited.start_worker()
     job = limited.client.post("/v1/jobs", hungry("auto"))
@@ -72,11 +74,12 @@ def test_an_automatic_batch_is_halved_until_it_fits_and_a_step_keeps_its_rows(li
     assert "a step still takes 16 rows" in shrunk[0]["error"]["hint"]
 
 
+@pytest.mark.faults
 def test_a_kill_by_the_kernel_for_want_of_memory_is_told_from_a_crash(local: Deployment) -> None:
     local.start_api()
     worker = local.start_worker()
     body = spec(
-        training={"max_steps": 1500, "batch_size": "auto", "logging_steps": 50},
+        training={"max_steps": 800, "batch_size": "auto", "logging_steps": 50},
         data={"eval": None},
         checkpoints={"strategy": "steps", "every": 40},
         evaluation={"at_start": False},
