@@ -30,8 +30,9 @@ class EarlyStopping(Strict):
 class Training(Strict):
     """How to train. The defaults are those of the Hugging Face fine-tuning tutorial."""
 
-    engine: Literal["trainer"] = Field(
-        default="trainer", description="The training loop: `trainer` is the Hugging Face Trainer."
+    engine: Literal["trainer", "pytorch"] = Field(
+        default="trainer",
+        description="The training loop: `trainer` is the Hugging Face Trainer, `pytorch` a native loop over accelerate.",
     )
     method: FullMethod = Field(default_factory=FullMethod, description="Which weights are tuned.")
     epochs: float = Field(default=3.0, gt=0, le=10_000, description="Passes over train.")

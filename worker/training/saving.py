@@ -1,7 +1,9 @@
 """Keeps a run's checkpoints: commits what an engine staged, tells of it, and rotates."""
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from worker.training.checkpoints import commit, folder_name, rotate
 from worker.training.course import Course
@@ -20,6 +22,16 @@ RESUME_ONLY = frozenset(
     }
 )
 """Files of a checkpoint that only resuming needs."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How training ended. `folder` holds the model to publish, None where the run was stopped."""
+
+    course: Course
+    folder: Path | None
+    is_saved: bool
+    """Whether a checkpoint of the last step stands, so that a stop from here on loses nothing."""
 
 
 class Shelf:
@@ -60,6 +72,17 @@ class Shelf:
             is_best=course.is_best,
         )
         rotate(self._folder, checkpoints.keep if checkpoints.strategy != "none" else 1, course.best_step)
+
+    def outcome(self, model: Any) -> Outcome:
+        """The model to publish: the best, else the last; none where we were asked to stop before the end."""
+        if not self._course.finished or self._course.evaluation_due:
+            return Outcome(self._course, None, is_saved=self.current is not None)
+        folder = self.best or self.current
+        if folder is None:
+            folder = self._plan.scratch / "final"
+            model.save_pretrained(folder)
+            self._plan.tokenizer.save_pretrained(folder)
+        return Outcome(self._course, folder, is_saved=self.current is not None)
 
     def _find_best(self) -> None:
         # The best model so far lies in a checkpoint of its own, which whoever moved the newest may have left behind.

@@ -36,7 +36,13 @@ def rows() -> Callable[[int], list[dict[str, Any]]]:
 
 
 @pytest.fixture
-def spec() -> Callable[..., JobSpec]:
+def engine() -> str:
+    """What trains, unless a module goes through them all."""
+    return "trainer"
+
+
+@pytest.fixture
+def spec(engine: str) -> Callable[..., JobSpec]:
     """A spec that trains the tiny model; parts are merged in by name."""
 
     def make(rows: int = 24, **parts: Any) -> JobSpec:
@@ -44,7 +50,7 @@ def spec() -> Callable[..., JobSpec]:
             "task": {"type": "text-classification"},
             "model": {"id": "local:tiny"},
             "data": {"train": {"rows": sentences(rows)}, "eval": {"rows": sentences(10)}},
-            "training": {"epochs": 2, "batch_size": 4, "learning_rate": 0.01, "logging_steps": 1},
+            "training": {"engine": engine, "epochs": 2, "batch_size": 4, "learning_rate": 0.01, "logging_steps": 1},
             "resources": {"gpus": 0},
         }
         for name, part in parts.items():

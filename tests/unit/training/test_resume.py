@@ -7,7 +7,10 @@ import pytest
 
 from app.specs import JobSpec
 from worker.training.checkpoints import newest_valid
+from worker.training.engines import ENGINES
 from worker.training.reports import Record
+
+pytestmark = pytest.mark.parametrize("engine", ENGINES)
 
 Make = Callable[..., JobSpec]
 Train = Callable[..., Any]

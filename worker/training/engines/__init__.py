@@ -1,10 +1,12 @@
 """The engines by the `training.engine` of the spec."""
 
-from worker.training.engines.protocol import Engine, Outcome
+from worker.training.engines.protocol import Engine
+from worker.training.engines.pytorch import PytorchEngine
 from worker.training.engines.trainer import TrainerEngine
 
 ENGINES: dict[str, Engine] = {
     "trainer": TrainerEngine(),
+    "pytorch": PytorchEngine(),
 }
 
-__all__ = ["ENGINES", "Engine", "Outcome"]
+__all__ = ["ENGINES", "Engine"]

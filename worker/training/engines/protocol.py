@@ -1,21 +1,10 @@
 """What an engine is to the rest of training: a loop that follows the course, from one model folder to another."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from worker.training.course import Course
 from worker.training.plan import Plan, Predictions
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How training ended. `folder` holds the model to publish, None where the run was stopped."""
-
-    course: Course
-    folder: Path | None
-    is_saved: bool
-    """Whether a checkpoint of the last step stands, so that a stop from here on loses nothing."""
+from worker.training.saving import Outcome
 
 
 class Engine(Protocol):

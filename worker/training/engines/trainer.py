@@ -9,7 +9,6 @@ import math
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from transformers import (
     PrinterCallback,
@@ -21,14 +20,13 @@ from transformers import (
 )
 
 from worker.training.course import Course
-from worker.training.engines.protocol import Outcome
 from worker.training.errors import LossNotFinite, Stopped
 from worker.training.evaluation import judge
 from worker.training.pace import Pace
 from worker.training.plan import Plan, Predictions
+from worker.training.prediction import forward, gather, predict, training_loss
 from worker.training.resolve import steps_per_epoch
-from worker.training.saving import Shelf
-from worker.training.tokenization import lengths
+from worker.training.saving import Outcome, Shelf
 
 # The fused AdamW is one kernel for all weights: a step of a 23 M encoder took 20 % less CPU time with it.
 OPTIMIZERS = {"adamw": "adamw_torch_fused", "adafactor": "adafactor", "sgd": "sgd"}
@@ -46,7 +44,7 @@ class TrainerEngine:
         if not course.finished and not plan.stop.is_set():
             trainer.train(resume_from_checkpoint=str(plan.resume_from) if plan.resume_from else None)
             course.loss_sum = trainer.loss_sum()
-        outcome = trainer.outcome()
+        outcome = trainer.shelf.outcome(trainer.model)
         # Trainer and its callback hold each other, and so model, gradients and optimiser: left to themselves they
         # would still fill the GPU when the published model is judged.
         del trainer
@@ -55,8 +53,7 @@ class TrainerEngine:
 
     def predict(self, plan: Plan, folder: Path, split: str) -> Predictions:
         """Run a saved model over a split. Raises Stopped or ModelRefused."""
-        model = plan.task.load_model(folder, plan.spec).to(plan.resolved.device)
-        return _forward(model, plan, split, _loss(plan))
+        return predict(plan, folder, split)
 
 
 class CourseTrainer(Trainer):
@@ -64,7 +61,7 @@ class CourseTrainer(Trainer):
 
     def __init__(self, plan: Plan, course: Course) -> None:
         self.plan, self.course = plan, course
-        self.loss = _loss(plan)
+        self.loss = training_loss(plan)
         self.shelf = Shelf(plan, course)
         self.pace = Pace(plan.report, course, plan.resolved.batch_size * plan.resolved.gradient_accumulation)
         self.earlier_loss = course.loss_sum
@@ -99,7 +96,8 @@ class CourseTrainer(Trainer):
         self.plan.report.phase("evaluating")
         try:
             with self.pace.aside():
-                metrics = judge(self.plan, _forward(self.model, self.plan, "eval", self.loss), "eval")
+                batches = forward(self.model, self.plan, "eval", self.loss)
+                metrics = judge(self.plan, gather(batches, len(self.plan.encoded["eval"])), "eval")
         except Stopped:
             self.control.should_evaluate = False
             self.control.should_save = self.control.should_training_stop = True
@@ -119,18 +117,6 @@ class CourseTrainer(Trainer):
     def loss_sum(self) -> float:
         """The training loss summed over all steps of all attempts."""
         return self.earlier_loss + self._total_loss_scalar + float(self._tr_loss.item())
-
-    def outcome(self) -> Outcome:
-        """The model to publish: the best, else the last; none where we were asked to stop before the end."""
-        saved = self.shelf.current
-        if not self.course.finished or self.course.evaluation_due:
-            return Outcome(self.course, None, is_saved=saved is not None)
-        folder = self.shelf.best or saved
-        if folder is None:
-            folder = self.plan.scratch / "final"
-            cast("Any", self.model).save_pretrained(folder)
-            self.plan.tokenizer.save_pretrained(folder)
-        return Outcome(self.course, folder, is_saved=saved is not None)
 
 
 class Follow(TrainerCallback):
@@ -209,37 +195,3 @@ def _arguments(plan: Plan) -> TrainingArguments:
     if arguments.n_gpu > 1:
         arguments._n_gpu = 1  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     return arguments
-
-
-def _loss(plan: Plan) -> Any:
-    targets = cast("Any", plan.encoded["train"].data).column("labels").to_pylist()
-    return plan.task.loss(plan.spec, plan.resolved.labels, targets)
-
-
-def _forward(model: Any, plan: Plan, split: str, loss: Any) -> Predictions:
-    # Rows of like length share a batch, so that little is padding. No random numbers are drawn in here: how often
-    # a run is evaluated changes nothing about its training.
-    encoded, size, device = plan.encoded[split], plan.resolved.eval_batch_size, plan.resolved.device
-    collate = plan.task.collate(plan.tokenizer, plan.spec, plan.resolved.max_length)
-    tokens = lengths(encoded)
-    order = sorted(range(len(encoded)), key=lambda place: -tokens[place])
-    logits: list[np.ndarray[Any, Any] | None] = [None] * len(encoded)
-    targets, total = [0] * len(encoded), 0.0
-    model.eval()
-    for start in range(0, len(order), size):
-        if plan.stop.is_set():
-            raise Stopped
-        places = order[start : start + size]
-        batch = {name: tensor.to(device) for name, tensor in collate([encoded[place] for place in places]).items()}
-        wanted = batch.pop("labels")
-        with torch.no_grad(), _autocast(plan):
-            outputs = model(**batch)
-        total += float(loss(outputs, wanted, 1))
-        for place, scores, target in zip(places, outputs["logits"].float().cpu().numpy(), wanted.tolist(), strict=True):
-            logits[place], targets[place] = scores, target
-    return Predictions(np.stack(cast("Any", logits)), targets, total / len(encoded))
-
-
-def _autocast(plan: Plan) -> torch.autocast:
-    kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[plan.resolved.precision]
-    return torch.autocast(plan.resolved.device, dtype=kind, enabled=plan.resolved.precision != "fp32")

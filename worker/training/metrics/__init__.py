@@ -20,11 +20,21 @@ METRICS: dict[str, tuple[type[ClassMetric], str]] = {
 """Name in the spec to the metric and its configuration."""
 
 
-def compute(
-    names: Sequence[str], predictions: Sequence[int], references: Sequence[int], scratch: Path
-) -> dict[str, float]:
-    """Judge predicted class ids against true ones. Returns metric name to value; `scratch` is evaluate's own folder."""
-    return {name: _one(name, predictions, references, scratch) for name in names}
+class Scores:
+    """The metrics of a job over one split, gathered batch by batch. `scratch` is evaluate's own folder."""
+
+    def __init__(self, names: Sequence[str], scratch: Path) -> None:
+        self._metrics = {name: _metric(name, scratch) for name in names}
+
+    def add_batch(self, predictions: Sequence[int], references: Sequence[int]) -> None:
+        """Take predicted class ids and true ones."""
+        for metric in self._metrics.values():
+            metric.add_batch(predictions=predictions, references=references)
+
+    def compute(self) -> dict[str, float]:
+        """Metric name to value over all batches."""
+        # Metrics run in one process, so there is always an answer, and it has one number.
+        return {name: float(next(iter((metric.compute() or {}).values()))) for name, metric in self._metrics.items()}
 
 
 def greater_is_better(name: str) -> bool:
@@ -32,9 +42,6 @@ def greater_is_better(name: str) -> bool:
     return name != "loss" and METRICS[name][0].greater_is_better
 
 
-def _one(name: str, predictions: Sequence[int], references: Sequence[int], scratch: Path) -> float:
+def _metric(name: str, scratch: Path) -> ClassMetric:
     kind, config = METRICS[name]
-    metric = kind(config_name=config, keep_in_memory=True, cache_dir=str(scratch))
-    found = metric.compute(predictions=predictions, references=references)
-    # The metric runs in one process, so there is always an answer, and it has one number.
-    return float(next(iter((found or {}).values())))
+    return kind(config_name=config, keep_in_memory=True, cache_dir=str(scratch))

@@ -1,0 +1,90 @@
+"""Every engine and every method must pass the same tests: a new one is picked up from the tables."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import reviews
+from deployment import Deployment, deployment
+from tiny import make_model
+
+from worker.training.engines import ENGINES
+
+ROOT = Path(__file__).parents[2]
+CACHE = Path(os.environ.get("TUNESMITH_TEST_CACHE", Path.home() / ".cache" / "tunesmith-tests"))
+METHODS = ("full",)
+PAIRS = [pytest.param((engine, method), id=f"{engine}-{method}") for engine in ENGINES for method in METHODS]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run by hand on real reviews with a real encoder."""
+
+    folder: Path
+    records: list[dict[str, Any]]
+
+    def series(self, name: str) -> list[float]:
+        return [record["values"][name] for record in self.records if name in record.get("values", {})]
+
+
+@pytest.fixture(scope="session", params=PAIRS)
+def pair(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """An engine and a method."""
+    return cast("tuple[str, str]", request.param)
+
+
+@pytest.fixture(scope="session")
+def trained(pair: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The run of this pair, shared by all tests that only look at it."""
+    folder = tmp_path_factory.mktemp("-".join(pair))
+    train, evaluation = reviews.divided(reviews.rating_rows(reviews.fetch(CACHE)), 640, 200)
+    (folder / "spec.json").write_text(json.dumps(real_spec(*pair)))
+    command = [sys.executable, "-m", "worker.training", str(folder / "spec.json"), str(folder / "out")]
+    command += [f"--dataset=TRAIN={reviews.write_csv(train, folder / 'train.csv')}"]
+    command += [f"--dataset=EVAL={reviews.write_csv(evaluation, folder / 'eval.csv')}"]
+    command += [f"--models-dir={reviews.models_dir(folder / 'models')}"]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == 0, done.stderr[-4000:]
+    lines = (folder / "out" / "reports.jsonl").read_text().splitlines()
+    return Trained(folder / "out", [json.loads(line) for line in lines])
+
+
+def real_spec(engine: str, method: str) -> dict[str, Any]:
+    return {
+        "task": {"type": "text-classification"},
+        "model": "local:all-minilm-l6-v2",
+        "data": {"train": {"dataset": "TRAIN"}, "eval": {"dataset": "EVAL"}},
+        "tokenization": {"max_length": 32},
+        "training": {
+            "engine": engine,
+            "method": {"type": method},
+            "epochs": 2,
+            "batch_size": 16,
+            "learning_rate": 3e-4,
+            "logging_steps": 1,
+        },
+        "evaluation": {"at_start": True},
+        "resources": {"gpus": 0},
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of a few thousand weights."""
+    return make_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def local(tmp_path: Path, tiny_model: Path) -> Iterator[Deployment]:
+    """SQLite, a folder, no broker; API and worker run."""
+    with deployment(tmp_path / "service") as service:
+        (service.folder / "models" / "tiny").symlink_to(tiny_model)
+        service.start_api()
+        yield service

@@ -1,0 +1,291 @@
+"""The native PyTorch loop, over `accelerate` for device and precision, to be read in one sitting.
+
+    steps of an epoch → forward, backward, clip, step → log → evaluate → save
+
+It takes the rows in the order that `transformers.Trainer` takes them, draws the same random numbers and forms the
+same groups of weights, so with one seed its losses are those of the engine `trainer`.
+"""
+
+import gc
+import math
+import random
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator, skip_first_batches
+from accelerate.state import AcceleratorState
+from accelerate.utils import DataLoaderConfiguration
+from torch.utils.data import DataLoader
+from transformers import Adafactor, get_scheduler, set_seed
+from transformers.trainer_pt_utils import get_parameter_names
+
+from worker.training.course import Course
+from worker.training.errors import LossNotFinite, Stopped
+from worker.training.evaluation import named, open_scores
+from worker.training.pace import Pace
+from worker.training.plan import Plan, Predictions
+from worker.training.prediction import forward, predict, training_loss
+from worker.training.resolve import steps_per_epoch
+from worker.training.saving import Outcome, Shelf
+
+Batch = dict[str, torch.Tensor]
+NO_DECAY = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
+"""Parameters that weight decay leaves alone, as Trainer's patterns have them."""
+
+
+class PytorchEngine:
+    """Trains with a loop of its own."""
+
+    def train(self, plan: Plan) -> Outcome:
+        """Train, evaluate and save as the course says. Raises LossNotFinite."""
+        loop = Loop(plan)
+        loop.run()
+        outcome = loop.shelf.outcome(loop.bare_model())
+        # Patched forwards hold their models: left to themselves they would still fill the GPU when the result is judged.
+        loop.accelerator.free_memory()
+        del loop
+        gc.collect()
+        return outcome
+
+    def predict(self, plan: Plan, folder: Path, split: str) -> Predictions:
+        """Run a saved model over a split. Raises Stopped or ModelRefused."""
+        return predict(plan, folder, split)
+
+
+class Loop:
+    """One attempt's training, from the initial model or a checkpoint to the end of the course."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, training, resolved = plan, plan.spec.training, plan.resolved
+        self.per_epoch = steps_per_epoch(
+            len(plan.encoded["train"]), resolved.batch_size, resolved.gradient_accumulation
+        )
+        self.course = (
+            Course.resume(plan.spec, resolved, self.per_epoch, plan.resume_from)
+            if plan.resume_from
+            else Course.begin(plan.spec, resolved, self.per_epoch, plan.head)
+        )
+        self.shelf = Shelf(plan, self.course)
+        self.pace = Pace(plan.report, self.course, resolved.batch_size * resolved.gradient_accumulation)
+        self.loss = training_loss(plan)
+        self.accelerator = _accelerator(plan)
+        model = plan.task.load_model(plan.initial, plan.spec)
+        if training.gradient_checkpointing:
+            model.activation_checkpointing_enable()
+        optimizer = _optimizer(plan, model, self.course.head)
+        scheduler = get_scheduler(
+            training.scheduler,
+            optimizer,
+            num_warmup_steps=training.warmup_steps,
+            num_training_steps=resolved.total_steps,
+        )
+        set_seed(training.seed)
+        loader = DataLoader(
+            cast("Any", plan.encoded["train"]),
+            batch_size=resolved.batch_size,
+            shuffle=True,
+            collate_fn=cast("Any", plan.task.collate(plan.tokenizer, plan.spec, resolved.max_length)),
+            pin_memory=resolved.device == "cuda",
+        )
+        self.model, self.optimizer, self.loader, self.scheduler = self.accelerator.prepare(
+            model, optimizer, cast("Any", loader), scheduler
+        )
+        self.to_restore = plan.resume_from
+        self.logged_loss, self.logged_step = self.course.loss_sum, self.course.step
+        self.unlogged_loss = torch.zeros((), device=self.accelerator.device)
+        self.is_stopped = False
+
+    def run(self) -> None:
+        """Train until the course is finished or we are asked to stop."""
+        if self.course.evaluation_due:
+            self.evaluate()
+        # A wish that comes before the first step finds nothing to save; any later one is met after a step.
+        self.is_stopped |= self.plan.stop.is_set()
+        while not self.course.finished and not self.is_stopped:
+            for batches in self.steps_of_epoch():
+                self.step(batches)
+                if self.course.finished or self.is_stopped:
+                    break
+
+    def steps_of_epoch(self) -> Iterator[list[Batch]]:
+        """The batches of each step from here to the end of the epoch."""
+        passes = self.plan.resolved.gradient_accumulation
+        epoch, done = divmod(self.course.step, self.per_epoch)
+        # Beginning an epoch draws a random number: a checkpoint between two epochs was taken before that, others after.
+        if not done:
+            self.restore()
+        loader: Any = skip_first_batches(self.loader, done * passes) if done else self.loader
+        loader.set_epoch(epoch)
+        rest = iter(loader)
+        while batches := list(islice(rest, passes)):
+            self.restore()
+            yield batches
+
+    def step(self, batches: list[Batch]) -> None:
+        """One optimiser step over so many batches, and what the course wants after it."""
+        rows = sum(len(batch["labels"]) for batch in batches)
+        self.model.train()
+        for batch in batches:
+            targets = batch.pop("labels")
+            with self.accelerator.autocast():
+                # The mean over all rows of the step, so `accelerate` must not divide by the number of batches as well.
+                loss = self.loss(self.model(**batch), targets, rows)
+            self.accelerator.backward(loss)
+            self.unlogged_loss += loss.detach()
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.plan.spec.training.max_grad_norm)
+        self.optimizer.step()
+        rate = self.scheduler.get_last_lr()[0]
+        self.scheduler.step()
+        self.optimizer.zero_grad()
+        self.course.step += 1
+        self.after_step(norm, rate)
+
+    def after_step(self, norm: Any, rate: float) -> None:
+        """Log, evaluate and save where the course says so; a wish to stop saves and leaves the rest."""
+        course = self.course
+        self.pace.tick()
+        self.is_stopped = self.plan.stop.is_set()
+        log_due = course.finished or course.step % self.plan.spec.training.logging_steps == 0
+        evaluation_due = course.evaluation_due and not self.is_stopped
+        # Reading the loss makes a GPU wait, so there it is read only where it is needed anyway.
+        if (
+            log_due
+            or evaluation_due
+            or course.checkpoint_due
+            or self.is_stopped
+            or self.accelerator.device.type == "cpu"
+        ):
+            self.read_loss()
+        if log_due:
+            self.log(norm, rate)
+        if evaluation_due:
+            self.evaluate()
+        if self.is_stopped or course.checkpoint_due or (evaluation_due and course.is_best):
+            self.save()
+
+    def read_loss(self) -> None:
+        """Bring the course's sum of losses up to date. Raises LossNotFinite."""
+        self.course.loss_sum = self.logged_loss + float(self.unlogged_loss)
+        if not math.isfinite(self.course.loss_sum):
+            raise LossNotFinite(f"the training loss is no number any more at or before step {self.course.step}")
+
+    def log(self, norm: Any, rate: float) -> None:
+        """One point of the loss series: the mean over the steps since the last one."""
+        mean = (self.course.loss_sum - self.logged_loss) / (self.course.step - self.logged_step)
+        values = {
+            "loss": mean,
+            "grad_norm": float(norm),
+            "learning_rate": rate,
+        }
+        self.plan.report.metric(self.course.step, round(self.course.epoch, 4), values)
+        self.logged_loss, self.logged_step = self.course.loss_sum, self.course.step
+        self.unlogged_loss.zero_()
+
+    def evaluate(self) -> None:
+        """Judge the present model on eval; asked to stop meanwhile, leave it to the next attempt."""
+        plan, rows, loss = self.plan, len(self.plan.encoded["eval"]), 0.0
+        plan.report.phase("evaluating")
+        scores = open_scores(plan)
+        try:
+            with self.pace.aside():
+                for batch in forward(self.model, plan, "eval", self.loss):
+                    scores.add_batch(plan.task.predict(batch.logits), batch.targets)
+                    loss += batch.loss
+        except Stopped:
+            self.is_stopped = True
+            return
+        metrics = named(scores.compute(), loss / rows, "eval")
+        self.course.evaluated(metrics)
+        plan.report.metric(self.course.step, round(self.course.epoch, 4), metrics)
+        if not self.course.finished:
+            plan.report.phase("training")
+
+    def save(self) -> None:
+        """Commit a checkpoint of this step."""
+        folder = self.plan.scratch / "checkpoint"
+        with self.pace.aside():
+            self.bare_model().save_pretrained(folder)
+            self.plan.tokenizer.save_pretrained(folder)
+            torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
+            torch.save(self.scheduler.state_dict(), folder / "scheduler.pt")
+            torch.save(_random_state(), folder / "rng_state.pth")
+            if self.accelerator.scaler is not None:
+                torch.save(self.accelerator.scaler.state_dict(), folder / "scaler.pt")
+            self.shelf.put(folder)
+
+    def restore(self) -> None:
+        """Once, take up optimiser, schedule and random numbers where the checkpoint left them; it brought the weights."""
+        checkpoint, self.to_restore = self.to_restore, None
+        if checkpoint is None:
+            return
+        device = self.accelerator.device
+        self.optimizer.load_state_dict(torch.load(checkpoint / "optimizer.pt", map_location=device, weights_only=True))
+        self.scheduler.load_state_dict(torch.load(checkpoint / "scheduler.pt", weights_only=True))
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(torch.load(checkpoint / "scaler.pt", weights_only=True))
+        _set_random_state(torch.load(checkpoint / "rng_state.pth", weights_only=True))
+
+    def bare_model(self) -> Any:
+        """The model without what `accelerate` put round it."""
+        return self.accelerator.unwrap_model(self.model)
+
+
+def _accelerator(plan: Plan) -> Accelerator:
+    # Its state is global, and keeps the precision of an earlier run of this process.
+    AcceleratorState._reset_state(reset_partial_state=True)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    return Accelerator(
+        cpu=plan.resolved.device == "cpu",
+        mixed_precision={"fp32": "no"}.get(plan.resolved.precision, plan.resolved.precision),
+        # The order of an epoch then follows from the seed and the number of the epoch alone.
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+    )
+
+
+def _optimizer(plan: Plan, model: Any, head: tuple[str, ...]) -> torch.optim.Optimizer:
+    training = plan.spec.training
+    groups = _groups(model, training.weight_decay, training.learning_rate, training.head_learning_rate, frozenset(head))
+    match training.optimizer:
+        case "adamw":
+            return torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)
+        case "adafactor":
+            return Adafactor(groups, lr=training.learning_rate, scale_parameter=False, relative_step=False)
+        case "sgd":
+            return torch.optim.SGD(groups, lr=training.learning_rate)
+
+
+def _groups(
+    model: Any, decay: float, rate: float, head_rate: float | None, head: frozenset[str]
+) -> list[dict[str, Any]]:
+    decaying = set(get_parameter_names(model, [torch.nn.LayerNorm], NO_DECAY))
+    own_rate = head if head_rate is not None else frozenset[str]()
+    named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+    groups = [
+        {
+            "params": [w for name, w in named if (name in decaying) is decays and (name in own_rate) is apart],
+            "weight_decay": decay if decays else 0.0,
+            "lr": head_rate if apart else rate,
+        }
+        for apart in (False, True)
+        for decays in (True, False)
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _random_state() -> dict[str, Any]:
+    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002 - what libraries draw from
+    numpy_state = [kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, gauss]
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return {"python": random.getstate(), "numpy": numpy_state, "torch": torch.get_rng_state(), "cuda": cuda}
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    kind, keys, position, has_gauss, gauss = state["numpy"]
+    random.setstate(state["python"])
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002 - see above
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"])
