@@ -43,6 +43,10 @@ class Process:
         """All training processes that this worker started, oldest first."""
         return [int(pid) for pid in re.findall(r"trains in process (\d+)", self.log)]
 
+    def training_pids_of(self, job_id: str) -> list[int]:
+        """The training processes of one job, oldest first."""
+        return [int(pid) for pid in re.findall(rf"job {job_id}: attempt \d+ trains in process (\d+)", self.log)]
+
     @property
     def training_pid(self) -> int:
         """The newest training process that this worker started."""

@@ -40,12 +40,18 @@ held.execute("COMMIT")
 """
 
 
-def two_jobs_in_training(service: Deployment, worker: Process) -> tuple[str, str, list[int]]:
-    """An endless job and one that ends, both past their first step, and their training processes."""
+def two_jobs_in_training(service: Deployment) -> tuple[str, str]:
+    """An endless job and one that ends, both past their first step."""
     jobs = [service.client.post("/v1/jobs", body)["id"] for body in (ENDLESS, ENDING)]
     for job_id in jobs:
         service.wait_for(job_id, lambda seen: bool(seen["progress"]) and seen["progress"]["step"] > 1)
-    return jobs[0], jobs[1], worker.training_pids
+    return jobs[0], jobs[1]
+
+
+def trains_on(worker: Process, job_id: str) -> bool:
+    """Whether the first training process of a job is the only one, and lives."""
+    pids = worker.training_pids_of(job_id)
+    return len(pids) == 1 and is_alive(pids[0])
 
 
 def ends_well(service: Deployment, endless: str, ending: str) -> None:
@@ -119,17 +125,17 @@ def test_connections_that_are_cut_twice_a_second_cost_no_job_its_attempt(
 ) -> None:
     api = fleet.start_api()
     worker = fleet.start_worker("--slots", "2")
-    endless, ending, pids = two_jobs_in_training(fleet, worker)
+    endless, ending = two_jobs_in_training(fleet)
     codes: list[int] = []
     with connections_cut(postgres, str(make_url(fleet.database_url).database)) as cut:
         keys = asked(fleet, endless, CUT_SECONDS, codes)
     assert sum(cut) > len(cut) > CUT_SECONDS, f"too few connections were cut: {cut}"
     assert set(codes) <= {200, 201, 503}, codes
     assert {200, 201} <= set(codes), codes
-    assert is_alive(pids[0])
+    assert trains_on(worker, endless)
     ends_well(fleet, endless, ending)
     run_once_each(fleet, keys)
-    assert worker.training_pids[:2] == pids
+    assert [len(worker.training_pids_of(job)) for job in (endless, ending)] == [1, 1]
     assert "Traceback" not in api.log
 
 
@@ -143,19 +149,19 @@ def test_a_server_that_dies_and_comes_back_finds_the_same_attempts(
         with watch(**settings) as service:
             api = service.start_api()
             worker = service.start_worker("--slots", "2")
-            endless, ending, pids = two_jobs_in_training(service, worker)
+            endless, ending = two_jobs_in_training(service)
             # PostgreSQL's immediate stop: no farewell to clients, and recovery at the next start.
             os.kill(server.pid, signal.SIGQUIT)
             servers.close()
             codes: list[int] = []
             keys = asked(service, endless, DOWN_SECONDS, codes)
             assert set(codes) == {503}, codes
-            assert is_alive(pids[0])
+            assert trains_on(worker, endless)
             servers.enter_context(cluster.served())
             wait_until(lambda: service.http.get("/readyz").status_code == httpx.codes.OK, api)
             ends_well(service, endless, ending)
             run_once_each(service, keys[:3])
-            assert worker.training_pids[:2] == pids
+            assert [len(worker.training_pids_of(job)) for job in (endless, ending)] == [1, 1]
             assert "Traceback" not in api.log
 
 
@@ -200,7 +206,7 @@ def test_a_server_that_stays_away_ends_training_with_a_checkpoint_that_is_record
 def test_a_sqlite_file_that_another_process_locks_makes_requests_wait_and_loses_nothing(local: Deployment) -> None:
     api = local.start_api()
     worker = local.start_worker("--slots", "2")
-    endless, ending, pids = two_jobs_in_training(local, worker)
+    endless, ending = two_jobs_in_training(local)
     file = str(make_url(local.database_url).database)
     answers: list[httpx.Response] = []
 
@@ -223,7 +229,7 @@ def test_a_sqlite_file_that_another_process_locks_makes_requests_wait_and_loses_
     holder.stdout.close()
     assert reads == {200}, "reading waited for a writer"
     assert {answer.status_code for answer in answers} <= {201, 503}, [answer.text for answer in answers]
-    assert is_alive(pids[0])
+    assert trains_on(worker, endless)
     ends_well(local, endless, ending)
     for answer in answers:
         if answer.status_code == httpx.codes.CREATED:
