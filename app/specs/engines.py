@@ -6,7 +6,7 @@ A limit is a path into the spec and the values that the engine takes there; what
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 Limits = Mapping[str, tuple[Any, ...]]
 
@@ -50,8 +50,7 @@ def takes(engine: str, path: str, value: Any) -> bool:
 def misfit(engine: str, spec: Any) -> tuple[str, str] | None:
     """The first field of the spec that the engine cannot do, and why; None where it can do all."""
     for path, taken in ENGINES[engine].limits.items():
-        asked = _at(spec, path)
-        for value in asked if isinstance(asked, list) else [asked]:
+        for value in _at(spec, path):
             if not _takes(taken, value):
                 return path, _refusal(engine, path, value, taken)
     return None
@@ -66,11 +65,11 @@ def engines_for(task: str) -> dict[str, dict[str, list[Any]]]:
     }
 
 
-def _at(spec: Any, path: str) -> Any:
+def _at(spec: Any, path: str) -> list[Any]:
     for name in path.split("."):
         # A task or method without such a field has nothing to limit there.
         spec = getattr(spec, name, [])
-    return spec
+    return cast("list[Any]", spec) if isinstance(spec, list) else [spec]
 
 
 def _takes(taken: tuple[Any, ...], value: Any) -> bool:

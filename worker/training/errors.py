@@ -103,7 +103,9 @@ class ProcessDied(TrainingError):
     """A process that this one had started for training ended without a word."""
 
     code = "training_process_died"
-    default_hint = "It was killed from outside or crashed in native code. The next attempt goes on from the newest checkpoint."
+    default_hint = (
+        "It was killed from outside or crashed in native code. The next attempt goes on from the newest checkpoint."
+    )
     retryable = True
 
 

@@ -58,6 +58,7 @@ def main() -> int:
         return 1
     talk = Talk()
     try:
+        tf.get_logger().setLevel("ERROR")
         tf.config.threading.set_intra_op_parallelism_threads(request["threads"] or 0)
         tf.config.threading.set_inter_op_parallelism_threads(1)
         run = Run(request, talk)
@@ -112,14 +113,14 @@ class Run:
         tf_keras.backend.experimental.enable_tf_random_generator()
         tf_keras.utils.set_random_seed(request["seed"])
         folder = Path(request["model"])
-        self.config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        body = TFAutoModelForSequenceClassification.from_config(self.config)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        body = TFAutoModelForSequenceClassification.from_config(config)
         body.build_in_name_scope()
         self.weights = Weights(body)
         self.weights.load(folder)
         self.splits = {name: Split(Path(place), request["padding"]) for name, place in request["splits"].items()}
         self.learner = Learner(body, request)
-        self.adam_epsilon = tf.Variable(ADAM_EPSILON, trainable=False)
+        self.adam_epsilon = tf.Variable(tf.constant(ADAM_EPSILON), trainable=False)
         self.learner.compile(optimizer=self._optimizer(), jit_compile=False)
         self.pending: dict[str, Any] | None = None
         if request["resume"]:
@@ -200,7 +201,7 @@ class Run:
 
     def _predict(self, split: str, batch_size: int, target: str) -> bool:
         rows = self.splits[split]
-        logits = np.zeros((len(rows.lengths), self.config.num_labels), np.float32)
+        logits = np.zeros((len(rows.lengths), len(self.request["soft_targets"])), np.float32)
         order = np.argsort(-rows.lengths, kind="stable")
         for start in range(0, len(order), batch_size):
             if self.talk.is_interrupted():
@@ -246,7 +247,7 @@ class Learner(tf_keras.Model):
         self.features, self.passes = tuple(request["features"]), int(request["passes"])
         self.max_grad_norm = float(request["max_grad_norm"])
         self.soft_targets = tf.constant(request["soft_targets"], tf.float32)
-        self.logits = tf.function(lambda tokens: self(tokens), input_signature=[self.shape()])
+        self.logits = tf.function(self.call, input_signature=[self.shape()])
 
     def shape(self) -> dict[str, Any]:
         """Rows by tokens of each feature, of any number."""
@@ -277,7 +278,9 @@ class Learner(tf_keras.Model):
             )
         norm = tf.linalg.global_norm(gradients)
         scale = tf.minimum(1.0, self.max_grad_norm / (norm + CLIP_EPSILON))
-        self.optimizer.apply_gradients([(part * scale, weight) for part, weight in zip(gradients, weights, strict=True)])
+        self.optimizer.apply_gradients(
+            [(part * scale, weight) for part, weight in zip(gradients, weights, strict=True)]
+        )
         return {"loss": loss, "grad_norm": norm}
 
     def _loss(self, batch: dict[str, Any]) -> Any:
@@ -301,7 +304,9 @@ class Weights:
         """Take every weight of the folder. Raises UnlikeWeights where its names are not the model's."""
         arrays = load_file(folder / "model.safetensors")
         if odd := sorted(set(arrays) ^ set(self._found)):
-            raise UnlikeWeights(f"{len(odd)} weights are not in both TensorFlow's and PyTorch's model, such as {odd[:3]}")
+            raise UnlikeWeights(
+                f"{len(odd)} weights are not in both TensorFlow's and PyTorch's model, such as {odd[:3]}"
+            )
         self._shapes = {name: array.shape for name, array in arrays.items()}
         for name, (variable, transpose) in self._found.items():
             variable.assign(apply_transpose(transpose, arrays.pop(name), variable.shape))
@@ -310,9 +315,7 @@ class Weights:
         """Write safetensors as PyTorch's classes load them."""
         # safetensors writes memory as it lies: a transposed view would go out untransposed.
         arrays = {
-            name: np.ascontiguousarray(
-                apply_transpose(transpose, variable.numpy(), self._shapes[name], pt_to_tf=False)
-            )
+            name: np.ascontiguousarray(apply_transpose(transpose, variable.numpy(), self._shapes[name], pt_to_tf=False))
             for name, (variable, transpose) in self._found.items()
         }
         save_file(arrays, path, metadata={"format": "pt"})

@@ -13,7 +13,9 @@ def versions(python: Path | None) -> dict[str, str] | None:
     """The versions of what the engine needs, without the seconds that importing it takes; None where it is not whole."""
     if python is None or not python.is_file():
         return None
-    asked = subprocess.run([python, "-I", "-c", ASK, *PACKAGES], capture_output=True, text=True, check=False, timeout=60)
+    asked = subprocess.run(
+        [python, "-I", "-c", ASK, *PACKAGES], capture_output=True, text=True, check=False, timeout=60
+    )
     if asked.returncode != 0:
         return None
     return dict(zip(PACKAGES.values(), json.loads(asked.stdout), strict=True))

@@ -19,6 +19,7 @@ import torch
 from transformers import get_scheduler
 
 from app.specs import JobSpec
+from worker.training import tensorflow_environment
 from worker.training.course import Course
 from worker.training.decay import decaying_names
 from worker.training.errors import ArchitectureUnsupported, EngineMissing, LossNotFinite, ResultDiffers, Stopped
@@ -201,7 +202,7 @@ def compare(plan: Plan, folder: Path, logits: np.ndarray[Any, Any]) -> None:
 
 
 def _check(plan: Plan) -> None:
-    if plan.tensorflow_python is None:
+    if tensorflow_environment.versions(plan.tensorflow_python) is None:
         raise EngineMissing("this worker has no environment with TensorFlow")
     kind = json.loads((plan.initial / "config.json").read_text(encoding="utf-8"))["model_type"]
     if kind not in ARCHITECTURES:
@@ -232,7 +233,9 @@ def _request(plan: Plan, course: Course, folder: Path) -> dict[str, Any]:
         "resume": plan.resume_from is not None,
         "threads": plan.threads,
         "seed": training.seed,
-        "splits": {split: str(_write(plan, split, tokens, folder / split)) for split in plan.encoded if split != "test"},
+        "splits": {
+            split: str(_write(plan, split, tokens, folder / split)) for split in plan.encoded if split != "test"
+        },
         "features": [*tokens, "attention_mask"],
         "padding": {
             "values": {name: fill[name] for name in tokens},
@@ -246,9 +249,7 @@ def _request(plan: Plan, course: Course, folder: Path) -> dict[str, Any]:
         "weight_decay": training.weight_decay,
         "decaying": sorted(decaying_names(plan.task.load_model(plan.initial, plan.spec))),
         "max_grad_norm": training.max_grad_norm,
-        "soft_targets": cast("Classifier", plan.task).soft_targets(
-            plan.spec, resolved.labels, _targets(plan, "train")
-        ),
+        "soft_targets": cast("Classifier", plan.task).soft_targets(plan.spec, resolved.labels, _targets(plan, "train")),
     }
 
 
@@ -282,7 +283,7 @@ def _rates(plan: Plan) -> list[float]:
     )
     rates: list[float] = []
     for _ in range(steps):
-        rates.append(scheduler.get_last_lr()[0])
+        rates.append(float(scheduler.get_last_lr()[0]))
         optimizer.step()
         scheduler.step()
     return rates
