@@ -226,9 +226,12 @@ class Run:
                 variable.assign(saved[name])
 
     def _state(self) -> list[Any]:
-        layers = [part for part in self.learner.submodules if hasattr(part, "_random_generator")]
-        generators = [layer._random_generator._generator for layer in layers]  # noqa: SLF001 - there is no public name
-        return [*self.learner.optimizer.variables, *(found.state for found in generators if found is not None)]
+        randoms = [part._random_generator for part in self.learner.submodules if hasattr(part, "_random_generator")]  # noqa: SLF001 - there is no public name
+        for random in randoms:
+            # Layers make theirs when they first draw, which may be after this.
+            random._maybe_init()  # noqa: SLF001 - the same
+        generators = [random._generator.state for random in randoms]  # noqa: SLF001 - the same
+        return [*self.learner.optimizer.variables, *generators]
 
     def _export(self, source: str, folder: str) -> None:
         self.weights.load(Path(source))
