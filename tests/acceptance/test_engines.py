@@ -25,7 +25,7 @@ def keras_pid(worker: Process) -> int:
     """The TensorFlow process of the training process that a worker started."""
     training = worker.training_pid
     children = Path(f"/proc/{training}/task/{training}/children").read_text().split()
-    (pid,) = [int(pid) for pid in children if b"keras_loop.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    (pid,) = [int(pid) for pid in children if b"training/keras" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     return pid
 
 
@@ -54,7 +54,7 @@ def test_the_same_job_learns_the_same_on_all_three_engines(local: Deployment, tm
         metrics[engine] = done["metrics"]
         local.tunesmith("download", job["id"], str(tmp_path / engine))
         classify = pipeline("text-classification", model=str(tmp_path / engine))
-        assert [found["label"] for found in classify(["the film was awful", "the film was great"])] == ["bad", "good"]
+        assert [found["label"] for found in classify(["the film was poor", "the film was great"])] == ["bad", "good"]
     for engine in ("pytorch", "tensorflow"):
         assert metrics[engine] == pytest.approx(metrics["trainer"], rel=1e-3), engine
 

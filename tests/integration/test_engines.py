@@ -25,8 +25,16 @@ def submit(database: Database) -> Callable[..., str]:
     def submit(engine: str, queue: str = "cpu") -> str:
         with database.write() as session:
             job = Job(
-                id=new_id("job"), project_id=auth.ensure_project(session, "default").id, task="t", user_metadata={},
-                priority=0, queue=queue, engine=engine, spec={}, timeout_seconds=3600, body_sha256="0" * 64,
+                id=new_id("job"),
+                project_id=auth.ensure_project(session, "default").id,
+                task="t",
+                user_metadata={},
+                priority=0,
+                queue=queue,
+                engine=engine,
+                spec={},
+                timeout_seconds=3600,
+                body_sha256="0" * 64,
             )
             lifecycle.submit(session, job)
         return job.id

@@ -1,4 +1,4 @@
-"""The other end of `keras_loop.py`: starts it in its environment, gives commands, and turns what goes wrong into our errors."""
+"""The other end of the program in `keras/`: starts it in its environment, gives commands, and turns what goes wrong into our errors."""
 
 import json
 import os
@@ -19,11 +19,10 @@ from worker.training.errors import (
     TrainingError,
 )
 
-PROGRAM = Path(__file__).with_name("keras_loop.py")
+PROGRAM = Path(__file__).with_name("keras")
 KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
 """What the other environment gets of ours."""
 POLL_SECONDS = 0.1
-END_SECONDS = 5.0
 
 Answer = dict[str, Any]
 
@@ -49,17 +48,12 @@ class KerasProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """See that it is gone."""
-        if kind is not None:
-            self._process.kill()
+        """See that it is gone: what it was asked to write is written, and it holds nothing else."""
+        self._process.kill()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
-        try:
-            self._process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        self._process.wait()
 
     def wait_until_ready(self, stop: threading.Event) -> None:
         """Wait for the model to be loaded. Raises Stopped, and what `ask` raises."""
@@ -79,7 +73,8 @@ class KerasProcess:
         """The same for what can be left half done: it raises Stopped, and the process takes the next command."""
         self._tell(do, **more)
         answer = self._hear(stop, interrupts=True)
-        if answer["said"] == "interrupted":
+        # It may have been done before it read the interrupt, which it then passes over.
+        if answer["said"] == "interrupted" or stop.is_set():
             raise Stopped
         return answer
 

@@ -97,7 +97,7 @@ def test_a_job_ends_in_a_folder_for_plain_transformers_with_a_saved_model_beside
     told = json.loads((folder / "job.json").read_text())["versions"]
     assert told["tensorflow"].startswith("2.")
     classify = pipeline("text-classification", model=str(folder))
-    texts = ["the film was awful", "the film was great"]
+    texts = ["the film was poor", "the film was great"]
     assert [found["label"] for found in classify(texts)] == ["bad", "good"]
 
     tokens = dict(AutoTokenizer.from_pretrained(folder)(texts))
@@ -164,7 +164,7 @@ def test_a_process_that_is_killed_is_an_error_that_another_attempt_mends(spec: M
     def kill(record: Record) -> bool:
         if record["type"] == "progress":
             children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-            keras = [pid for pid in children if b"keras_loop.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+            keras = [pid for pid in children if b"training/keras" in Path(f"/proc/{pid}/cmdline").read_bytes()]
             os.kill(int(keras[0]), signal.SIGKILL)
         return False
 
@@ -189,9 +189,12 @@ def test_an_architecture_goes_there_and_back(kind: str, spec: Make, train: Train
     tokenizer = AutoTokenizer.from_pretrained(models_dir / "tiny")
     if kind in ("distilbert", "mpnet"):
         tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    if "roberta" in kind or kind == "camembert":
+        # TensorFlow's classes number positions from 2 whatever the padding id; PyTorch's only with padding id 1.
+        tokenizer.pad_token = "[UNK]"
     tokenizer.save_pretrained(folder)
     done = train(spec(model={"id": f"local:{kind}"}, training={"max_steps": 2, "learning_rate": 1e-3}))
-    assert done.result["status"] == "succeeded", done.result
+    assert done.result["status"] == "succeeded", done.result["error"]
 
 
 def test_an_architecture_that_it_cannot_do_is_refused_and_told_what_it_can(

@@ -1,4 +1,4 @@
-"""Keras on TensorFlow, in a process of its own (`keras_loop.py`), over the same course and checkpoints as the other engines.
+"""Keras on TensorFlow, in a process of its own (`worker/training/keras/`), over the same course and checkpoints as the other engines.
 
     order of the rows, learning rate → one step over there → log → evaluate → save, and see that PyTorch says the same
 
@@ -50,7 +50,7 @@ class TensorflowEngine:
         _check(plan)
         course = _course(plan)
         shelf = Shelf(plan, course)
-        if course.finished and not plan.spec.export:
+        if course.finished and not course.evaluation_due and not plan.spec.export:
             return shelf.outcome(None)
         folder = plan.scratch / "tensorflow"
         shutil.rmtree(folder, ignore_errors=True)

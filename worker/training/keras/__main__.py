@@ -21,12 +21,14 @@ import signal
 
 PR_SET_PDEATHSIG = 1
 ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+for number in (signal.SIGINT, signal.SIGTERM):
+    # Where the whole group is signalled, it is the parent who decides what becomes of it.
+    signal.signal(number, signal.SIG_IGN)
 
 import json
 import os
 import re
 import resource
-import select
 import sys
 import traceback
 import zipfile
@@ -37,17 +39,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tf_keras
-from safetensors.numpy import load_file, save_file
+from learner import Learner
+from rows import Arrays, Split
+from talk import Talk
 from transformers import AutoConfig, TFAutoModelForSequenceClassification
-from transformers.modeling_tf_pytorch_utils import apply_transpose, convert_tf_weight_name_to_pt_weight_name
+from weights import UnlikeWeights, Weights
 
 STATE = "tensorflow_state.npz"
 ADAM_BETAS, ADAM_EPSILON = (0.9, 0.999), 1e-8
-CLIP_EPSILON = 1e-6
-"""What PyTorch's clipping adds to the norm before it divides by it."""
 OUT_OF_MEMORY = re.compile("OOM when allocating|bad_alloc|Cannot allocate memory")
 DISK_FULL = re.compile("No space left on device|Disk quota exceeded|File too large")
-Arrays = dict[str, np.ndarray]
 
 
 def main() -> int:
@@ -69,39 +70,6 @@ def main() -> int:
         talk.say("failed", kind=_kind(error), message=f"{type(error).__name__}: {error}"[:2000], peak_bytes=_peak())
         return 1
     return 0
-
-
-class UnlikeWeights(Exception):
-    """A folder's weights are not those of TensorFlow's model."""
-
-
-class Talk:
-    """The conversation with the parent. What libraries print goes to standard error instead."""
-
-    def __init__(self) -> None:
-        self._answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-        os.dup2(2, 1)
-        self._read = b""
-
-    def say(self, said: str, **more: Any) -> None:
-        """Answer."""
-        self._answers.write(json.dumps({"said": said, **more}) + "\n")
-
-    def hear(self) -> dict[str, Any]:
-        """The next command; a parent that is gone says quit."""
-        while b"\n" not in self._read:
-            piece = os.read(0, 1 << 16)
-            if not piece:
-                return {"do": "quit"}
-            self._read += piece
-        line, _, self._read = self._read.partition(b"\n")
-        return json.loads(line)
-
-    def is_interrupted(self) -> bool:
-        """Whether the parent wants no more of what is being done; takes that command up."""
-        if b"\n" not in self._read and not select.select([0], [], [], 0)[0]:
-            return False
-        return self.hear()["do"] in ("interrupt", "quit")
 
 
 class Run:
@@ -239,129 +207,6 @@ class Run:
         archive.track(self.learner.body)
         archive.add_endpoint("serve", lambda tokens: {"logits": self.learner(tokens)}, [self.learner.shape()])
         archive.write_out(folder)
-
-
-class Learner(tf_keras.Model):
-    """The model with our loss, and a step over several batches."""
-
-    def __init__(self, body: Any, request: dict[str, Any]) -> None:
-        super().__init__()
-        self.body = body
-        self.features, self.passes = tuple(request["features"]), int(request["passes"])
-        self.max_grad_norm = float(request["max_grad_norm"])
-        self.soft_targets = tf.constant(request["soft_targets"], tf.float32)
-        self.logits = tf.function(self.call, input_signature=[self.shape()])
-
-    def shape(self) -> dict[str, Any]:
-        """Rows by tokens of each feature, of any number."""
-        return {name: tf.TensorSpec((None, None), tf.int32, name=name) for name in self.features}
-
-    def call(self, tokens: Any, training: bool = False) -> Any:
-        """Logits (rows by classes)."""
-        return self.body(tokens, training=training).logits
-
-    def train_step(self, data: dict[str, Any]) -> dict[str, Any]:
-        """One optimiser step; the first dimension of `data` counts its forward passes."""
-        weights = self.trainable_variables
-
-        def one_pass(number: Any, loss: Any, sums: list[Any]) -> tuple[Any, Any, list[Any]]:
-            with tf.GradientTape() as tape:
-                part = self._loss({name: tensor[number] for name, tensor in data.items()})
-            parts = tape.gradient(part, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-            # Made plain tensors: the norm of a sparse gradient would be wrong where a token comes twice.
-            return number + 1, loss + part, [a + tf.convert_to_tensor(b) for a, b in zip(sums, parts, strict=True)]
-
-        begin = (tf.constant(0), tf.constant(0.0), [tf.zeros_like(weight) for weight in weights])
-        if self.passes == 1:
-            _, loss, gradients = one_pass(*begin)
-        else:
-            # A loop of the graph: written out, it would take as many times as long to trace.
-            _, loss, gradients = tf.while_loop(
-                lambda number, *_: number < self.passes, one_pass, begin, parallel_iterations=1
-            )
-        norm = tf.linalg.global_norm(gradients)
-        scale = tf.minimum(1.0, self.max_grad_norm / (norm + CLIP_EPSILON))
-        self.optimizer.apply_gradients(
-            [(part * scale, weight) for part, weight in zip(gradients, weights, strict=True)]
-        )
-        return {"loss": loss, "grad_norm": norm}
-
-    def _loss(self, batch: dict[str, Any]) -> Any:
-        logits = self({name: batch[name] for name in self.features}, training=True)
-        wanted = tf.gather(self.soft_targets, batch["labels"])
-        return -tf.reduce_sum(batch["weight"] * tf.reduce_sum(wanted * tf.nn.log_softmax(logits), -1))
-
-
-class Weights:
-    """The weights of a model by their PyTorch names, in PyTorch's shapes."""
-
-    def __init__(self, body: Any) -> None:
-        self._found: dict[str, tuple[Any, Any]] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        for variable in body.weights:
-            name, transpose = convert_tf_weight_name_to_pt_weight_name(variable.name, "", variable.shape)
-            aliases = body.tf_to_pt_weight_rename(name) if hasattr(body, "tf_to_pt_weight_rename") else (name,)
-            self._found[aliases[0]] = (variable, transpose)
-
-    def load(self, folder: Path) -> None:
-        """Take every weight of the folder. Raises UnlikeWeights where its names are not the model's."""
-        arrays = load_file(folder / "model.safetensors")
-        if odd := sorted(set(arrays) ^ set(self._found)):
-            raise UnlikeWeights(
-                f"{len(odd)} weights are not in both TensorFlow's and PyTorch's model, such as {odd[:3]}"
-            )
-        self._shapes = {name: array.shape for name, array in arrays.items()}
-        for name, (variable, transpose) in self._found.items():
-            variable.assign(apply_transpose(transpose, arrays.pop(name), variable.shape))
-
-    def save(self, path: Path) -> None:
-        """Write safetensors as PyTorch's classes load them."""
-        # safetensors writes memory as it lies: a transposed view would go out untransposed.
-        arrays = {
-            name: np.ascontiguousarray(apply_transpose(transpose, variable.numpy(), self._shapes[name], pt_to_tf=False))
-            for name, (variable, transpose) in self._found.items()
-        }
-        save_file(arrays, path, metadata={"format": "pt"})
-
-    def other_than(self, names: Sequence[str]) -> list[Any]:
-        """The variables without these names."""
-        named = set(names)
-        return [variable for name, (variable, _) in self._found.items() if name not in named]
-
-
-class Split:
-    """The tokens of one split: flat arrays, and where in them each row begins."""
-
-    def __init__(self, folder: Path, padding: dict[str, Any]) -> None:
-        self._padding = padding
-        self._starts = np.load(folder / "starts.npy")
-        self._labels = np.load(folder / "labels.npy", mmap_mode="r")
-        self._tokens = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in padding["values"]}
-        self.lengths = np.diff(self._starts)
-
-    def features(self, rows: np.ndarray) -> Arrays:
-        """Padded arrays (rows by tokens, int32), the mask among them."""
-        padding, longest = self._padding, int(self.lengths[rows].max())
-        # Few widths, so that what a kernel prepared for one serves again.
-        width = padding["always"] or max(longest, min(-(-longest // 8) * 8, padding["most"]))
-        arrays = {name: np.full((len(rows), width), padding["values"][name], np.int32) for name in self._tokens}
-        arrays["attention_mask"] = np.zeros((len(rows), width), np.int32)
-        for place, row in enumerate(rows):
-            begin, length = self._starts[row], self.lengths[row]
-            span = slice(width - length, width) if padding["left"] else slice(length)
-            for name, tokens in self._tokens.items():
-                arrays[name][place, span] = tokens[begin : begin + length]
-            arrays["attention_mask"][place, span] = 1
-        return arrays
-
-    def step(self, rows: Sequence[int], batch_size: int, passes: int) -> Arrays:
-        """The rows of a step as `passes` batches of one size; what fills up the last ones weighs nothing."""
-        room = batch_size * passes
-        filled = np.array([*rows, *[rows[0]] * (room - len(rows))])
-        weight = np.zeros(room, np.float32)
-        weight[: len(rows)] = 1 / len(rows)
-        flat = {**self.features(filled), "labels": self._labels[filled].astype(np.int32), "weight": weight}
-        return {name: array.reshape(passes, batch_size, *array.shape[1:]) for name, array in flat.items()}
 
 
 def _arguments(command: dict[str, Any]) -> dict[str, Any]:
