@@ -60,6 +60,7 @@ def main() -> int:
     talk = Talk()
     try:
         tf.get_logger().setLevel("ERROR")
+        tf_keras.utils.disable_interactive_logging()
         tf.config.threading.set_intra_op_parallelism_threads(request["threads"] or 0)
         tf.config.threading.set_inter_op_parallelism_threads(1)
         run = Run(request, talk)
