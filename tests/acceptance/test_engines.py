@@ -67,12 +67,12 @@ def test_a_worker_without_tensorflow_leaves_the_job_waiting_and_the_job_says_why
     without = local.start_worker()
     assert "has no TensorFlow" in without.log
     job = local.client.post("/v1/jobs", keras_spec(training={"max_steps": 2}))
-    events = f"/v1/jobs/{job['id']}/events?type=note"
-    local.wait_for(job["id"], lambda _: bool(local.client.get(events)["data"]), 30)
+    events = f"/v1/jobs/{job['id']}/events"
+    local.wait_for(job["id"], lambda _: bool(local.client.get(events, type="note")["data"]), 60)
     waiting = local.client.get(f"/v1/jobs/{job['id']}")
     assert (waiting["status"], waiting["attempt"]) == ("queued", 0)
     assert waiting["waiting_for"] == "no live worker offers the engine tensorflow"
-    (note,) = local.client.get(events)["data"]
+    (note,) = local.client.get(events, type="note")["data"]
     assert "no live worker has offered the engine tensorflow" in note["data"]["message"]
     plain = local.client.post("/v1/jobs", spec())
     assert local.wait_for_end(plain["id"])["status"] == "succeeded"
