@@ -47,7 +47,8 @@ from weights import UnlikeWeights, Weights
 
 STATE = "tensorflow_state.npz"
 ADAM_BETAS, ADAM_EPSILON = (0.9, 0.999), 1e-8
-OUT_OF_MEMORY = re.compile("OOM when allocating|bad_alloc|Cannot allocate memory")
+OUT_OF_MEMORY = re.compile("OOM when allocating|bad_alloc|Cannot allocate memory|out of memory|exception: ?Status: 1,")
+"""The last is oneDNN's `dnnl_out_of_memory`, as TensorFlow passes it on."""
 DISK_FULL = re.compile("No space left on device|Disk quota exceeded|File too large")
 
 
