@@ -1,6 +1,7 @@
-# Stages: `api` has no torch, `worker` has it. Both run as an unprivileged user.
+# Stages: `api` has no torch, `worker` has it, `worker-tensorflow` has TensorFlow too. All run as an unprivileged user.
 #   docker build --target api -t tunesmith-api .
 #   docker build --target worker -t tunesmith-worker .
+#   docker build --target worker-tensorflow -t tunesmith-worker-tensorflow .
 
 FROM python:3.11-slim-bookworm AS base
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 TUNESMITH_DATA_DIR=/var/lib/tunesmith
@@ -34,3 +35,10 @@ VOLUME /var/lib/tunesmith
 HEALTHCHECK --interval=15s --timeout=10s --start-period=60s --retries=3 CMD ["python", "-P", "-m", "worker.health"]
 STOPSIGNAL SIGTERM
 CMD ["python", "-P", "-m", "worker"]
+
+FROM worker AS worker-tensorflow
+USER 0
+COPY requirements-tensorflow.lock ./
+RUN python -m venv /opt/tensorflow && /opt/tensorflow/bin/pip install --no-deps --requirement requirements-tensorflow.lock
+ENV TUNESMITH_TENSORFLOW_PYTHON=/opt/tensorflow/bin/python
+USER 10001

@@ -46,6 +46,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             service.wakeup,
             interval=in_force.sweep_seconds,
             lease_seconds=in_force.lease_seconds,
+            engine_seconds=in_force.engine_seconds,
         )
         app.state.service = service
         feed = app.state.feed = Feed(service.database)

@@ -105,6 +105,16 @@ class Settings(BaseSettings):
         gt=0,
         description="How long training goes on while the database does not answer; then it saves a checkpoint and ends.",
     )
+    engine_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        description="A job whose engine no live worker has offered for this long is told so in its event log.",
+    )
+    tensorflow_python: Path | None = Field(
+        default=None,
+        description="The interpreter of the environment with TensorFlow, for workers. Empty: `.venv-tensorflow/bin/python` "
+        "beside the code, where `make install-tensorflow` puts it. Where there is none, a worker does not offer the engine.",
+    )
     backoff_seconds: float = Field(
         default=2.0, ge=0, description="Wait before the second attempt; doubles up to a minute."
     )
@@ -128,6 +138,12 @@ class Settings(BaseSettings):
     def cache(self) -> Path:
         """The scratch folder in force."""
         return (self.cache_dir or self.data_dir / "cache").absolute()
+
+    def tensorflow(self) -> Path:
+        """Where the interpreter with TensorFlow is looked for."""
+        beside = Path(__file__).resolve().parent.parent / ".venv-tensorflow" / "bin" / "python"
+        # Not resolved: an environment's python is a link, and only by its own path it is that environment's.
+        return (self.tensorflow_python or beside).absolute()
 
     def key_file(self) -> Path:
         """Where `tunesmith up` leaves the first API key."""

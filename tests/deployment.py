@@ -204,6 +204,7 @@ def deployment(folder: Path, **settings: str) -> Iterator[Deployment]:
         "TUNESMITH_LEASE_SECONDS": "5",
         "TUNESMITH_HEARTBEAT_SECONDS": "1",
         "TUNESMITH_BACKOFF_SECONDS": "0.1",
+        "TUNESMITH_TENSORFLOW_PYTHON": os.environ.get("TUNESMITH_TENSORFLOW_PYTHON", ""),
         **settings,
     }
     service = Deployment(folder, in_force)

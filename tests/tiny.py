@@ -73,5 +73,6 @@ def spec(**parts: Any) -> dict[str, Any]:
         "evaluation": {"at_start": True},
     }
     for name, part in parts.items():
-        body[name] = {**body.get(name, {}), **part} if isinstance(part, dict) else part
+        known = body.get(name, {})
+        body[name] = {**known, **part} if isinstance(part, dict) and isinstance(known, dict) else part
     return body

@@ -1,4 +1,4 @@
-"""Writes requirements.lock: installs the ranges of pyproject.toml into a fresh environment and freezes it."""
+"""Writes the lock files: installs what is wanted into fresh environments and freezes them."""
 
 import re
 import subprocess
@@ -18,6 +18,13 @@ HEADER = """\
 """
 
 
+TENSORFLOW = ("tensorflow==2.21.*", "tf-keras==2.21.0", "transformers==4.57.6")
+"""The last transformers with TensorFlow classes, and what it runs on."""
+TENSORFLOW_HEADER = """\
+# Exact versions of the environment of the engine `tensorflow`. Written by `make lock`; see docs/engines/tensorflow.md.
+"""
+
+
 def main() -> None:
     """Resolve, freeze, write."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -27,16 +34,24 @@ def main() -> None:
         *project["project"]["optional-dependencies"]["worker"],
         *project["dependency-groups"]["dev"],
     ]
+    frozen = _frozen([TORCH], [TORCH, *wanted], ["--no-deps", *WITHOUT_DEPENDENCIES])
+    lines = [line.split("+")[0] for line in frozen if not re.match(r"(nvidia-|cuda-|triton\b|-e )", line)]
+    _write("requirements.lock", HEADER, lines)
+    _write("requirements-tensorflow.lock", TENSORFLOW_HEADER, _frozen([*TENSORFLOW]))
+
+
+def _frozen(*installs: list[str]) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
-        python = f"{folder}/bin/python"
-        pip = [python, "-m", "pip"]
-        for arguments in (["--upgrade", "pip"], [TORCH], [TORCH, *wanted], ["--no-deps", *WITHOUT_DEPENDENCIES]):
+        pip = [f"{folder}/bin/python", "-m", "pip"]
+        for arguments in (["--upgrade", "pip"], *installs):
             subprocess.run([*pip, "install", "--quiet", *arguments], check=True)
-        frozen = subprocess.run([*pip, "freeze"], check=True, capture_output=True, text=True).stdout
-    lines = [line.split("+")[0] for line in frozen.splitlines() if not re.match(r"(nvidia-|cuda-|triton\b|-e )", line)]
-    (ROOT / "requirements.lock").write_text(HEADER + "\n".join(lines) + "\n")
-    sys.stdout.write(f"{len(lines)} packages\n")
+        return subprocess.run([*pip, "freeze"], check=True, capture_output=True, text=True).stdout.splitlines()
+
+
+def _write(name: str, header: str, lines: list[str]) -> None:
+    (ROOT / name).write_text(header + "\n".join(lines) + "\n")
+    sys.stdout.write(f"{name}: {len(lines)} packages\n")
 
 
 if __name__ == "__main__":

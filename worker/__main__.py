@@ -12,6 +12,7 @@ from app.jobs.lifecycle import limits_of
 from app.jobs.sweeper import Sweeper
 from app.jobs.wakeup import open_wakeup
 from app.settings import Settings
+from app.specs.engines import ENGINES
 from app.storage import open_storage
 from app.workspaces import clear_abandoned
 from worker import machine
@@ -20,6 +21,7 @@ from worker.parts import Parts
 from worker.processes import TrainingProcesses
 from worker.registration import Registration
 from worker.slots import Slots
+from worker.training import tensorflow_environment
 
 log = logging.getLogger("worker")
 
@@ -36,12 +38,13 @@ def main() -> None:
     hardware = machine.describe()
     gpus = machine.visible_gpus(hardware["gpus"])
     queues = ("cpu", "gpu") if gpus else ("cpu",)
-    parts = _open(settings, gpus, queues)
+    engines = _engines(settings)
+    parts = _open(settings, gpus, queues, engines)
     _stop_on_signals(parts)
     _prepare_environment_of_training()
     clear_abandoned(parts.workspaces)
     registration = Registration(
-        parts.database, parts.worker_id, ",".join(queues), settings.slots, hardware, settings.heartbeat_seconds
+        parts.database, parts.worker_id, queues, engines, settings.slots, hardware, settings.heartbeat_seconds
     )
     sweeper = Sweeper(
         parts.database,
@@ -49,6 +52,7 @@ def main() -> None:
         open_wakeup(settings.broker_url),
         interval=settings.sweep_seconds,
         lease_seconds=settings.lease_seconds,
+        engine_seconds=settings.engine_seconds,
     )
     registration.start()
     sweeper.start()
@@ -67,11 +71,19 @@ def main() -> None:
     log.info("worker %s has stopped", parts.worker_id)
 
 
-def _open(settings: Settings, gpus: tuple[str, ...], queues: tuple[str, ...]) -> Parts:
+def _engines(settings: Settings) -> tuple[str, ...]:
+    found = tensorflow_environment.versions(settings.tensorflow())
+    if found is None and settings.tensorflow_python is not None:
+        log.warning("TUNESMITH_TENSORFLOW_PYTHON: %s has no TensorFlow", settings.tensorflow_python)
+    return tuple(name for name in ENGINES if name != "tensorflow" or found is not None)
+
+
+def _open(settings: Settings, gpus: tuple[str, ...], queues: tuple[str, ...], engines: tuple[str, ...]) -> Parts:
     storage = open_storage(settings.storage())
     return Parts(
         worker_id=new_id("wrk"),
         queues=(*queues, "any"),
+        engines=engines,
         settings=settings,
         limits=limits_of(settings),
         database=Database(settings.database()),

@@ -9,15 +9,16 @@ from typing import Any
 from app.specs import JobSpec, Resolved
 from worker.memory import says_out_of_memory
 from worker.supervise import Ending
-from worker.training.errors import OutOfMemory
+from worker.training.errors import OutOfMemory, ProcessDied
 
 GIB = 1024**3
 
 
 def is_why(ending: Ending) -> bool:
     """Whether the process ended because it got no more memory."""
-    if ending.result is not None:
-        return ending.result.get("error", {}).get("code") == OutOfMemory.code
+    code = (ending.result or {}).get("error", {}).get("code")
+    if ending.result is not None and code != ProcessDied.code:
+        return code == OutOfMemory.code
     return ending.killed_for_memory or says_out_of_memory(ending.log_tail)
 
 

@@ -19,6 +19,8 @@ class Parts:
     worker_id: str
     queues: tuple[str, ...]
     """The queues of jobs it may claim, in the words of `Job.queue`."""
+    engines: tuple[str, ...]
+    """The engines it offers."""
     settings: Settings
     limits: Limits
     database: Database

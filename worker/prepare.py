@@ -35,6 +35,7 @@ def prepare(parts: Parts, job: Job, folder: Path, slot: int) -> Assignment:
         job_id=job.id,
         threads=parts.threads_a_slot,
         memory_bytes=parts.settings.training_memory_bytes or None,
+        tensorflow_python=parts.settings.tensorflow() if "tensorflow" in parts.engines else None,
     )
     if request.resume_from is not None and request.resolved is not None:
         _show_resumed_step(parts, job, read_manifest(request.resume_from), request.resolved)
@@ -45,7 +46,7 @@ def prepare(parts: Parts, job: Job, folder: Path, slot: int) -> Assignment:
         out_dir=out_dir,
         keep_checkpoints=spec.checkpoints.keep,
         seconds_left=_seconds_left(parts, job),
-        gpu=parts.gpus[slot % len(parts.gpus)] if parts.gpus and spec.resources.gpus != 0 else None,
+        gpu=parts.gpus[slot % len(parts.gpus)] if parts.gpus and job.queue != "cpu" else None,
     )
 
 

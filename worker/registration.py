@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import update
@@ -15,14 +16,19 @@ from app.jobs.tables import Worker
 
 log = logging.getLogger(__name__)
 
-ENGINES = "trainer"
-
 
 class Registration(threading.Thread):
     """Registers when made, says it is alive every `interval` seconds, and signs off at the end."""
 
     def __init__(
-        self, database: Database, worker_id: str, queues: str, slots: int, hardware: dict[str, Any], interval: float
+        self,
+        database: Database,
+        worker_id: str,
+        queues: Sequence[str],
+        engines: Sequence[str],
+        slots: int,
+        hardware: dict[str, Any],
+        interval: float,
     ) -> None:
         super().__init__(name="registration", daemon=True)
         self._database, self._worker_id, self._interval = database, worker_id, interval
@@ -34,8 +40,8 @@ class Registration(threading.Thread):
                     host=socket.gethostname()[:255],
                     pid=os.getpid(),
                     version=__version__,
-                    queues=queues,
-                    engines=ENGINES,
+                    queues=",".join(queues),
+                    engines=",".join(engines),
                     slots=slots,
                     hardware=hardware,
                 )

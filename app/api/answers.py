@@ -231,6 +231,9 @@ class TaskAnswer(BaseModel):
     optional_columns: list[str]
     metrics: list[str]
     engines: list[str]
+    engine_limits: dict[str, dict[str, list[Any]]] = Field(
+        description="For each engine, the fields of a job where it takes only these values. An empty list: none."
+    )
     json_schema: dict[str, Any] = Field(description="The JSON schema of `task`.")
     job_schema: dict[str, Any] = Field(description="The JSON schema of the whole job spec.")
     example: dict[str, Any] = Field(description="A body for POST /v1/jobs.")

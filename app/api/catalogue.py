@@ -8,8 +8,8 @@ from app.api.answers import Page, TaskAnswer, WorkerAnswer
 from app.api.dependencies import Parts, ProjectId
 from app.jobs import queries
 from app.specs import TASKS, JobSpec
+from app.specs.engines import engines_for
 from app.specs.text_classification import MetricName
-from app.specs.training import Training
 
 router = APIRouter(prefix="/v1", tags=["catalogue"])
 
@@ -44,7 +44,8 @@ def tasks(project: ProjectId) -> Page[TaskAnswer]:
                 required_columns=list(task.required_roles),
                 optional_columns=list(task.optional_roles),
                 metrics=list(get_args(MetricName)),
-                engines=list(get_args(Training.model_fields["engine"].annotation)),
+                engines=list(engines_for(name)),
+                engine_limits=engines_for(name),
                 json_schema=task.model_json_schema(),
                 job_schema=schema,
                 example=EXAMPLES[name],

@@ -10,6 +10,7 @@ from app.db import json_pairs, now
 from app.jobs import lifecycle
 from app.jobs.states import JobStatus
 from app.jobs.tables import Artifact, Dataset, Event, IdempotencyKey, Job, JobDataset, LogChunk, Worker
+from app.specs.engines import ENGINES
 
 Item = TypeVar("Item")
 
@@ -83,6 +84,9 @@ def waiting_for(session: Session, job: Job, *, silent_for: float) -> str | None:
     alive = [worker for worker, is_alive in workers(session, silent_for=silent_for) if is_alive]
     if not alive:
         return "no worker is alive"
+    alive = [worker for worker in alive if job.engine in worker.engines.split(",")]
+    if not alive:
+        return f"no live worker offers the engine {job.engine}"
     if job.queue == "gpu" and not any("gpu" in worker.queues.split(",") for worker in alive):
         return "no live worker offers a GPU"
     busy = session.scalar(select(func.count()).where(Job.status == JobStatus.RUNNING)) or 0
@@ -261,6 +265,26 @@ def due_queues(session: Session, *, within: float) -> Sequence[str]:
         select(Job.queue)
         .where(Job.status == JobStatus.QUEUED, Job.available_at <= now(), Job.available_at > now() - within)
         .distinct()
+    ).all()
+
+
+def without_engine(session: Session, *, waited: float) -> Sequence[Row[str, int, str]]:
+    """Queued jobs, a hundred at most, whose engine no worker has offered for so many seconds, and whose log does not say so.
+
+    Each with the id of its newest event, and its engine.
+    """
+    heard = select(Worker.engines).where(Worker.last_seen_at > now() - waited).distinct()
+    offered = {engine for engines in session.scalars(heard) for engine in engines.split(",")}
+    told = exists().where(Event.job_id == Job.id, Event.type == "note", Event.data["engine"].as_string() == Job.engine)
+    return session.execute(
+        select(Job.id, Job.event_seq, Job.engine)
+        .where(
+            Job.status == JobStatus.QUEUED,
+            Job.engine.in_(sorted(ENGINES.keys() - offered)),
+            Job.available_at < now() - waited,
+            ~told,
+        )
+        .limit(100)
     ).all()
 
 

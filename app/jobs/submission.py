@@ -19,6 +19,7 @@ from app.jobs.tables import Dataset, Job
 from app.specs import JobSpec
 from app.specs.data import DataSource, InlineData, UploadedData
 from app.specs.durations import seconds
+from app.specs.engines import takes
 from app.specs.training import AUTO_BATCH_SIZE
 
 INLINE_LIMIT_BYTES = 1024**2
@@ -49,7 +50,8 @@ class Plan:
             task=self.spec.task.type,
             user_metadata=dict(self.spec.metadata),
             priority=self.spec.priority,
-            queue={0: "cpu", 1: "gpu", "auto": "any"}[self.spec.resources.gpus],
+            queue=_queue(self.spec),
+            engine=self.spec.training.engine,
             timeout_seconds=seconds(self.spec.resources.timeout),
             body_sha256=body_sha256,
             spec=self.spec.model_dump(mode="json"),
@@ -116,6 +118,12 @@ def require_datasets(session: Session, plan: Plan) -> None:
     for split, dataset in plan.datasets.items():
         if dataset.id not in held:
             raise _no_dataset(split)
+
+
+def _queue(spec: JobSpec) -> str:
+    if not takes(spec.training.engine, "resources.gpus", 1):
+        return "cpu"
+    return {0: "cpu", 1: "gpu", "auto": "any"}[spec.resources.gpus]
 
 
 def _sources(spec: JobSpec) -> dict[str, DataSource]:

@@ -18,14 +18,28 @@ HINT_SECONDS = 15.0
 """A job that became due longer ago waits for a slot, not for a hint: more of them would only pile up."""
 
 
-def sweep(database: Database, limits: Limits, wakeup: Wakeup, *, reclaims: bool = True) -> int:
-    """Reclaim expired leases, fail jobs past their deadline, hint at work just due. Returns jobs changed."""
+ENGINE_SECONDS = 60.0
+
+
+def sweep(
+    database: Database,
+    limits: Limits,
+    wakeup: Wakeup,
+    *,
+    reclaims: bool = True,
+    engine_seconds: float = ENGINE_SECONDS,
+) -> int:
+    """Reclaim expired leases, fail jobs past their deadline, hint at work just due. Returns jobs changed.
+
+    A job that has waited `engine_seconds` while no worker offered its engine is told so, once, in its log.
+    """
     changed = _reclaim(database, limits) if reclaims else 0
     with database.read() as session:
         late = queries.past_deadline(session)
     for job_id in late:
         with database.write() as session:
             changed += lifecycle.expire(session, job_id)
+    _tell_of_missing_engines(database, engine_seconds)
     with database.read() as session:
         waiting = queries.due_queues(session, within=HINT_SECONDS)
     for queue in waiting:
@@ -51,6 +65,16 @@ def _reclaim(database: Database, limits: Limits) -> int:
     return changed
 
 
+def _tell_of_missing_engines(database: Database, waited: float) -> None:
+    with database.read() as session:
+        waiting = queries.without_engine(session, waited=waited)
+    for job_id, seen, engine in waiting:
+        message = f"for {waited:.0f} s no live worker has offered the engine {engine}; the job waits for one that does"
+        with database.write() as session:
+            if lifecycle.note(session, job_id, seen, {"message": message, "engine": engine}):
+                log.warning("job %s: %s", job_id, message)
+
+
 class Sweeper(threading.Thread):
     """Sweeps every `interval` seconds until stopped.
 
@@ -68,10 +92,12 @@ class Sweeper(threading.Thread):
         *,
         interval: float,
         lease_seconds: float,
+        engine_seconds: float = ENGINE_SECONDS,
     ) -> None:
         super().__init__(name="sweeper", daemon=True)
         self._database, self._limits, self._wakeup = database, limits, wakeup
         self._interval, self._lease_seconds = interval, lease_seconds
+        self._engine_seconds = engine_seconds
         self._stop_asked = threading.Event()
 
     def run(self) -> None:
@@ -85,7 +111,13 @@ class Sweeper(threading.Thread):
                     good_since = None
                 last_contact = contact
                 reclaims = good_since is not None and time.monotonic() - good_since >= self._lease_seconds
-                sweep(self._database, self._limits, self._wakeup, reclaims=reclaims)
+                sweep(
+                    self._database,
+                    self._limits,
+                    self._wakeup,
+                    reclaims=reclaims,
+                    engine_seconds=self._engine_seconds,
+                )
                 good_since = good_since or time.monotonic()
             except SQLAlchemyError as error:
                 log.warning("sweep failed, the database does not answer: %s", error)

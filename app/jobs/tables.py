@@ -103,6 +103,7 @@ class Job(Base):
     user_metadata: Mapped[dict[str, Any]]
     priority: Mapped[int] = mapped_column(Integer)
     queue: Mapped[str] = mapped_column(String(20))
+    engine: Mapped[str] = mapped_column(String(20), insert_default="trainer", server_default="trainer")
     parent_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), index=True)
     start_artifact_id: Mapped[str | None] = mapped_column(String(40))
     """A checkpoint of an earlier job that the first attempt goes on from."""

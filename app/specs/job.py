@@ -8,6 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from app.specs.data import Data
 from app.specs.durations import seconds
+from app.specs.engines import misfit
 from app.specs.strict import Strict
 from app.specs.text_classification import MetricName, TextClassification
 from app.specs.training import BatchSize, Training
@@ -163,6 +164,12 @@ class JobSpec(Strict):
     training: Training = Field(default_factory=Training, description="How to train.")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="When to evaluate and by what.")
     checkpoints: Checkpoints = Field(default_factory=Checkpoints, description="When to save.")
+    export: list[Literal["saved_model"]] = Field(
+        default_factory=list[Literal["saved_model"]],
+        max_length=1,
+        description="Other formats to publish beside the PyTorch-format model: `saved_model` is TensorFlow's own folder, "
+        "with the engine `tensorflow`.",
+    )
     resources: Resources = Field(default_factory=Resources, description="What the job needs to run.")
 
     @field_validator("model", mode="before")
@@ -187,6 +194,8 @@ class JobSpec(Strict):
         best_by = self.evaluation.best_by
         if best_by is not None and best_by != "loss" and best_by not in self.metrics:
             raise _misfit("evaluation.best_by", f"'{best_by}' is not computed; metrics are {', '.join(self.metrics)}")
+        if refused := misfit(self.training.engine, self):
+            raise _misfit(*refused)
         return self
 
     @property

@@ -30,9 +30,10 @@ class EarlyStopping(Strict):
 class Training(Strict):
     """How to train. The defaults are those of the Hugging Face fine-tuning tutorial."""
 
-    engine: Literal["trainer", "pytorch"] = Field(
+    engine: Literal["trainer", "pytorch", "tensorflow"] = Field(
         default="trainer",
-        description="The training loop: `trainer` is the Hugging Face Trainer, `pytorch` a native loop over accelerate.",
+        description="The training loop: `trainer` is the Hugging Face Trainer, `pytorch` a native loop over accelerate, "
+        "`tensorflow` Keras on TensorFlow. `GET /v1/tasks` says what each can do.",
     )
     method: FullMethod = Field(default_factory=FullMethod, description="Which weights are tuned.")
     epochs: float = Field(default=3.0, gt=0, le=10_000, description="Passes over train.")

@@ -26,7 +26,7 @@ SPEC = {
 
 @pytest.fixture
 def submit(database: Database) -> Callable[..., str]:
-    def submit(priority: int = 0, queue: str = "cpu", project: str = "default") -> str:
+    def submit(priority: int = 0, queue: str = "cpu", project: str = "default", engine: str = "trainer") -> str:
         with database.write() as session:
             project_id = auth.ensure_project(session, project).id
             job = Job(
@@ -36,6 +36,7 @@ def submit(database: Database) -> Callable[..., str]:
                 user_metadata={},
                 priority=priority,
                 queue=queue,
+                engine=engine,
                 spec=SPEC,
                 timeout_seconds=3600,
                 body_sha256="0" * 64,

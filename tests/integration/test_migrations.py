@@ -1,6 +1,8 @@
+import json
+
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
 
 from app import migrate
 from app.db import Database
@@ -20,6 +22,26 @@ def test_downgrade_leaves_nothing_and_upgrade_works_again(database: Database) ->
     assert not migrate.is_current(database)
     migrate.upgrade(database)
     assert migrate.is_current(database)
+
+
+def test_jobs_of_the_version_before_keep_their_engine(database: Database) -> None:
+    migrate.downgrade(database, "0002")
+    with database.engine.begin() as connection:
+        connection.execute(text("INSERT INTO projects (id, name, created_at) VALUES ('p', 'p', 0)"))
+        for name, spec in (("old", {"training": {"engine": "pytorch"}}), ("older", {})):
+            connection.execute(
+                text(
+                    "INSERT INTO jobs (id, project_id, task, user_metadata, priority, queue, body_sha256, spec, status, attempt, "
+                    "queued_at, available_at, timeout_seconds, failures, workers_lost, stalled, furthest_step, step_at_claim, "
+                    "event_seq, created_at) VALUES (:id, 'p', 't', '{}', 0, 'cpu', 'x', :spec, 'queued', 0, 0, 0, 9, 0, 0, 0, 0, "
+                    "0, 0, 0)"
+                ),
+                {"id": name, "spec": json.dumps(spec)},
+            )
+    migrate.upgrade(database)
+    with database.engine.connect() as connection:
+        engines = connection.execute(text("SELECT id, engine FROM jobs ORDER BY id")).tuples().all()
+    assert list(engines) == [("old", "pytorch"), ("older", "trainer")]
 
 
 def test_upgrade_twice_changes_nothing(database: Database) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any, cast
@@ -48,7 +49,14 @@ def prepare_request(spec_path: Path, out_dir: Path, named_files: list[str], mode
         # Without a checkpoint the run begins anew, and the spec may have been mended in between.
         resolved=_settled_before(out_dir, spec) if checkpoint else None,
         resume_from=checkpoint,
+        tensorflow_python=_tensorflow_python(),
     )
+
+
+def _tensorflow_python() -> Path:
+    # As the worker's setting of this name, which this command must not import.
+    asked, beside = os.environ.get("TUNESMITH_TENSORFLOW_PYTHON"), Path(__file__).resolve().parents[2]
+    return Path(asked).absolute() if asked else beside / ".venv-tensorflow" / "bin" / "python"
 
 
 def _read_spec(path: Path) -> dict[str, Any]:

@@ -4,6 +4,10 @@
     ├── ModelNotFound             model_not_found        no
     ├── ModelRefused              model_refused          no
     ├── ModelConfigInvalid        model_config_invalid   no
+    ├── ArchitectureUnsupported   architecture_unsupported no
+    ├── ResultDiffers             result_differs         no
+    ├── EngineMissing             engine_missing         yes
+    ├── ProcessDied               training_process_died  yes
     ├── HubUnreachable            hub_unreachable        yes
     ├── DataNotFound              data_not_found         no
     ├── ColumnMissing             column_missing         no
@@ -75,6 +79,34 @@ class ModelRefused(TrainingError):
 class ModelConfigInvalid(TrainingError):
     code = "model_config_invalid"
     default_hint = "Leave the setting out of model.config, or give it a value that this model takes."
+
+
+class ArchitectureUnsupported(TrainingError):
+    code = "architecture_unsupported"
+    default_hint = 'Use training.engine "trainer" or "pytorch", which take every architecture.'
+
+
+class ResultDiffers(TrainingError):
+    """Another framework's weights do not compute in PyTorch what they computed there."""
+
+    code = "result_differs"
+    default_hint = 'Nothing was published. Use training.engine "trainer" or "pytorch" for this model.'
+
+
+class EngineMissing(TrainingError):
+    code = "engine_missing"
+    default_hint = "Run `make install-tensorflow`, or set TUNESMITH_TENSORFLOW_PYTHON to an environment that has it."
+    retryable = True
+
+
+class ProcessDied(TrainingError):
+    """A process that this one had started for training ended without a word."""
+
+    code = "training_process_died"
+    default_hint = (
+        "It was killed from outside or crashed in native code. The next attempt goes on from the newest checkpoint."
+    )
+    retryable = True
 
 
 class HubUnreachable(TrainingError):

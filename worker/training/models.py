@@ -136,6 +136,8 @@ def load(kind: Any, folder: Path, spec: JobSpec) -> Any:
     model, info = _from_pretrained(kind, folder, spec, None)
     if info["missing_keys"] or info["mismatched_keys"]:
         raise ModelRefused(f"{folder.name}: weights are missing: {sorted(info['missing_keys'])[:SHOWN_WEIGHTS]}")
+    if info["unexpected_keys"]:
+        raise ModelRefused(f"{folder.name}: weights of no use: {sorted(info['unexpected_keys'])[:SHOWN_WEIGHTS]}")
     return model
 
 

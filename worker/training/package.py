@@ -5,6 +5,7 @@ README.md                                            the model card
 job.json                                             the spec as asked, what it was resolved to, the metrics
 evaluation/predictions.jsonl                         one line an eval row, if the spec asks for it
 evaluation/report.json                               numbers for each class
+saved_model/                                         TensorFlow's own format, if the spec asks for it
 manifest.json                                        path, size and SHA-256 of each file, written last
 """
 
@@ -35,12 +36,23 @@ class Judged:
 
 
 def package(
-    plan: Plan, course: Course, folder: Path, judged: Judged, eval_rows: Table | None, job_id: str | None
+    plan: Plan,
+    course: Course,
+    folder: Path,
+    exports: Path | None,
+    judged: Judged,
+    eval_rows: Table | None,
+    job_id: str | None,
 ) -> Manifest:
-    """Commit `OUT_DIR/model` from the model in `folder`. Raises OSError where the disk says no."""
+    """Commit `OUT_DIR/model` from the model in `folder`, with what is in `exports` beside it.
+
+    Raises OSError where the disk says no.
+    """
     staging = plan.scratch / "model"
     shutil.rmtree(staging, ignore_errors=True)
     copy_model(folder, staging)
+    if exports is not None:
+        shutil.copytree(exports, staging, dirs_exist_ok=True)
     published = course.best_step or course.step
     _write(staging / "job.json", _job(plan, course, judged, job_id, published))
     (staging / "README.md").write_text(

@@ -31,6 +31,10 @@ class Plan:
     resume_from: Path | None
     report: Reporter
     stop: threading.Event
+    threads: int | None = None
+    """CPU threads, for engines that compute in a process of their own."""
+    tensorflow_python: Path | None = None
+    """The interpreter of the environment that has TensorFlow."""
 
     @property
     def scratch(self) -> Path:

@@ -29,6 +29,8 @@ class TrainingRequest:
     """CPU threads to compute with; torch's own choice without it."""
     memory_bytes: int | None = None
     """What the process may allocate; without it, all that there is."""
+    tensorflow_python: Path | None = None
+    """The interpreter of the environment that has TensorFlow, for the engine `tensorflow`."""
 
     def to_json(self) -> str:
         """Write the request as one JSON object."""
@@ -44,6 +46,7 @@ class TrainingRequest:
                 "job_id": self.job_id,
                 "threads": self.threads,
                 "memory_bytes": self.memory_bytes,
+                "tensorflow_python": _text(self.tensorflow_python),
             }
         )
 
@@ -62,6 +65,7 @@ class TrainingRequest:
             job_id=raw["job_id"],
             threads=raw["threads"],
             memory_bytes=raw["memory_bytes"],
+            tensorflow_python=_path(raw["tensorflow_python"]),
         )
 
 

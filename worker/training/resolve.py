@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from app.specs import JobSpec, Resolved
+from app.specs.engines import takes
 from app.specs.job import Tokenization
 from app.specs.training import AUTO_BATCH_SIZE
+from worker.training import tensorflow_environment
 from worker.training.data import Data
-from worker.training.errors import DataChanged, GpuMissing, PrecisionUnsupported
+from worker.training.errors import DataChanged, EngineMissing, GpuMissing, PrecisionUnsupported
 from worker.training.models import BaseModel, token_limit
 from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
@@ -35,11 +37,11 @@ def resolve(
 ) -> Resolved:
     """Settle the run, or check that what an earlier attempt settled still holds.
 
-    Raises GpuMissing, PrecisionUnsupported or DataChanged.
+    Raises GpuMissing, PrecisionUnsupported, EngineMissing or DataChanged.
     """
     if request.resolved is not None:
         return _still_holds(request.resolved, data)
-    resolved = _settle(request.spec, data, base, token_limit(config, tokenizer))
+    resolved = _settle(request, data, base, token_limit(config, tokenizer))
     asked = request.spec.tokenization.max_length
     # A stored spec has every default written out, so a default is told from a wish by its value alone.
     if resolved.max_length < asked != Tokenization.model_fields["max_length"].default:
@@ -53,7 +55,8 @@ def steps_per_epoch(rows: int, batch_size: int, accumulation: int) -> int:
     return max(1, math.ceil(math.ceil(rows / batch_size) / accumulation))
 
 
-def _settle(spec: JobSpec, data: Data, base: BaseModel, limit: int | None) -> Resolved:
+def _settle(request: TrainingRequest, data: Data, base: BaseModel, limit: int | None) -> Resolved:
+    spec = request.spec
     training, asked = spec.training, spec.tokenization.max_length
     device = _device(spec)
     batch_size = AUTO_BATCH_SIZE if training.batch_size == "auto" else training.batch_size
@@ -74,7 +77,7 @@ def _settle(spec: JobSpec, data: Data, base: BaseModel, limit: int | None) -> Re
         datasets=data.hashes,
         rows={split: len(table) for split, table in data.splits.items()},
         skipped_rows=data.skipped,
-        versions=_versions(),
+        versions=_versions() | _engine_versions(request),
     )
 
 
@@ -88,7 +91,7 @@ def _still_holds(resolved: Resolved, data: Data) -> Resolved:
 
 
 def _device(spec: JobSpec) -> str:
-    if spec.resources.gpus == 0:
+    if spec.resources.gpus == 0 or not takes(spec.training.engine, "resources.gpus", 1):
         return "cpu"
     if torch.cuda.is_available():
         return "cuda"
@@ -127,4 +130,13 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             # Run from a checkout, our own package is not installed.
             continue
+    return found
+
+
+def _engine_versions(request: TrainingRequest) -> dict[str, str]:
+    if request.spec.training.engine != "tensorflow":
+        return {}
+    found = tensorflow_environment.versions(request.tensorflow_python)
+    if found is None:
+        raise EngineMissing("this worker has no environment with TensorFlow")
     return found

@@ -19,6 +19,7 @@ from worker.training.package import Judged, package
 from worker.training.plan import Plan, Predictions
 from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
+from worker.training.saving import Outcome
 from worker.training.settle import settle
 from worker.training.shortage import shortage_of
 from worker.training.tasks import TASKS
@@ -55,23 +56,24 @@ def _attempt(request: TrainingRequest, report: Reporter, stop: threading.Event) 
     data = prepare(load(request, task), request.spec, task, report, stop)
     plan = settle(request, task, data, report, stop)
     report.phase("training")
-    course, folder, is_saved = _train(plan)
+    outcome, folder = _train(plan)
+    course = outcome.course
     # Without a checkpoint of the last step, a stop from here on would lose the whole training: then we finish.
-    ending = plan if is_saved else _unstoppable(plan)
+    ending = plan if outcome.is_saved else _unstoppable(plan)
     report.phase("evaluating")
     judged = _judge(ending, course, folder)
     report.phase("packaging")
-    package(ending, course, folder, judged, data.splits.get("eval"), request.job_id)
+    package(ending, course, folder, outcome.exports, judged, data.splits.get("eval"), request.job_id)
     shutil.rmtree(plan.scratch, ignore_errors=True)
     report.result("succeeded", course.step, metrics=judged.metrics, model_path="model")
 
 
-def _train(plan: Plan) -> tuple[Course, Path, bool]:
+def _train(plan: Plan) -> tuple[Outcome, Path]:
     outcome = ENGINES[plan.spec.training.engine].train(plan)
     plan.report.step = outcome.course.step
     if outcome.folder is None:
         raise Stopped
-    return outcome.course, outcome.folder, outcome.is_saved
+    return outcome, outcome.folder
 
 
 def _judge(plan: Plan, course: Course, folder: Path) -> Judged:
@@ -112,7 +114,7 @@ def _step_of(checkpoint: Path | None) -> int:
 
 def _clear_scratch(request: TrainingRequest) -> None:
     # What a killed attempt left; but a checkpoint to resume from may have been put there too.
-    for name in ("trainer", "initial", "final", "model"):
+    for name in ("trainer", "tensorflow", "initial", "final", "model"):
         shutil.rmtree(request.out_dir / "staging" / name, ignore_errors=True)
 
 

@@ -16,6 +16,7 @@ RESUME_ONLY = frozenset(
         "rng_state.pth",
         "scaler.pt",
         "scheduler.pt",
+        "tensorflow_state.npz",
         "trainer_state.json",
         "training_args.bin",
         "tunesmith.json",
@@ -32,6 +33,8 @@ class Outcome:
     folder: Path | None
     is_saved: bool
     """Whether a checkpoint of the last step stands, so that a stop from here on loses nothing."""
+    exports: Path | None = None
+    """A folder of what is published beside the model."""
 
 
 class Shelf:

@@ -38,6 +38,8 @@ def settle(request: TrainingRequest, task: Task, data: Data, report: Reporter, s
         resume_from=request.resume_from,
         report=report,
         stop=stop,
+        threads=request.threads,
+        tensorflow_python=request.tensorflow_python,
     )
 
 

@@ -7,7 +7,7 @@ claim), `running` (the owner), `wishes` (people), `repairs` (the sweeper); `move
 
 from app.jobs.lifecycle.lease import Intents, Lease, Limits, LostLease, limits_of
 from app.jobs.lifecycle.queueing import claim, queue_order, submit
-from app.jobs.lifecycle.repairs import expire, reclaim
+from app.jobs.lifecycle.repairs import expire, note, reclaim
 from app.jobs.lifecycle.running import (
     checkpoint,
     fail,
@@ -40,6 +40,7 @@ __all__ = [
     "limits_of",
     "log",
     "look",
+    "note",
     "pause",
     "queue_order",
     "reclaim",

@@ -1,6 +1,6 @@
 """Into the queue and out of it: submit, and the claim that decides who goes next."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, exists, func, or_, select, update
@@ -10,6 +10,7 @@ from app.db import now
 from app.jobs.lifecycle.moves import append, status_event
 from app.jobs.states import TRANSITIONS, JobStatus
 from app.jobs.tables import Job, Worker
+from app.specs.engines import ENGINES
 from app.webhooks.outbox import announce
 
 
@@ -25,12 +26,18 @@ def submit(session: Session, job: Job) -> None:
     announce(session, job.id, 1, JobStatus.QUEUED)
 
 
-def claim(session: Session, owner: str, queues: Sequence[str], lease_seconds: float) -> Job | None:
-    """Take the best queued job of these queues, or None. It is the caller's for `lease_seconds`."""
+def claim(
+    session: Session,
+    owner: str,
+    queues: Sequence[str],
+    lease_seconds: float,
+    engines: Collection[str] = tuple(ENGINES),
+) -> Job | None:
+    """Take the best queued job of these queues and engines, or None. It is the caller's for `lease_seconds`."""
     taken = TRANSITIONS["claim"]
     best = (
         select(Job.id)
-        .where(*claimable(queues, lease_seconds))
+        .where(*claimable(queues, engines, lease_seconds))
         .order_by(*queue_order())
         .limit(1)
         .with_for_update(skip_locked=True, of=Job)
@@ -69,14 +76,15 @@ def claim(session: Session, owner: str, queues: Sequence[str], lease_seconds: fl
     return job
 
 
-def claimable(queues: Sequence[str], lease_seconds: float) -> tuple[ColumnElement[bool], ...]:
-    """Which jobs a worker of these queues may take now.
+def claimable(queues: Sequence[str], engines: Collection[str], lease_seconds: float) -> tuple[ColumnElement[bool], ...]:
+    """Which jobs a worker of these queues and engines may take now.
 
-    A job that takes either, CPU or GPU, is left to the GPU workers while one is alive.
+    A job that takes either, CPU or GPU, is left to the GPU workers while one that offers its engine is alive.
     """
     due = (
         Job.status == JobStatus.QUEUED,
         Job.queue.in_(queues),
+        Job.engine.in_(engines),
         Job.available_at <= now(),
         Job.cancel_requested_at.is_(None),
         Job.pause_requested_at.is_(None),
@@ -84,7 +92,8 @@ def claimable(queues: Sequence[str], lease_seconds: float) -> tuple[ColumnElemen
     if "gpu" in queues:
         return due
     heard = Worker.last_seen_at > now() - lease_seconds
-    faster = exists().where(Worker.stopped_at.is_(None), heard, Worker.queues.contains("gpu"))
+    offers = ("," + Worker.engines + ",").contains("," + Job.engine + ",")
+    faster = exists().where(Worker.stopped_at.is_(None), heard, Worker.queues.contains("gpu"), offers)
     return (*due, or_(Job.queue != "any", ~faster))
 
 

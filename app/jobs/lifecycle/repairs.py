@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from sqlalchemy import Row
+from sqlalchemy import Row, update
 from sqlalchemy.orm import Session
 
 from app.db import now
 from app.jobs.lifecycle.lease import Limits
-from app.jobs.lifecycle.moves import move, requeue
+from app.jobs.lifecycle.moves import append, move, requeue
 from app.jobs.lifecycle.running import timeout_error
+from app.jobs.states import JobStatus
 from app.jobs.tables import Job
 
 OWNER_SECONDS = 300.0
@@ -34,6 +35,21 @@ def expire(session: Session, job_id: str) -> bool:
         return True
     overdue = Job.deadline_at < now() - OWNER_SECONDS
     return move(session, "expire_running", job_id, [overdue], error=timeout_error())
+
+
+def note(session: Session, job_id: str, seen: int, data: dict[str, Any]) -> bool:
+    """Append a `note` to the log of a queued job, unless anything was appended since its event `seen`."""
+    noted = session.execute(
+        update(Job)
+        .where(Job.id == job_id, Job.status == JobStatus.QUEUED, Job.event_seq == seen)
+        .values(event_seq=Job.event_seq + 1)
+        .returning(Job.event_seq, Job.attempt)
+        .execution_options(synchronize_session=False)
+    ).one_or_none()
+    if noted is None:
+        return False
+    append(session, job_id, noted.event_seq, noted.attempt, [("note", data)])
+    return True
 
 
 def _worker_lost(attempt: int) -> dict[str, Any]:

@@ -8,12 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from keras_environment import tensorflow_python
 from tiny import make_model, sentences
 
 from app.specs import JobSpec, Resolved
+from worker.training.data import load, prepare
+from worker.training.plan import Plan
 from worker.training.reports import Record, Reporter
 from worker.training.request import TrainingRequest
 from worker.training.run import run
+from worker.training.settle import settle
+from worker.training.tasks import TASKS
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +65,20 @@ def spec(engine: str) -> Callable[..., JobSpec]:
     return make
 
 
+@pytest.fixture
+def plan(models_dir: Path, tmp_path: Path) -> Callable[[JobSpec], Plan]:
+    """Makes what an engine is given."""
+
+    def make(spec: JobSpec) -> Plan:
+        python = tensorflow_python() if spec.training.engine == "tensorflow" else None
+        request = TrainingRequest(spec, tmp_path, {}, models_dir, {}, None, None, tensorflow_python=python)
+        report, stop, task = Reporter(tmp_path), threading.Event(), TASKS["text-classification"]
+        data = prepare(load(request, task), spec, task, report, stop)
+        return settle(request, task, data, report, stop)
+
+    return make
+
+
 class Run:
     """What one attempt left behind."""
 
@@ -102,6 +121,7 @@ def train(tmp_path: Path, models_dir: Path) -> Callable[..., Run]:
                 "jobs_models": {},
                 "resolved": None,
                 "resume_from": None,
+                "tensorflow_python": tensorflow_python() if spec.training.engine == "tensorflow" else None,
                 **more,
             }
         )

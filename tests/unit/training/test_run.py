@@ -10,11 +10,11 @@ from transformers import pipeline
 
 from app.specs import JobSpec
 from worker.training.checkpoints import newest_valid, verify
-from worker.training.engines import ENGINES
 from worker.training.pace import Pace
 from worker.training.reports import Record
 
-pytestmark = pytest.mark.parametrize("engine", ENGINES)
+# TensorFlow takes seconds to start, and has its own tests of the same in test_tensorflow.py.
+pytestmark = pytest.mark.parametrize("engine", ["trainer", "pytorch"])
 
 Make = Callable[..., JobSpec]
 Train = Callable[..., Any]

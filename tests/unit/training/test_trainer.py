@@ -1,4 +1,3 @@
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,25 +16,10 @@ from transformers import (
 
 from app.specs import JobSpec
 from worker.training.course import Course
-from worker.training.data import load, prepare
 from worker.training.engines.trainer import CourseTrainer
 from worker.training.pace import Pace
 from worker.training.plan import Plan
 from worker.training.reports import Record, Reporter
-from worker.training.request import TrainingRequest
-from worker.training.settle import settle
-from worker.training.tasks import TASKS
-
-
-@pytest.fixture
-def plan(models_dir: Path, tmp_path: Path) -> Callable[[JobSpec], Plan]:
-    def make(spec: JobSpec) -> Plan:
-        request = TrainingRequest(spec, tmp_path, {}, models_dir, {}, None, None)
-        report, stop, task = Reporter(tmp_path), threading.Event(), TASKS["text-classification"]
-        data = prepare(load(request, task), spec, task, report, stop)
-        return settle(request, task, data, report, stop)
-
-    return make
 
 
 def test_the_head_learns_at_a_rate_of_its_own(spec: Callable[..., JobSpec], plan: Callable[[JobSpec], Plan]) -> None:

@@ -21,9 +21,9 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration
 from torch.utils.data import DataLoader
 from transformers import Adafactor, get_scheduler, set_seed
-from transformers.trainer_pt_utils import get_parameter_names
 
 from worker.training.course import Course
+from worker.training.decay import decaying_names
 from worker.training.errors import LossNotFinite, Stopped
 from worker.training.evaluation import named, open_scores
 from worker.training.pace import Pace
@@ -33,8 +33,6 @@ from worker.training.resolve import steps_per_epoch
 from worker.training.saving import Outcome, Shelf
 
 Batch = dict[str, torch.Tensor]
-NO_DECAY = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
-"""Parameters that weight decay leaves alone, as Trainer's patterns have them."""
 
 
 class PytorchEngine:
@@ -260,7 +258,7 @@ def _optimizer(plan: Plan, model: Any, head: tuple[str, ...]) -> torch.optim.Opt
 def _groups(
     model: Any, decay: float, rate: float, head_rate: float | None, head: frozenset[str]
 ) -> list[dict[str, Any]]:
-    decaying = set(get_parameter_names(model, [torch.nn.LayerNorm], NO_DECAY))
+    decaying = decaying_names(model)
     own_rate = head if head_rate is not None else frozenset[str]()
     named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
     groups = [

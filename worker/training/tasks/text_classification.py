@@ -122,6 +122,17 @@ class TextClassificationTask:
 
         return cross_entropy
 
+    def soft_targets(self, spec: JobSpec, labels: list[str], targets: Sequence[int]) -> list[list[float]]:
+        """The same loss for engines without PyTorch, classes by classes.
+
+        A row of class `y` loses `-sum(soft_targets[y][c] * log_probability[c])` over the classes `c`.
+        """
+        found = _class_weights(spec, labels, targets)
+        weights = np.ones(len(labels)) if found is None else found.double().numpy()
+        smoothing = spec.training.label_smoothing
+        mixed = (1 - smoothing) * np.diag(weights) + smoothing / len(labels) * weights
+        return cast("list[list[float]]", mixed.tolist())
+
     def predict(self, logits: np.ndarray[Any, Any]) -> list[int]:
         """The class of the highest logit."""
         return [int(best) for best in logits.argmax(axis=-1)]

@@ -1,0 +1,21 @@
+"""The environment of the engine `tensorflow`: whether it is there, and of which versions."""
+
+import json
+import subprocess
+from pathlib import Path
+
+PACKAGES = {"tensorflow": "tensorflow", "tf_keras": "tf-keras", "transformers": "tensorflow-transformers"}
+"""What must be there, and what its version is called among those of the main environment."""
+ASK = "import importlib.metadata as m, json, sys; print(json.dumps([m.version(name) for name in sys.argv[1:]]))"
+
+
+def versions(python: Path | None) -> dict[str, str] | None:
+    """The versions of what the engine needs, without the seconds that importing it takes; None where it is not whole."""
+    if python is None or not python.is_file():
+        return None
+    asked = subprocess.run(
+        [python, "-I", "-c", ASK, *PACKAGES], capture_output=True, text=True, check=False, timeout=60
+    )
+    if asked.returncode != 0:
+        return None
+    return dict(zip(PACKAGES.values(), json.loads(asked.stdout), strict=True))
