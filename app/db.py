@@ -9,10 +9,15 @@ from psycopg.pq import Conninfo
 from sqlalchemy import ColumnElement, Connection, Double, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.functions import FunctionElement
+
+DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout)
+"""How a database says that it cannot just now: gone, restarting, read-only for a while, or out of connections."""
 
 BUSY_TIMEOUT_SECONDS = 15
 STATEMENT_TIMEOUT_SECONDS = 30

@@ -65,6 +65,9 @@ class Upkeep(threading.Thread):
                     log.info("%s folders and files that nobody needs were removed from the storage", removed)
             except (StorageError, SQLAlchemyError) as error:
                 log.warning("the storage was not tidied up: %s", error)
+            except Exception:
+                # The next round may find the cause gone; without rounds nothing is ever removed.
+                log.exception("the storage was not tidied up")
 
     def stop(self) -> None:
         """End it after what it does just now. Its removals may be cut off anywhere, so nobody waits for them."""
@@ -103,10 +106,18 @@ def _unneeded_dataset_folders(session: Session, folders: list[re.Match[str]]) ->
 
 
 def _remove(storage: Storage, folders: Collection[str]) -> int:
-    for folder in folders:
+    return sum(_removed(storage, folder) for folder in folders)
+
+
+def _removed(storage: Storage, folder: str) -> bool:
+    try:
         storage.delete_prefix(folder)
-        log.info("%s was left behind and is removed", folder)
-    return len(folders)
+    except StorageError as error:
+        # One folder that cannot be removed must not keep those behind it for ever.
+        log.warning("%s was left behind and cannot be removed: %s", folder, error)
+        return False
+    log.info("%s was left behind and is removed", folder)
+    return True
 
 
 def _remove_hidden(database: Database, storage: Storage) -> int:
@@ -115,8 +126,8 @@ def _remove_hidden(database: Database, storage: Storage) -> int:
         hidden = session.execute(
             select(Artifact.id, Artifact.prefix).where(Artifact.deleted_at < now() - LEFT_BEHIND_SECONDS)
         ).all()
-    for artifact_id, prefix in hidden:
-        storage.delete_prefix(prefix)
+    gone = [artifact_id for artifact_id, prefix in hidden if _removed(storage, prefix)]
+    for artifact_id in gone:
         with database.write() as session:
             session.execute(delete(Artifact).where(Artifact.id == artifact_id))
-    return len(hidden)
+    return len(gone)

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 End = Callable[[Session, Lease], JobStatus]
 """The last write of an attempt, in a session of its own. Returns what the job now is; raises LostLease."""
 
+POSTPONED_BACKOFFS = 30.0
+"""A minute at the default backoff."""
 FULL_BELOW_BYTES = 1024**2
 """A disk with less room than this cannot even take a process's last words."""
 
@@ -33,14 +35,10 @@ def without_a_model(parts: Parts, job: Job, ending: Ending) -> End:
         return STOPPED[ending.asked]
     if ending.asked == "hung":
         return failure(parts, _hung(parts, ending), retryable=True)
-    if out_of_memory.is_why(ending):
-        return _out_of_memory(parts, job, ending)
-    if (ending.result or {}).get("status") == "failed":
-        result = ending.result or {}
-        return failure(parts, {**result["error"], "log_tail": ending.log_tail}, retryable=bool(result.get("retryable")))
-    if shutil.disk_usage(parts.workspaces).free < FULL_BELOW_BYTES:
-        return failure(parts, {**disk_full().as_record(), "log_tail": ending.log_tail}, retryable=True)
-    return failure(parts, _crash(ending), retryable=True)
+    if (ending.result or {}).get("status") == "stopped" or (ending.result is None and parts.stopping.is_set()):
+        # The signal that stops this worker reached the process too, and first.
+        return _released
+    return _out_of_memory(parts, job, ending) if out_of_memory.is_why(ending) else _failed(parts, ending)
 
 
 def failure(parts: Parts, error: dict[str, Any], *, retryable: bool) -> End:
@@ -53,9 +51,32 @@ def failure(parts: Parts, error: dict[str, Any], *, retryable: bool) -> End:
     return end
 
 
-def disk_full() -> DiskFull:
-    """What a job is told when this worker's disk has no room for it."""
-    return DiskFull("the worker's disk is full")
+def postponed(parts: Parts, error: dict[str, Any]) -> End:
+    """The end of an attempt that met no fault of the job's own: later again, and nothing is counted."""
+
+    def end(session: Session, lease: Lease) -> JobStatus:
+        _log_failure(lease, error)
+        return lifecycle.postpone(session, lease, error, POSTPONED_BACKOFFS * parts.settings.backoff_seconds)
+
+    return end
+
+
+def disk_full(parts: Parts, error: dict[str, Any] | None = None) -> End:
+    """The end of an attempt that found this worker's disk full: it rests, so that others with room take the jobs."""
+    parts.rest.begin(POSTPONED_BACKOFFS * parts.settings.backoff_seconds)
+    return postponed(parts, error or DiskFull("the worker's disk is full").as_record())
+
+
+def _failed(parts: Parts, ending: Ending) -> End:
+    if (ending.result or {}).get("status") == "failed":
+        result = ending.result or {}
+        error = {**result["error"], "log_tail": ending.log_tail}
+        if error["code"] == DiskFull.code:
+            return disk_full(parts, error)
+        return failure(parts, error, retryable=bool(result.get("retryable")))
+    if shutil.disk_usage(parts.workspaces).free < FULL_BELOW_BYTES:
+        return disk_full(parts)
+    return failure(parts, _crash(ending), retryable=True)
 
 
 def _out_of_memory(parts: Parts, job: Job, ending: Ending) -> End:
@@ -87,6 +108,10 @@ def _released(session: Session, lease: Lease) -> JobStatus:
     return lifecycle.release(session, lease)
 
 
+def _released_after_silence(session: Session, lease: Lease) -> JobStatus:
+    return lifecycle.release(session, lease, was_silent=True)
+
+
 def _paused(session: Session, lease: Lease) -> JobStatus:
     lifecycle.finish_pause(session, lease)
     return JobStatus.PAUSED
@@ -102,7 +127,7 @@ STOPPED: dict[str, End] = {
     "pause": _paused,
     "timeout": _timed_out,
     "worker_stopping": _released,
-    "database_silent": _released,
+    "database_silent": _released_after_silence,
 }
 """What an attempt that was asked to stop becomes."""
 

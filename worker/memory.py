@@ -1,10 +1,13 @@
 """Memory: what a training process takes, and whether the kernel ended it for that."""
 
+import time
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
+WINDOW_SECONDS = 30.0
 SIGNS = ("std::bad_alloc", "memory allocation of", "Cannot allocate memory", "can't allocate memory", "out of memory")
 """What native code writes, by its own account, before it gives up for want of memory."""
 
@@ -14,23 +17,34 @@ class MemoryWatch:
 
     def __init__(self, pid: int) -> None:
         self._proc = PROC / str(pid)
-        self._kills_before: dict[Path, int] = {}
+        self._seen: dict[Path, deque[tuple[float, int]]] = {}
         self.peak_bytes: int | None = None
         """The most that was resident at once, as far as it was seen."""
         self.sample()
 
     def sample(self) -> None:
-        """Note the peak so far, and how often the kernel had killed in the process's control group when it came there."""
+        """Note the peak so far, and how often the kernel has killed in the process's control group."""
         with suppress(OSError):
             # It may end at any time.
             self.peak_bytes = _peak(self._proc / "status") or self.peak_bytes
             counter = _counter(self._proc / "cgroup")
-            if counter is not None and counter not in self._kills_before:
-                self._kills_before[counter] = _kills(counter)
+            if counter is not None:
+                _note(self._seen.setdefault(counter, deque()), _kills(counter))
 
     def kernel_killed(self) -> bool:
-        """Whether the kernel has killed for want of memory in the process's control group since it came there."""
-        return any(_kills(counter) > before for counter, before in self._kills_before.items())
+        """Whether the kernel has killed for want of memory in the process's control group in the last half minute.
+
+        Not since its start: the group may be shared, and a neighbour's end long ago says nothing about this one's.
+        """
+        return any(_kills(counter) > seen[0][1] for counter, seen in self._seen.items())
+
+
+def _note(seen: deque[tuple[float, int]], kills: int) -> None:
+    now = time.monotonic()
+    seen.append((now, kills))
+    # The first of a window that is longer than a large process takes to die.
+    while len(seen) > 1 and seen[1][0] < now - WINDOW_SECONDS:
+        seen.popleft()
 
 
 def says_out_of_memory(output: str) -> bool:

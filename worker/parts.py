@@ -1,6 +1,7 @@
 """What a worker process holds on to while it runs."""
 
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +11,22 @@ from app.jobs.lifecycle import Limits
 from app.settings import Settings
 from app.storage import Storage
 from worker.processes import TrainingProcesses
+
+
+class Rest:
+    """A time in which this worker claims no job."""
+
+    def __init__(self) -> None:
+        self._over_at = 0.0
+
+    def begin(self, seconds: float) -> None:
+        """Rest from now for so long."""
+        self._over_at = time.monotonic() + seconds
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it is not over yet."""
+        return time.monotonic() < self._over_at
 
 
 @dataclass(frozen=True)
@@ -31,5 +48,7 @@ class Parts:
     threads_a_slot: int
     gpus: tuple[str, ...]
     """What CUDA_VISIBLE_DEVICES is to be for each GPU of this worker."""
+    rest: Rest = field(default_factory=Rest)
+    """On while this worker's disk is full."""
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when this worker shall checkpoint, release its jobs and exit."""

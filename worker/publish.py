@@ -6,7 +6,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from app.db import Database
+from sqlalchemy import update
+
+from app.db import Database, now
 from app.identifiers import new_id
 from app.jobs import queries
 from app.jobs.lifecycle import Lease
@@ -52,8 +54,14 @@ def newest_checkpoint(database: Database, storage: Storage, job_id: str, target:
     """Fetch the newest checkpoint of any attempt whose files verify; older ones are tried in turn. Raises StorageError."""
     with database.read() as session:
         candidates = queries.checkpoints(session, job_id)
-    found = (fetch_checkpoint(database, storage, artifact, target) for artifact in candidates)
-    return next((folder for folder in found if folder is not None), None)
+    for artifact in candidates:
+        folder = fetch_checkpoint(database, storage, artifact, target)
+        if folder is not None:
+            return folder
+        # Rotation counts what is offered: a broken one would be kept instead of a whole one.
+        with database.write() as session:
+            session.execute(update(Artifact).where(Artifact.id == artifact.id).values(deleted_at=now()))
+    return None
 
 
 def fetch_checkpoint(database: Database, storage: Storage, artifact: Artifact, target: Path) -> Path | None:

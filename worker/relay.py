@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.exc import InterfaceError, OperationalError
-
-from app.db import Database
+from app.db import DATABASE_AWAY, Database
 from app.jobs import lifecycle
 from app.jobs.lifecycle import Lease
 
@@ -35,6 +33,7 @@ class Relay:
     ) -> None:
         self._database, self._lease, self._on_record = database, lease, on_record
         self._reports, self._output = _Tail(reports), _Tail(output)
+        self.job_id = lease.job_id
         self._log_characters = 0
         self._started = self._last_progress = time.monotonic()
         self.result: Record | None = None
@@ -50,10 +49,10 @@ class Relay:
         """
         try:
             for lines, end in self._reports.lines():
-                self._forward_records(_parsed(lines))
+                self._forward_records(_parsed(lines), end)
                 self._reports.offset = end
             self._forward_output()
-        except (OperationalError, InterfaceError) as error:
+        except DATABASE_AWAY as error:
             log.warning("job %s: reports wait, the database does not answer: %s", self._lease.job_id, error)
             return False
         return True
@@ -62,7 +61,7 @@ class Relay:
         """The last lines of text output."""
         return "\n".join(self._output.last_bytes(8192).decode("utf-8", "replace").splitlines()[-lines:])
 
-    def _forward_records(self, records: list[Record]) -> None:
+    def _forward_records(self, records: list[Record], end: int) -> None:
         events: list[tuple[str, Record]] = []
         columns: dict[str, Any] = {}
         for record in records:
@@ -81,7 +80,7 @@ class Relay:
                 events.append((kind, data))
         if events or columns:
             with self._database.write() as session:
-                lifecycle.record(session, self._lease, events, **columns)
+                lifecycle.record(session, self._lease, events, read_to=end, **columns)
         for record in records:
             if record["type"] == "result":
                 self.result = record

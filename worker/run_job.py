@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
+from app.db import DATABASE_AWAY
 from app.jobs import lifecycle
 from app.jobs.lifecycle import Lease, LostLease
 from app.jobs.states import JobStatus
@@ -15,7 +15,7 @@ from app.jobs.tables import Job
 from app.storage import StorageError
 from app.workspaces import workspace
 from worker import prepare
-from worker.endings import End, disk_full, failure, without_a_model
+from worker.endings import End, disk_full, failure, postponed, without_a_model
 from worker.heartbeat import Heartbeat
 from worker.parts import Parts
 from worker.publish import publish
@@ -61,7 +61,7 @@ def _write_end(parts: Parts, lease: Lease, heartbeat: Heartbeat, end: End) -> Jo
         try:
             with parts.database.write() as session:
                 return end(session, lease)
-        except (OperationalError, InterfaceError) as error:
+        except DATABASE_AWAY as error:
             log.warning("job %s: its end waits, the database does not answer: %s", lease.job_id, error)
             if parts.stopping.is_set():
                 asked_to_stop_at = asked_to_stop_at or time.monotonic()
@@ -78,17 +78,16 @@ def _attempt(parts: Parts, job: Job, lease: Lease, heartbeat: Heartbeat, folder:
             return _publish(parts, lease, assignment.out_dir, ending.result or {})
     except prepare.Unpreparable as error:
         return failure(parts, prepare.error_of(error), retryable=False)
-    except (StorageError, CheckpointBroken) as error:
+    except StorageError as error:
+        log.warning("job %s: attempt %s ends on storage", lease.job_id, lease.attempt, exc_info=error)
+        return postponed(parts, prepare.error_of(error))
+    except CheckpointBroken as error:
         log.warning("job %s: attempt %s fails on storage", lease.job_id, lease.attempt, exc_info=error)
         return failure(parts, prepare.error_of(error), retryable=True)
     except LostLease:
         raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
-            return failure(parts, disk_full().as_record(), retryable=True)
-        # The process is dead by now. Better an attempt that says why than a lease that runs out.
-        log.exception("job %s: attempt %s ended in a way nobody foresaw", lease.job_id, lease.attempt)
-        return failure(parts, _unforeseen(error), retryable=True)
+    except Exception as error:  # noqa: BLE001 - it is logged there
+        return _end_of(parts, lease, error)
     return without_a_model(parts, job, ending)
 
 
@@ -113,9 +112,14 @@ def _heartbeat(parts: Parts, lease: Lease) -> Heartbeat:
     )
 
 
-def _unforeseen(error: Exception) -> dict[str, Any]:
-    return {
+def _end_of(parts: Parts, lease: Lease, error: Exception) -> End:
+    """The end of an attempt that raised. Its process is dead: better an attempt that says why than a lease that runs out."""
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return disk_full(parts)
+    log.error("job %s: attempt %s ended in a way nobody foresaw", lease.job_id, lease.attempt, exc_info=error)
+    told = {
         "code": "internal_error",
         "message": f"The worker failed: {type(error).__name__}.",
         "hint": "The worker's log has the traceback. The job is tried again by itself.",
     }
+    return failure(parts, told, retryable=True)

@@ -32,7 +32,7 @@ class Slots:
         except queue.Empty:
             return
         try:
-            while not self._parts.stopping.is_set() and run_next(self._parts, slot):
+            while not self._parts.stopping.is_set() and not self._parts.rest.is_on and run_next(self._parts, slot):
                 pass
         except SQLAlchemyError as error:
             log.warning("the database does not answer, looking again soon: %s", error)

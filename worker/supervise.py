@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 RELAY_SECONDS = 0.5
+RELAY_RETRY_SECONDS = 10.0
 WATCH_SECONDS = 0.2
 UPLOAD_PATIENCE_SECONDS = 300.0
 """How long an ended process's last checkpoints may take to upload before the job moves on without them."""
@@ -67,23 +68,24 @@ def supervise(parts: Parts, lease: Lease, heartbeat: Heartbeat, assignment: Assi
     output = assignment.out_dir / "output.log"
     uploads = CheckpointUploads(parts.database, parts.storage, lease, assignment.out_dir, assignment.keep_checkpoints)
     relay = Relay(parts.database, lease, assignment.out_dir / FILE_NAME, output, _take_checkpoints(uploads))
-    process = parts.processes.start(assignment.request_file, output, assignment.gpu)
-    memory = MemoryWatch(process.pid)
-    log.info("job %s: attempt %s trains in process %s", lease.job_id, lease.attempt, process.pid)
     stopped_relaying = threading.Event()
     carrier = threading.Thread(
         target=_carry, args=(relay, heartbeat, stopped_relaying), name=f"relay-{lease.job_id}", daemon=True
     )
-    carrier.start()
     patience = 0.0
     try:
+        process = parts.processes.start(assignment.request_file, output, assignment.gpu)
         try:
+            memory = MemoryWatch(process.pid)
+            log.info("job %s: attempt %s trains in process %s", lease.job_id, lease.attempt, process.pid)
+            carrier.start()
             silence = _Silence(parts.settings.hung_seconds, assignment.out_dir / FILE_NAME, output)
             asked = _watch(parts, process, heartbeat, silence, memory, assignment.seconds_left)
         finally:
             process.close()
             stopped_relaying.set()
-            carrier.join()
+            if carrier.is_alive():
+                carrier.join()
         _drain(parts, relay, heartbeat)
         patience = 0.0 if heartbeat.lost.is_set() else UPLOAD_PATIENCE_SECONDS
     finally:
@@ -102,16 +104,18 @@ def supervise(parts: Parts, lease: Lease, heartbeat: Heartbeat, assignment: Assi
 
 
 class _Silence:
-    """How long nothing was written to any of some files."""
+    """How long nothing was written to any of some files, and none was touched."""
 
     def __init__(self, limit: float, *paths: Path) -> None:
         self._limit, self._paths = limit, paths
-        self._size, self._since = 0, time.monotonic()
+        self._seen: list[tuple[int, int]] = []
+        self._since = time.monotonic()
 
     def is_too_long(self) -> bool:
-        size = sum(path.stat().st_size for path in self._paths if path.exists())
-        if size != self._size:
-            self._size, self._since = size, time.monotonic()
+        found = [path.stat() for path in self._paths if path.exists()]
+        seen = [(file.st_size, file.st_mtime_ns) for file in found]
+        if seen != self._seen:
+            self._seen, self._since = seen, time.monotonic()
         return time.monotonic() - self._since > self._limit
 
 
@@ -178,9 +182,9 @@ def _carry(relay: Relay, heartbeat: Heartbeat, stopped: threading.Event) -> None
             heartbeat.lost.set()
             return
         except Exception:
-            # The drain after the end meets the same again, where it fails the attempt.
-            log.exception("the relay stopped")
-            return
+            # What goes on is left for the drain after the end to meet, where it fails the attempt.
+            log.exception("job %s: reports could not be relayed; trying again", relay.job_id)
+            stopped.wait(RELAY_RETRY_SECONDS)
 
 
 def _drain(parts: Parts, relay: Relay, heartbeat: Heartbeat) -> None:

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import delete, select, update
-from sqlalchemy.exc import InterfaceError, OperationalError
 
-from app.db import Database, now
+from app.db import DATABASE_AWAY, Database, now
 from app.jobs import lifecycle, queries
 from app.jobs.lifecycle import Lease, LostLease
 from app.jobs.tables import Artifact
@@ -84,7 +83,7 @@ class CheckpointUploads:
                 rotate(self._database, self._storage, self._lease.job_id, self._keep)
             except LostLease:
                 return
-            except (StorageError, OperationalError, InterfaceError) as error:
+            except (StorageError, *DATABASE_AWAY) as error:
                 log.warning("job %s: old checkpoints stay for now: %s", self._lease.job_id, error)
             except Exception:
                 # One checkpoint that cannot be uploaded must not keep the next from being tried.
@@ -102,7 +101,7 @@ class CheckpointUploads:
         while not self._give_up.is_set():
             try:
                 self._upload(folder, record)
-            except (StorageError, OperationalError, InterfaceError) as error:
+            except (StorageError, *DATABASE_AWAY) as error:
                 log.warning("job %s: %s waits: %s", self._lease.job_id, folder.name, error)
                 self._give_up.wait(RETRY_SECONDS)
             except CheckpointBroken as error:

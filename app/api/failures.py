@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
@@ -119,6 +119,7 @@ TRANSLATIONS: dict[type[Exception], Translate] = {
     HTTPException: _routing_error,
     OperationalError: _database_error,
     InterfaceError: _database_error,
+    InternalError: _database_error,
     PoolTimeout: _database_down,
     StorageError: _storage_error,
     OSError: _system_error,

@@ -8,7 +8,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.db import json_pairs, now
 from app.jobs import lifecycle
-from app.jobs.states import JobStatus
+from app.jobs.states import TERMINAL, JobStatus
 from app.jobs.tables import Artifact, Dataset, Event, IdempotencyKey, Job, JobDataset, LogChunk, Worker
 from app.specs.engines import ENGINES
 
@@ -207,7 +207,7 @@ def job_that_needs(session: Session, dataset_id: str) -> str | None:
     return session.scalar(
         select(Job.id)
         .join(JobDataset, JobDataset.job_id == Job.id)
-        .where(JobDataset.dataset_id == dataset_id, Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING]))
+        .where(JobDataset.dataset_id == dataset_id, Job.status.not_in(TERMINAL))
         .limit(1)
     )
 

@@ -4,12 +4,13 @@ import logging
 import threading
 import time
 
-from sqlalchemy import select
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy import select, update
+from sqlalchemy.exc import SQLAlchemyError
 
-from app.db import Database, now
+from app.db import DATABASE_AWAY, Database, now
 from app.jobs import lifecycle, queries
 from app.jobs.lifecycle import Limits
+from app.jobs.tables import Job
 from app.jobs.wakeup import Wakeup
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def _reclaim(database: Database, limits: Limits) -> int:
         try:
             with database.write() as session:
                 reclaimed = lifecycle.reclaim(session, job, limits)
-        except OperationalError as error:
+        except DATABASE_AWAY as error:
             # A worker that froze in mid-transaction still holds this row; the jobs behind it must not wait as well.
             log.warning("job %s: it cannot be reclaimed yet: %s", job.id, error)
             continue
@@ -133,4 +134,6 @@ class Sweeper(threading.Thread):
 
     def _contact(self) -> float:
         with self._database.write() as session:
+            # It matches no row, and still fails wherever a renewal would.
+            session.execute(update(Job).where(Job.id == "").values(attempt=Job.attempt))
             return session.execute(select(now())).scalar_one()

@@ -126,6 +126,8 @@ class Job(Base):
     """Attempts in a row that reached no step beyond `furthest_step`."""
     furthest_step: Mapped[int] = mapped_column(BigInteger, insert_default=0)
     step_at_claim: Mapped[int] = mapped_column(BigInteger, insert_default=0)
+    reports_read: Mapped[int] = mapped_column(BigInteger, insert_default=0, server_default="0")
+    """How far, in bytes, the reports of this attempt are in the log."""
     cancel_requested_at: Mapped[float | None]
     pause_requested_at: Mapped[float | None]
     paused_at: Mapped[float | None]

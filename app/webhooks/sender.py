@@ -4,8 +4,10 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import httpcore
 import httpx
@@ -18,6 +20,7 @@ LIMIT_SECONDS = 10.0
 """From the look-up of the name to the head of the answer."""
 CONNECT_SECONDS = 4.0
 """For one of several addresses, so that there is time for the next."""
+LOOK_UPS = 100
 LONGEST_ERROR = 300
 
 
@@ -40,6 +43,8 @@ class Sender:
     def __init__(self, *, private_addresses: bool, tls: ssl.SSLContext | None = None) -> None:
         self._private = private_addresses
         self._tls = tls or httpx.create_ssl_context()
+        # Threads of their own, and many: a name that resolves slowly keeps one for longer than the time limit.
+        self._look_ups = ThreadPoolExecutor(LOOK_UPS, thread_name_prefix="webhook-names")
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Outcome:
         """Send once. Never raises: whatever goes wrong is part of the outcome."""
@@ -63,7 +68,8 @@ class Sender:
 
     async def _send(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
         target = parse(url, private=self._private)
-        *firsts, last = await asyncio.to_thread(addresses, target, private=self._private)
+        look_up = partial(addresses, target, private=self._private)
+        *firsts, last = await asyncio.get_running_loop().run_in_executor(self._look_ups, look_up)
         for address in firsts:
             # Nothing was sent to an address that took no connection.
             with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):

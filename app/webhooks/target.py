@@ -1,7 +1,7 @@
 """Where a webhook may point: what its URL may look like, and which addresses may stand behind it."""
 
 import socket
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
 
 import httpx
@@ -50,6 +50,10 @@ def parse(url: str, *, private: bool) -> Target:
     return Target(parsed.raw_scheme, parsed.raw_host, port, parsed.raw_path, parsed.netloc)
 
 
+NOT_FOR_HOSTS = (ip_network("192.0.0.0/24"), ip_network("192.88.99.0/24"))
+"""Protocol assignments and 6to4 relays, parts of which older Pythons take for global."""
+
+
 def addresses(target: Target, *, private: bool) -> list[str]:
     """Look up the host; it blocks. Every address must be global unless `private`. Raises UnusableTarget."""
     try:
@@ -67,6 +71,8 @@ def is_global(address: str) -> bool:
     """Whether an address is one host's on the public internet, as IANA's registries of special addresses say."""
     parsed = _inner(ip_address(address))
     if isinstance(parsed, IPv6Address) and parsed not in GLOBAL_UNICAST:
+        return False
+    if any(parsed in network for network in NOT_FOR_HOSTS):
         return False
     return parsed.is_global and not parsed.is_multicast
 

@@ -103,6 +103,10 @@ class Lifecycle(RuleBasedStateMachine):
         self.as_owner(lease, lambda session: lifecycle.shrink(session, lease, {"code": "x"}, {"batch_size": 1}))
 
     @rule(lease=leases)
+    def find_no_room(self, lease: Lease) -> None:
+        self.as_owner(lease, lambda session: lifecycle.postpone(session, lease, {"code": "x"}, 0))
+
+    @rule(lease=leases)
     def obey(self, lease: Lease) -> None:
         def end(session: Session) -> None:
             intents = lifecycle.look(session, lease)

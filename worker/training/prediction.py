@@ -50,6 +50,7 @@ def forward(model: Any, plan: Plan, split: str, loss: Loss) -> Iterator[JudgedBa
     for start in range(0, len(order), size):
         if plan.stop.is_set():
             raise Stopped
+        plan.report.alive()
         places = order[start : start + size]
         batch = {name: tensor.to(device) for name, tensor in collate([encoded[place] for place in places]).items()}
         wanted = batch.pop("labels")

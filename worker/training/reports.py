@@ -43,6 +43,10 @@ class Reporter:
         self._lock = threading.Lock()
         _drop_half_line(self._path)
 
+    def alive(self) -> None:
+        """Show that something happens where there is nothing to tell, such as half-way through a long evaluation."""
+        os.utime(self._path)
+
     def phase(self, phase: str) -> None:
         """Say what the run does now."""
         self._append("phase", phase=phase)

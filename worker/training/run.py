@@ -114,7 +114,7 @@ def _step_of(checkpoint: Path | None) -> int:
 
 def _clear_scratch(request: TrainingRequest) -> None:
     # What a killed attempt left; but a checkpoint to resume from may have been put there too.
-    for name in ("trainer", "tensorflow", "initial", "final", "model"):
+    for name in ("trainer", "checkpoint", "tensorflow", "initial", "final", "model"):
         shutil.rmtree(request.out_dir / "staging" / name, ignore_errors=True)
 
 

@@ -34,6 +34,7 @@ def tokenize(
         for rows in table.batches():
             if stop.is_set():
                 raise Stopped
+            report.alive()
             features = task.encode(rows, tokenizer, spec, resolved.labels, resolved.max_length)
             cut += sum(features.pop("cut"))
             batch = _compact(features)

@@ -3,6 +3,8 @@
 Imports only: one tensor operation, tokenizer call or `torch.cuda` call in here would hang or break the children.
 """
 
+import signal
+
 import datasets
 import evaluate
 import sklearn.metrics
@@ -15,5 +17,9 @@ import transformers.trainer
 import worker.training.engines
 import worker.training.run
 import worker.training.tasks
+
+# A SIGTERM to the whole process group reaches the forkserver too. Its end would kill the training processes, which are
+# to save a checkpoint instead; each sets a handler of its own.
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 __all__ = ["datasets", "evaluate", "sklearn", "torch", "transformers", "worker"]

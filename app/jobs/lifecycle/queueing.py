@@ -51,6 +51,7 @@ def claim(
             phase="preparing",
             attempt=Job.attempt + 1,
             step_at_claim=Job.furthest_step,
+            reports_read=0,
             owner=owner,
             lease_expires_at=now() + lease_seconds,
             started_at=now(),

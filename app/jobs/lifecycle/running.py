@@ -28,29 +28,44 @@ def look(session: Session, lease: Lease) -> Intents:
     return Intents(row.cancel_requested_at is not None, row.pause_requested_at is not None)
 
 
-def record(session: Session, lease: Lease, events: Iterable[tuple[str, dict[str, Any]]], **columns: Any) -> Intents:
+def record(
+    session: Session,
+    lease: Lease,
+    events: Iterable[tuple[str, dict[str, Any]]],
+    read_to: int | None = None,
+    **columns: Any,
+) -> None:
     """Append (type, data) events and set display columns of a running job. Raises LostLease.
 
-    `columns` may be phase, progress, metrics and resolved.
+    `columns` may be phase, progress, metrics and resolved. `read_to` is how far, in bytes, this attempt's reports have been
+    read: what was recorded up to there is not recorded again, for the outcome of an earlier commit may have been unknown.
     """
     if unknown := columns.keys() - {"phase", "progress", "metrics", "resolved"}:
         raise TypeError(f"record does not write {', '.join(unknown)}")
     entries = list(events)
     values = {**columns, "event_seq": Job.event_seq + len(entries)}
+    if read_to is not None:
+        if session.scalar(select(Job.reports_read).where(*lease.guard(), Job.reports_read >= read_to)) is not None:
+            return
+        values["reports_read"] = read_to
     if progress := columns.get("progress"):
         step = int(progress["step"])
         values["furthest_step"] = case((Job.furthest_step < step, step), else_=Job.furthest_step)
     if (resolved := columns.get("resolved")) and resolved.get("device") == "cuda":
         # What was settled on a GPU can only go on on one.
         values["queue"] = "gpu"
-    intents, seq = _guarded(session, lease, values)
+    _, seq = _guarded(session, lease, values)
     append(session, lease.job_id, seq - len(entries) + 1, lease.attempt, entries)
-    return intents
 
 
 def log(session: Session, lease: Lease, start: int, text: str) -> None:
-    """Keep a piece of the training process's output; `start` is its offset in bytes. Raises LostLease."""
+    """Keep a piece of the training process's output; `start` is its offset in bytes. Raises LostLease.
+
+    Keeping the same piece again changes nothing: the outcome of an earlier commit may have been unknown.
+    """
     _guarded(session, lease, {"owner": lease.owner})
+    if session.get(LogChunk, (lease.job_id, lease.attempt, start)) is not None:
+        return
     session.execute(
         insert(LogChunk).values(job_id=lease.job_id, attempt=lease.attempt, start=start, text=storable(text))
     )
@@ -121,14 +136,26 @@ def shrink(session: Session, lease: Lease, error: dict[str, Any], resolved: dict
     return _status(session, lease)
 
 
+def postpone(session: Session, lease: Lease, error: dict[str, Any], wait: float) -> JobStatus:
+    """Give back a job for `wait` seconds because of what is no fault of its own, such as a full disk. Raises LostLease.
+
+    Nothing is counted: the deadline alone bounds it.
+    """
+    _requeue(session, lease, "postpone", error=error, available_at=now() + wait)
+    return _status(session, lease)
+
+
 def time_out(session: Session, lease: Lease) -> None:
     """Fail a job that ran past its deadline. The training process is dead. Raises LostLease."""
     _leave(session, lease, "fail", error=timeout_error())
 
 
-def release(session: Session, lease: Lease) -> JobStatus:
-    """Give the job back because the worker stops; nothing is counted. The training process is dead. Raises LostLease."""
-    _requeue(session, lease, "release")
+def release(session: Session, lease: Lease, *, was_silent: bool = False) -> JobStatus:
+    """Give the job back because the worker stops, or the database was away for too long; nothing is counted.
+
+    The training process is dead. Raises LostLease.
+    """
+    _requeue(session, lease, "release_silent" if was_silent else "release")
     return _status(session, lease)
 
 

@@ -69,7 +69,7 @@ def test_an_upload_without_room_is_refused_and_what_was_there_stays(
 def test_a_checkpoint_without_room_ends_the_attempt_and_the_job_goes_on_from_the_one_before(
     small_disk: Path, local: Deployment
 ) -> None:
-    local.settings.update({"TUNESMITH_CACHE_DIR": str(small_disk / "cache"), "TUNESMITH_MAX_FAILURES": "50"})
+    local.settings.update({"TUNESMITH_CACHE_DIR": str(small_disk / "cache")})
     local.start_api()
     worker = local.start_worker()
     body = spec(training={"max_steps": 800, "logging_steps": 50}, data={"eval": None}, checkpoints=STEADY)
@@ -79,13 +79,13 @@ def test_a_checkpoint_without_room_ends_the_attempt_and_the_job_goes_on_from_the
     checkpoints = f"/v1/jobs/{job['id']}/checkpoints"
     local.wait_for(job["id"], lambda _: bool(local.client.get(checkpoints)["data"]))
     ballast = fill(small_disk, leave=0)
-    failed = local.wait_for(job["id"], lambda seen: seen["failures"] > 0, 60)
+    failed = local.wait_for(job["id"], lambda seen: bool(seen["error"]), 60)
     assert failed["error"]["code"] == "disk_full", failed
     assert "TUNESMITH_CACHE_DIR" in failed["error"]["hint"]
     assert local.client.get(checkpoints)["data"], "the old checkpoint is gone"
     ballast.unlink()
     done = local.wait_for_end(job["id"])
-    assert done["status"] == "succeeded", done
+    assert (done["status"], done["failures"]) == ("succeeded", 0), done
     later = [
         event["data"]["step"]
         for event in local.client.events(job["id"], 0)
@@ -98,16 +98,16 @@ def test_a_checkpoint_without_room_ends_the_attempt_and_the_job_goes_on_from_the
 
 @pytest.mark.faults
 def test_a_model_without_room_in_storage_is_published_once_there_is_some(small_disk: Path, local: Deployment) -> None:
-    local.settings.update({"TUNESMITH_STORAGE_URL": f"file://{small_disk}/storage", "TUNESMITH_MAX_FAILURES": "50"})
+    local.settings.update({"TUNESMITH_STORAGE_URL": f"file://{small_disk}/storage"})
     local.start_api()
     local.start_worker()
     earlier = local.client.post("/v1/jobs", spec())
     assert local.wait_for_end(earlier["id"])["status"] == "succeeded"
     ballast = fill(small_disk, leave=64 * 1024)
     job = local.client.post("/v1/jobs", spec(checkpoints={"strategy": "none"}, data={"eval": None}))
-    failed = local.wait_for(job["id"], lambda seen: seen["failures"] > 0, 60)
+    failed = local.wait_for(job["id"], lambda seen: bool(seen["error"]), 60)
     assert failed["error"]["code"] == "storage_full", failed
     assert local.http.get(f"/v1/jobs/{earlier['id']}/archive").status_code == 200
     ballast.unlink()
     done = local.wait_for_end(job["id"])
-    assert (done["status"], done["error"]) == ("succeeded", None), done
+    assert (done["status"], done["failures"], done["error"]) == ("succeeded", 0, None), done
