@@ -214,6 +214,8 @@ def test_a_dataset_is_deleted_only_when_no_job_waits_for_it(
     in_use = http.delete(f"/v1/datasets/{dataset}")
     assert job in refusal(in_use, 409, "dataset_in_use")["message"]
     assert in_use.headers["x-should-retry"] == "false"
+    http.post(f"/v1/jobs/{job}/pause")
+    refusal(http.delete(f"/v1/datasets/{dataset}"), 409, "dataset_in_use")
     assert http.get(f"/v1/datasets/{dataset}/rows").status_code == 200
     http.post(f"/v1/jobs/{job}/cancel")
     assert http.delete(f"/v1/datasets/{dataset}").json() == {"id": dataset, "object": "dataset", "deleted": True}

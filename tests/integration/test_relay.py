@@ -132,6 +132,23 @@ def test_while_the_database_is_away_reports_wait_and_then_arrive_once(
     assert [data["message"] for _, data in events_of(database, lease)] == ["first", "second"]
 
 
+def test_a_commit_whose_answer_was_lost_is_not_made_twice(database: Database, lease: Lease, tmp_path: Path) -> None:
+    reports, output = tmp_path / "reports.jsonl", tmp_path / "output.log"
+    write(reports, {"type": "note", "time": 1, "message": "one"})
+    output.write_text("a line\n")
+    relay = Relay(database, lease, reports, output, lambda _: None)
+    with database.write() as session:
+        lifecycle.record(session, lease, [("note", {"message": "one"})], read_to=reports.stat().st_size)
+        lifecycle.log(session, lease, 0, "a line\n")
+    # As far as the relay knows, nothing was written.
+    assert relay.forward()
+    write(reports, {"type": "note", "time": 2, "message": "two"})
+    assert relay.forward()
+    assert [data["message"] for _, data in events_of(database, lease)] == ["one", "two"]
+    with database.read() as session:
+        assert queries.log_tail(session, lease.job_id, attempt=1, limit=100)[1] == "a line\n"
+
+
 def test_a_lost_lease_stops_the_relay(database: Database, lease: Lease, tmp_path: Path) -> None:
     reports = tmp_path / "reports.jsonl"
     relay = Relay(database, lease, reports, tmp_path / "output.log", lambda _: None)

@@ -1,9 +1,11 @@
 """API and worker are asked to stop in the middle of a job."""
 
 import json
+import os
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -55,6 +57,21 @@ def test_sigterm_of_the_worker_saves_a_checkpoint_and_gives_the_job_back_uncount
     service.start_worker()
     done = service.wait_for_end(job["id"])
     assert (done["status"], done["attempt"]) == ("succeeded", 2), done
+
+
+@pytest.mark.faults
+def test_sigterm_of_all_processes_of_a_worker_at_once_is_a_stop_and_no_crash(local: Deployment) -> None:
+    local.start_api()
+    worker = local.start_worker()
+    job = local.client.post("/v1/jobs", LONG)
+    local.wait_for(job["id"], lambda seen: bool(seen["progress"]) and seen["progress"]["step"] > 20)
+    forkserver = int(Path(f"/proc/{worker.training_pid}/stat").read_text().rpartition(")")[2].split()[1])
+    for pid in (forkserver, worker.training_pid):
+        os.kill(pid, signal.SIGTERM)
+    assert worker.stop(signal.SIGTERM, patience=30) == 0
+    given_back = local.client.get(f"/v1/jobs/{job['id']}")
+    assert (given_back["status"], given_back["failures"], given_back["workers_lost"]) == ("queued", 0, 0), given_back
+    assert local.client.get(f"/v1/jobs/{job['id']}/checkpoints")["data"][0]["step"] > 20
 
 
 def test_sigterm_while_the_worker_starts_stops_it(fleet: Deployment) -> None:

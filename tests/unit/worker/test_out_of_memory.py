@@ -1,5 +1,6 @@
 """What a job is told when memory ran out, and what is tried next."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,12 @@ def test_kills_are_counted_from_the_time_the_process_came(
     file.write_text(text.format(5))
     assert watch.kernel_killed()
     assert watch.peak_bytes == 2048 * 1024
+    now = time.monotonic()
+    monkeypatch.setattr("worker.memory.time.monotonic", lambda: now + memory.WINDOW_SECONDS + 1)
+    watch.sample()
+    monkeypatch.setattr("worker.memory.time.monotonic", lambda: now + 2 * memory.WINDOW_SECONDS + 3)
+    watch.sample()
+    assert not watch.kernel_killed(), "that was a neighbour's end, long ago"
 
 
 def test_a_process_that_is_gone_at_once_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
