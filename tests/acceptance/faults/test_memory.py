@@ -1,6 +1,8 @@
 """Memory that runs out: only the training process ends, and the job says so or goes on with less."""
 
 import os
+import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -102,9 +104,15 @@ def test_a_kill_by_the_kernel_for_want_of_memory_is_told_from_a_crash(local: Dep
 def starving_group(worker: Process) -> Iterator[None]:
     """Move the training process into a control group that gives it no further memory."""
     group, limit = _new_group()
+    pid = worker.training_pid
     try:
-        (group / "cgroup.procs").write_text(str(worker.training_pid))
         (group / limit).write_text(str(256 * 1024))
+        # It is moved while it stands still: the worker looks five times a second which group it is in, and a process is
+        # seldom moved as this one is.
+        os.kill(pid, signal.SIGSTOP)
+        (group / "cgroup.procs").write_text(str(pid))
+        time.sleep(1)
+        os.kill(pid, signal.SIGCONT)
         yield
     finally:
         group.rmdir()
