@@ -1,5 +1,6 @@
 """Every engine and every method must pass the same tests: a new one is picked up from the tables."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -40,9 +41,20 @@ def pair(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="session")
-def trained(pair: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """The run of this pair, shared by all tests that only look at it."""
-    folder = tmp_path_factory.mktemp("-".join(pair))
+def trained(pair: tuple[str, str], tmp_path_factory: pytest.TempPathFactory, testrun_uid: str) -> Trained:
+    """The run of this pair, shared by all tests that only look at it, whichever process they run in."""
+    folder = tmp_path_factory.getbasetemp().parent / f"{'-'.join(pair)}-{testrun_uid}"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            _train(pair, folder)
+            (folder / "done").touch()
+    lines = (folder / "out" / "reports.jsonl").read_text().splitlines()
+    return Trained(folder / "out", [json.loads(line) for line in lines])
+
+
+def _train(pair: tuple[str, str], folder: Path) -> None:
     train, evaluation = reviews.divided(reviews.rating_rows(reviews.fetch(CACHE)), 640, 200)
     (folder / "spec.json").write_text(json.dumps(real_spec(*pair)))
     command = [sys.executable, "-m", "worker.training", str(folder / "spec.json"), str(folder / "out")]
@@ -52,8 +64,6 @@ def trained(pair: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stderr[-4000:]
-    lines = (folder / "out" / "reports.jsonl").read_text().splitlines()
-    return Trained(folder / "out", [json.loads(line) for line in lines])
 
 
 def real_spec(engine: str, method: str) -> dict[str, Any]:
