@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from app.db import DATABASE_AWAY, Database
 from app.jobs import lifecycle
@@ -50,7 +50,7 @@ class Relay:
         try:
             for lines, end in self._reports.lines():
                 self._forward_records(_parsed(lines), end)
-                self._reports.offset = end
+                self._reports.advance(end)
             self._forward_output()
         except DATABASE_AWAY as error:
             log.warning("job %s: reports wait, the database does not answer: %s", self._lease.job_id, error)
@@ -101,7 +101,7 @@ class Relay:
                 with self._database.write() as session:
                     lifecycle.log(session, self._lease, self._output.offset, text)
                 self._log_characters += len(text)
-            self._output.offset = end
+            self._output.advance(end)
 
 
 class _Tail:
@@ -110,21 +110,32 @@ class _Tail:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.offset = 0
+        self._end: int | None = None
+
+    def advance(self, end: int) -> None:
+        """Go on behind what is now in the database."""
+        self.offset, self._end = end, None
+
+    def _batch(self, file: BinaryIO) -> bytes:
+        # What was handed out before and not taken comes again as it was, though the file has grown: whether its commit took
+        # effect is not known, and can be told of the same batch only.
+        file.seek(self.offset)
+        return file.read(BATCH_BYTES if self._end is None else self._end - self.offset)
 
     def lines(self) -> Iterator[tuple[list[bytes], int]]:
-        """Yield (whole lines, the offset after them); the caller moves `offset`."""
+        """Yield (whole lines, the offset after them); the caller advances."""
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
             while True:
-                file.seek(self.offset)
-                data = file.read(BATCH_BYTES)
+                data = self._batch(file)
                 # A record may be longer than a batch: read on to its end.
                 data += b"" if b"\n" in data else file.readline()
                 whole = data.rfind(b"\n") + 1
                 if not whole:
                     return
-                yield data[:whole].splitlines(), self.offset + whole
+                self._end = self.offset + whole
+                yield data[:whole].splitlines(), self._end
 
     def chunks(self) -> Iterator[tuple[bytes, int]]:
         """Yield (bytes, the offset after them), cut at line ends where a batch has any."""
@@ -132,12 +143,12 @@ class _Tail:
             return
         with self._path.open("rb") as file:
             while True:
-                file.seek(self.offset)
-                data = file.read(BATCH_BYTES)
+                data = self._batch(file)
                 if not data:
                     return
                 whole = data.rfind(b"\n") + 1 or len(data)
-                yield data[:whole], self.offset + whole
+                self._end = self.offset + whole
+                yield data[:whole], self._end
 
     def last_bytes(self, count: int) -> bytes:
         if not self._path.exists():

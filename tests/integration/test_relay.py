@@ -4,10 +4,12 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import create_engine, select, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from app import auth
 from app.db import Database
@@ -132,21 +134,39 @@ def test_while_the_database_is_away_reports_wait_and_then_arrive_once(
     assert [data["message"] for _, data in events_of(database, lease)] == ["first", "second"]
 
 
-def test_a_commit_whose_answer_was_lost_is_not_made_twice(database: Database, lease: Lease, tmp_path: Path) -> None:
+class AnswersLost:
+    """A database whose commits take effect, while the answers to the next few are lost."""
+
+    def __init__(self, database: Database, count: int) -> None:
+        self._database, self.count = database, count
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        with self._database.write() as session:
+            yield session
+        if self.count:
+            self.count -= 1
+            raise OperationalError("COMMIT", None, ConnectionError("the answer was lost"))
+
+
+def test_a_commit_whose_answer_was_lost_is_not_made_twice_though_more_has_come(
+    database: Database, lease: Lease, tmp_path: Path
+) -> None:
     reports, output = tmp_path / "reports.jsonl", tmp_path / "output.log"
+    lossy = AnswersLost(database, 1)
+    relay = Relay(cast("Database", lossy), lease, reports, output, lambda _: None)
     write(reports, {"type": "note", "time": 1, "message": "one"})
-    output.write_text("a line\n")
-    relay = Relay(database, lease, reports, output, lambda _: None)
-    with database.write() as session:
-        lifecycle.record(session, lease, [("note", {"message": "one"})], read_to=reports.stat().st_size)
-        lifecycle.log(session, lease, 0, "a line\n")
-    # As far as the relay knows, nothing was written.
-    assert relay.forward()
+    assert not relay.forward()
     write(reports, {"type": "note", "time": 2, "message": "two"})
     assert relay.forward()
     assert [data["message"] for _, data in events_of(database, lease)] == ["one", "two"]
+    output.write_text("a line\n")
+    lossy.count = 1
+    assert not relay.forward()
+    output.write_text("a line\nand another\n")
+    assert relay.forward()
     with database.read() as session:
-        assert queries.log_tail(session, lease.job_id, attempt=1, limit=100)[1] == "a line\n"
+        assert queries.log_tail(session, lease.job_id, attempt=1, limit=100)[1] == "a line\nand another\n"
 
 
 def test_a_lost_lease_stops_the_relay(database: Database, lease: Lease, tmp_path: Path) -> None:
