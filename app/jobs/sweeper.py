@@ -17,9 +17,8 @@ log = logging.getLogger(__name__)
 
 HINT_SECONDS = 15.0
 """A job that became due longer ago waits for a slot, not for a hint: more of them would only pile up."""
-
-
 ENGINE_SECONDS = 60.0
+"""How long nobody may have offered a job's engine before its log says so."""
 
 
 def sweep(
