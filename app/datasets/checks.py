@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from app.datasets.batch import ROWS
 from app.datasets.columns import LINE
 from app.specs import JobSpec
-from app.specs.labels import class_name, label_name
-from app.specs.rows import RowProblem, class_problem, text_classification_problems
+from app.specs.rows import RowProblem, row_problems
+from app.specs.tasks import TaskSpec
 
 SHOWN = 20
 SHOWN_COLUMNS = 30
@@ -66,10 +66,10 @@ class DataReport:
             self.problems.append(problem)
 
 
-def check_text_classification(
+def check_rows(
     spec: JobSpec, train: Rows, eval_rows: Rows | None = None, test: Rows | None = None, *, row_limit: int
 ) -> DataReport:
-    """Check columns, texts and labels of up to `row_limit` rows of each split; only the role columns are read.
+    """Check columns and cells of up to `row_limit` rows of each split; only the role columns are read.
 
     With `on_bad_row: "skip"` unusable rows are counted, not problems. What cannot be known from the first rows
     of a longer split (which classes there are) is left to the job.
@@ -79,14 +79,14 @@ def check_text_classification(
     given = {split: rows for split, rows in splits.items() if rows is not None}
     if not all([_has_columns(spec, split, rows, report) for split, rows in given.items()]):  # noqa: C419 - name them all
         return report
-    known = spec.task.labels
+    known = spec.task.class_names
     for split, rows in given.items():
         _check_split(spec, split, rows, row_limit, known, report)
         if split == "train":
             if report.is_complete:
-                _check_classes(report)
+                _check_classes(spec.task, report)
             # Without all rows of train, or with all of them bad, eval labels have nothing to be compared with.
-            known = known or (sorted(report.classes) if report.is_complete and report.classes else None)
+            known = known or (spec.task.learn(report.classes) if report.is_complete and report.classes else None)
     return report
 
 
@@ -111,9 +111,9 @@ def _missing(role: str, column: str, names: Sequence[str]) -> str:
 def _check_split(
     spec: JobSpec, split: str, source: Rows, row_limit: int, known: Sequence[str] | None, report: DataReport
 ) -> None:
-    watched = _Watched(_read(source, list(spec.columns.values())), spec.columns["label"], spec.task.labels, row_limit)
+    watched = _Watched(_read(source, list(spec.columns.values())), spec, row_limit)
     bad = 0
-    for problem in text_classification_problems(split, watched.rows(), spec.columns, known):
+    for problem in row_problems(spec.task, split, watched.rows(), spec.columns, known):
         bad += watched.mark_bad()
         if spec.data.on_bad_row == "fail":
             report.add(_bad_row(problem))
@@ -126,9 +126,9 @@ def _check_split(
         report.classes = watched.names
 
 
-def _check_classes(report: DataReport) -> None:
+def _check_classes(task: TaskSpec, report: DataReport) -> None:
     # Rows that are reported as bad already explain why no class was found.
-    reason = class_problem(report.classes) if report.classes or not report.total else None
+    reason = task.classes_fault(report.classes) if report.classes or not report.total else None
     if reason is not None:
         report.add(DataProblem("data.train", "train", "classes", reason))
 
@@ -139,10 +139,11 @@ def _bad_row(problem: RowProblem) -> DataProblem:
 
 
 class _Watched:
-    """Rows on their way through the check: counted up to a limit, label ids named, classes of good rows collected."""
+    """Rows on their way through the check: counted up to a limit, targets read, classes of good rows collected."""
 
-    def __init__(self, rows: Iterable[Row], label: str, labels: Sequence[str] | None, limit: int) -> None:
-        self._rows, self._label, self._labels, self._limit = iter(rows), label, labels, limit
+    def __init__(self, rows: Iterable[Row], spec: JobSpec, limit: int) -> None:
+        self._rows, self._task, self._limit = iter(rows), spec.task, limit
+        self._target = None if spec.task.target_role is None else spec.columns[spec.task.target_role]
         self._is_bad = False
         self.names: set[str] = set()
         self.count = 0
@@ -152,13 +153,11 @@ class _Watched:
         for row in islice(self._rows, self._limit):
             self.count += 1
             self._is_bad = False
-            named = (
-                row if self._labels is None else {**row, self._label: class_name(row.get(self._label), self._labels)}
-            )
+            named = row if self._target is None else {**row, self._target: self._task.read(row.get(self._target))}
             yield named
             # Back here, the check has said all it has to say about the row.
-            if not self._is_bad and (name := label_name(named.get(self._label))) is not None:
-                self.names.add(name)
+            if not self._is_bad and self._target is not None:
+                self.names.update(self._task.classes(named[self._target]))
         self.is_cut = next(self._rows, None) is not None
 
     def mark_bad(self) -> int:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
-from app.datasets.checks import DataReport, Rows, check_text_classification
+from app.datasets.checks import DataReport, Rows, check_rows
 from app.datasets.local_copy import LocalCopies
 from app.db import Database
 from app.errors import InvalidRequest
@@ -19,7 +19,7 @@ from app.jobs.tables import Dataset, Job
 from app.specs import JobSpec
 from app.specs.data import DataSource, InlineData, UploadedData
 from app.specs.durations import seconds
-from app.specs.engines import takes
+from app.specs.fit import takes
 from app.specs.training import AUTO_BATCH_SIZE
 
 INLINE_LIMIT_BYTES = 1024**2
@@ -199,7 +199,7 @@ def _check_rows(spec: JobSpec, datasets: Mapping[str, Dataset], copies: LocalCop
     if "train" not in rows:
         return
     try:
-        report = check_text_classification(spec, rows["train"], rows.get("eval"), rows.get("test"), row_limit=row_limit)
+        report = check_rows(spec, rows["train"], rows.get("eval"), rows.get("test"), row_limit=row_limit)
     except FileNotFoundError:
         # A dataset was deleted, and its local copy with it, while we were about to read it.
         raise _no_dataset(next(split for split in rows if split in datasets)) from None

@@ -8,16 +8,10 @@ from pydantic_core import PydanticCustomError
 
 from app.specs.data import Data
 from app.specs.durations import seconds
-from app.specs.engines import misfit
+from app.specs.fit import misfit
 from app.specs.strict import Strict
-from app.specs.text_classification import MetricName, TextClassification
+from app.specs.tasks import Task
 from app.specs.training import BatchSize, Training
-
-Task = TextClassification
-"""The union of all task specs, told apart by `type`. It has one member so far."""
-
-TASKS: dict[str, type[Task]] = {"text-classification": TextClassification}
-"""Every task type and its spec."""
 
 Cadence = Literal["none", "epoch", "steps"]
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
@@ -88,11 +82,16 @@ class Evaluation(Strict):
     )
     at_start: bool = Field(default=False, description="Evaluate once before the first step too, as a baseline.")
     batch_size: BatchSize = Field(default="auto", description="Rows a forward pass, 1 to 4096, or `auto`.")
-    metrics: list[MetricName] | None = Field(
-        default=None, min_length=1, max_length=20, description="What to compute; the task's usual metrics without it."
+    metrics: list[str] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=20,
+        description="What to compute, of the task's `metrics` in GET /v1/tasks; its usual metrics without it.",
     )
-    best_by: MetricName | Literal["loss"] | None = Field(
-        default=None, description="The metric that picks the best checkpoint; the first of `metrics` without it."
+    best_by: str | None = Field(
+        default=None,
+        max_length=100,
+        description="The metric, or `loss`, that picks the best checkpoint; the first of `metrics` without it.",
     )
     predictions: bool = Field(default=True, description="Publish the eval predictions with their rows.")
 
@@ -179,7 +178,7 @@ class JobSpec(Strict):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
-        roles = (*self.task.required_roles, *self.task.optional_roles)
+        roles = tuple(dict.fromkeys((*self.task.roles, *self.task.required_roles, *self.task.optional_roles)))
         for role in self.data.columns:
             if role not in roles:
                 raise _misfit(
@@ -191,10 +190,16 @@ class JobSpec(Strict):
             raise _misfit(
                 "training.early_stopping", "needs evaluation: give data.eval or data.eval_fraction, and a strategy"
             )
+        for metric in self.metrics:
+            if metric not in self.task.metrics:
+                known = ", ".join(self.task.metrics)
+                raise _misfit(
+                    "evaluation.metrics", f"'{metric}' is no metric of this {self.task.type}; its metrics are {known}"
+                )
         best_by = self.evaluation.best_by
         if best_by is not None and best_by != "loss" and best_by not in self.metrics:
             raise _misfit("evaluation.best_by", f"'{best_by}' is not computed; metrics are {', '.join(self.metrics)}")
-        if refused := misfit(self.training.engine, self):
+        if refused := misfit(self):
             raise _misfit(*refused)
         return self
 
@@ -209,7 +214,7 @@ class JobSpec(Strict):
         return self.has_eval_data and self.evaluation.strategy != "none"
 
     @property
-    def metrics(self) -> tuple[MetricName, ...]:
+    def metrics(self) -> tuple[str, ...]:
         """The metrics to compute: those asked for, or the task's usual ones."""
         return tuple(self.evaluation.metrics or self.task.default_metrics)
 
@@ -221,7 +226,7 @@ class JobSpec(Strict):
     @property
     def columns(self) -> dict[str, str]:
         """Role to column name: every required role, and the optional ones that were named."""
-        return {role: self.data.columns.get(role, role) for role in self.task.required_roles} | self.data.columns
+        return {role: self.data.columns.get(role, role) for role in self.task.roles} | self.data.columns
 
 
 def _check_cadence(strategy: Cadence, every: int | None) -> None:

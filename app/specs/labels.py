@@ -1,9 +1,11 @@
 """How raw label cells become class names, the same at submit and in training."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+LABEL_LIMIT = 1000
+SHOWN_LABELS = 20
 ID_DIGITS = 10
 """No list of labels is so long that its ids have more; int() refuses text of thousands of digits."""
 
@@ -48,3 +50,29 @@ def ordered(names: Iterable[str]) -> list[str]:
     except ValueError:
         return unique
     return sorted(unique, key=numbers.__getitem__) if all(map(math.isfinite, numbers.values())) else unique
+
+
+def unknown(word: str, name: str, known: Collection[str] | None) -> str | None:
+    """Say that a class is none of those of train, or None. `word` is what the task calls it."""
+    if known is None or name in known:
+        return None
+    return f"the {word} '{name}' is not one of the classes of train: {', '.join(ordered(known)[:SHOWN_LABELS])}"
+
+
+def too_many(names: Collection[str]) -> str | None:
+    """Say that so many classes are none, or None."""
+    if len(names) <= LABEL_LIMIT:
+        return None
+    return (
+        f"the label column holds {len(names)} classes, the limit is {LABEL_LIMIT}; "
+        "is it the right column, or a number to regress on?"
+    )
+
+
+def check_labels(labels: list[str] | None) -> list[str] | None:
+    """Return a spec's list of classes. Raises ValueError where two are alike or one is empty."""
+    if labels is not None and len(set(labels)) != len(labels):
+        raise ValueError("a class is named twice")
+    if labels is not None and any(not name.strip() for name in labels):
+        raise ValueError("a class name is empty")
+    return labels

@@ -3,11 +3,14 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, cast
 
 from pydantic import ValidationError
 
 SHOWN_NAME = 100
+UNION_ERRORS = ("union_tag_invalid", "union_tag_not_found")
+"""What pydantic calls a missing or unknown `type` among objects told apart by it."""
 SUBJECT = re.compile(r"^(Input|String|List|Dictionary) should ")
 OBJECT = re.compile(r"a valid dictionary( or instance of \w+)?")
 
@@ -31,6 +34,8 @@ def problems(error: ValidationError, body: Any) -> list[Problem]:
     for item in error.errors(include_url=False, include_input=False):
         kind, context = item["type"], item.get("ctx", {})
         path = _real_path(item["loc"], body, is_missing=kind == "missing")
+        if kind in UNION_ERRORS:
+            path, item["msg"] = [*path, "type"], _tags(kind, context)
         if "field" in context:
             # Raised by a model about one of its fields, which pydantic's own path leaves out.
             path = [*path, *context["field"].split(".")] if kind == "misfit" else [*path, context["field"]]
@@ -41,6 +46,15 @@ def problems(error: ValidationError, body: Any) -> list[Problem]:
         elif message not in known.message:
             found[param] = Problem(param, f"{known.message}, or: {message}", known.code)
     return list(found.values())
+
+
+def _tags(kind: str, context: dict[str, Any]) -> str:
+    if kind == "union_tag_not_found":
+        return "is required"
+    known: list[str] = re.findall(r"'([^']+)'", context["expected_tags"])
+    near = get_close_matches(str(context["tag"]), known, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    return f"must be one of {', '.join(known)}{hint}"
 
 
 def dotted(path: Iterable[str | int]) -> str:

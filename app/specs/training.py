@@ -18,6 +18,50 @@ class FullMethod(Strict):
     type: Literal["full"] = Field(default="full", description="`full` tunes every weight.")
 
 
+class FreezeMethod(Strict):
+    """Tune the upper part of the model alone."""
+
+    type: Literal["freeze"] = Field(description="`freeze` leaves the lower part of the model as it is.")
+    layers: Annotated[int, Field(ge=0, le=1000)] | Literal["all"] = Field(
+        default="all",
+        description="How many layers stay as they are, counted from the embeddings, which stay too; `all` tunes the head alone.",
+    )
+
+
+class LoraMethod(Strict):
+    """Tune small matrices beside the weights (LoRA: Hu et al., 2021)."""
+
+    type: Literal["lora"] = Field(description="`lora` tunes small matrices beside the weights.")
+    rank: int = Field(default=16, ge=1, le=1024, description="The inner size of the matrices.")
+    alpha: float = Field(default=32.0, gt=0, le=10_000, description="They count `alpha / rank` times.")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout before the matrices.")
+    target_modules: list[str] | Literal["auto"] = Field(
+        default="auto",
+        description="The layers that get matrices, by the ends of their names; `auto` takes every linear layer but the head.",
+    )
+    export: Literal["merged", "adapter"] = Field(
+        default="merged",
+        description="What is published: `merged` is a whole model that transformers loads as it is, `adapter` the small "
+        "matrices alone, which peft loads onto the base model.",
+    )
+
+
+class QloraMethod(LoraMethod):
+    """LoRA over a base model in 4 bits (QLoRA: Dettmers et al., 2023)."""
+
+    type: Literal["qlora"] = Field(  # pyright: ignore[reportIncompatibleVariableOverride] - another tag of the same shape
+        description="`qlora` is `lora` over a base model in 4 bits; it needs a GPU."
+    )
+    export: Literal["merged", "adapter"] = Field(
+        default="adapter",
+        description="What is published: `adapter` is the small matrices alone, `merged` a whole model in 32 bits.",
+    )
+
+
+Method = Annotated[FullMethod | LoraMethod | QloraMethod | FreezeMethod, Field(discriminator="type")]
+"""Which weights are tuned, told apart by `type`."""
+
+
 class EarlyStopping(Strict):
     """End the run when evaluation stops getting better."""
 
@@ -35,7 +79,7 @@ class Training(Strict):
         description="The training loop: `trainer` is the Hugging Face Trainer, `pytorch` a native loop over accelerate, "
         "`tensorflow` Keras on TensorFlow. `GET /v1/tasks` says what each can do.",
     )
-    method: FullMethod = Field(default_factory=FullMethod, description="Which weights are tuned.")
+    method: Method = Field(default_factory=FullMethod, description="Which weights are tuned.")
     epochs: float = Field(default=3.0, gt=0, le=10_000, description="Passes over train.")
     max_steps: int | None = Field(
         default=None, ge=1, le=100_000_000, description="Optimiser steps; wins over `epochs`."

@@ -10,6 +10,7 @@ from worker.training.plan import Plan
 
 HYPERPARAMETERS = (
     "engine",
+    "method",
     "optimizer",
     "learning_rate",
     "head_learning_rate",
@@ -24,7 +25,11 @@ HYPERPARAMETERS = (
 
 
 def model_card(
-    plan: Plan, course: Course, metrics: dict[str, float], report: dict[str, Any] | None, job_id: str | None
+    plan: Plan,
+    course: Course,
+    metrics: dict[str, float],
+    report: dict[str, dict[str, float]] | None,
+    job_id: str | None,
 ) -> str:
     """The text of README.md, with the front matter that the hub reads."""
     title = plan.spec.name or f"{plan.spec.model.id} fine-tuned"
@@ -33,7 +38,7 @@ def model_card(
         f"# {title}",
         _summary(plan, course, job_id),
         "## Results\n\n" + _results(course, metrics),
-        "## Per class\n\n" + _classes(report) if report else "",
+        "## In detail\n\n" + _details(report) if report else "",
         "## Data\n\n" + _data(plan),
         "## Training\n\n" + _training(plan),
         "## Use\n\n" + _use(plan),
@@ -43,7 +48,8 @@ def model_card(
 
 def _front_matter(plan: Plan, metrics: dict[str, float]) -> str:
     model = plan.spec.model.id
-    lines = ["---", "library_name: transformers", f"pipeline_tag: {plan.spec.task.type}"]
+    library = "peft" if getattr(plan.spec.training.method, "export", "") == "adapter" else "transformers"
+    lines = ["---", f"library_name: {library}", f"pipeline_tag: {plan.task.pipeline}"]
     if ":" not in model:
         lines += [f"base_model: {json.dumps(model)}"]
     hubs = [source.hub for _, source in _sources(plan) if isinstance(source, HubData)]
@@ -67,8 +73,8 @@ def _summary(plan: Plan, course: Course, job_id: str | None) -> str:
     return (
         f"A {plan.spec.task.type} model, fine-tuned from `{model}`{f' at `{commit}`' if commit else ''}{job}. "
         f"Training took {course.step} of {course.total_steps} steps ({course.epoch:.2f} epochs); "
-        f"this is {which}.\n\nClasses: {', '.join(f'`{name}`' for name in plan.resolved.labels)}"
-    )
+        f"this is {which}."
+    ) + (f"\n\nClasses: {', '.join(f'`{name}`' for name in plan.resolved.labels)}" if plan.resolved.labels else "")
 
 
 def _results(course: Course, metrics: dict[str, float]) -> str:
@@ -79,12 +85,10 @@ def _results(course: Course, metrics: dict[str, float]) -> str:
     return _table(("metric", "before training", "after training"), rows)
 
 
-def _classes(report: dict[str, Any]) -> str:
-    rows = (
-        (name, f"{row['precision']:.4f}", f"{row['recall']:.4f}", f"{row['f1']:.4f}", str(row["rows"]))
-        for name, row in report.items()
-    )
-    return _table(("class", "precision", "recall", "f1", "rows"), rows)
+def _details(report: dict[str, dict[str, float]]) -> str:
+    columns = list(dict.fromkeys(name for row in report.values() for name in row))
+    rows = ((name, *(_number(row.get(column)) for column in columns)) for name, row in report.items())
+    return _table(("", *columns), rows)
 
 
 def _data(plan: Plan) -> str:
@@ -113,12 +117,7 @@ def _training(plan: Plan) -> str:
 
 
 def _use(plan: Plan) -> str:
-    sample = '{"text": "…", "text_pair": "…"}' if "text_pair" in plan.spec.columns else '"…"'
-    return (
-        "```python\nfrom transformers import pipeline\n\n"
-        f'classify = pipeline("{plan.spec.task.type}", model="PATH/TO/THIS/FOLDER")\n'
-        f"print(classify({sample}))\n```"
-    )
+    return f"```python\n{plan.task.use(plan.spec).strip()}\n```".replace("FOLDER", "PATH/TO/THIS/FOLDER")
 
 
 def _named(plan: Plan, split: str) -> str:
@@ -137,6 +136,12 @@ def _sources(plan: Plan) -> list[tuple[str, Any]]:
     return [
         (name, source) for name, source in (("train", data.train), ("eval", data.eval), ("test", data.test)) if source
     ]
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

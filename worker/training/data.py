@@ -9,13 +9,13 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 from app.specs import JobSpec
-from app.specs.rows import SHOWN_LABELS, RowProblem
-from worker.training.errors import SHOWN_PROBLEMS, BadRows, NoRows, Stopped
+from app.specs.labels import SHOWN_LABELS
+from app.specs.rows import RowProblem, row_problems
+from worker.training.errors import SHOWN_PROBLEMS, BadRows, NoRows, SingleClass, Stopped, TooManyClasses
 from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
 from worker.training.sources import read
 from worker.training.table import ROW, Row, Table, fingerprint
-from worker.training.tasks.protocol import Task
 
 SPLITS = ("train", "eval", "test")
 
@@ -30,7 +30,7 @@ class Data:
     skipped: int
 
 
-def load(request: TrainingRequest, task: Task) -> dict[str, Table]:
+def load(request: TrainingRequest) -> dict[str, Table]:
     """Read all rows of every split that the spec names. Raises the errors of `sources.read`."""
     spec = request.spec
     named = {split: getattr(spec.data, split) for split in SPLITS}
@@ -38,19 +38,19 @@ def load(request: TrainingRequest, task: Task) -> dict[str, Table]:
     tables = {
         split: read(split, source, request.datasets, columns) for split, source in named.items() if source is not None
     }
-    return {split: task.read_targets(spec, table) for split, table in tables.items()}
+    return {split: _read_targets(spec, table) for split, table in tables.items()}
 
 
-def prepare(tables: dict[str, Table], spec: JobSpec, task: Task, report: Reporter, stop: threading.Event) -> Data:
+def prepare(tables: dict[str, Table], spec: JobSpec, report: Reporter, stop: threading.Event) -> Data:
     """Hold out eval rows, take the subsets, and check the rows used.
 
     Raises BadRows, NoRows, SingleClass, TooManyClasses or Stopped.
     """
-    labels = task.learn_labels(spec, tables["train"])
-    chosen = {split: _subset(spec, split, table) for split, table in _hold_out(tables, spec, task, report).items()}
-    checked = {split: _usable(split, table, spec, task, labels, report, stop) for split, table in chosen.items()}
-    task.check_targets(spec, labels, checked["train"])
-    if spec.task.labels is None:
+    labels = _learn_labels(spec, tables["train"])
+    chosen = {split: _subset(spec, split, table) for split, table in _hold_out(tables, spec, report).items()}
+    checked = {split: _usable(split, table, spec, labels, report, stop) for split, table in chosen.items()}
+    _check_classes(spec, labels, checked["train"])
+    if labels and spec.task.class_names is None:
         more = f" and {len(labels) - SHOWN_LABELS} more" if len(labels) > SHOWN_LABELS else ""
         report.note(f"{len(labels)} classes were learned from train: {', '.join(labels[:SHOWN_LABELS])}{more}")
     return Data(
@@ -61,15 +61,69 @@ def prepare(tables: dict[str, Table], spec: JobSpec, task: Task, report: Reporte
     )
 
 
-def _hold_out(tables: dict[str, Table], spec: JobSpec, task: Task, report: Reporter) -> dict[str, Table]:
+def _read_targets(spec: JobSpec, table: Table) -> Table:
+    role = spec.task.target_role
+    if role is None:
+        return table
+    column = spec.columns[role]
+    names, known = table.class_names.get(column), dict[tuple[type, str], Any]()
+    cells: list[Any] = []
+    for cell in table.cells(column):
+        # One object a class, however many rows; 1, 1.0 and True are equal, so the type is part of the key.
+        key = (type(cell), repr(cell))
+        if key not in known:
+            known[key] = spec.task.read(cell, names)
+        cells.append(known[key])
+    return table.replaced(column, cells)
+
+
+def _learn_labels(spec: JobSpec, train: Table) -> list[str]:
+    # The spec's, else a hub dataset's own, else those that occur.
+    task, role = spec.task, spec.task.target_role
+    if role is None:
+        return []
+    if task.class_names:
+        return list(task.class_names)
+    if named := train.class_names.get(spec.columns[role]):
+        return list(named)
+    return task.learn(_seen(spec, train))
+
+
+def _seen(spec: JobSpec, train: Table) -> set[str]:
+    # Rows at fault have cells of any kind; they are told of later.
+    task, columns = spec.task, spec.columns
+    role = task.target_role
+    return {
+        name
+        for rows in train.batches()
+        for row in rows
+        if role is not None and not any(at == role for at, _ in task.faults(row, columns, None))
+        for name in task.classes(row[columns[role]])
+    }
+
+
+def _check_classes(spec: JobSpec, labels: list[str], train: Table) -> None:
+    present = _seen(spec, train)
+    message = spec.task.classes_fault(present) or spec.task.classes_fault(labels)
+    if message:
+        raise (SingleClass if len(present) <= 1 else TooManyClasses)(f"train: {message}")
+
+
+def _hold_out(tables: dict[str, Table], spec: JobSpec, report: Reporter) -> dict[str, Table]:
     fraction = spec.data.eval_fraction
     if fraction is None:
         return tables
     train = tables["train"]
     if len(train) < 2:  # noqa: PLR2004 - one row for each side
         raise NoRows(f"train has {len(train)} rows, too few to hold out a share for evaluation")
-    kept, held = _divide(train, fraction, spec.data.subset.seed, task.strata(spec, train), report)
+    kept, held = _divide(train, fraction, spec.data.subset.seed, _strata(spec, train), report)
     return {**tables, "train": train.take(sorted(kept)), "eval": train.take(sorted(held))}
+
+
+def _strata(spec: JobSpec, table: Table) -> list[str] | None:
+    role = spec.task.target_role
+    strata = [] if role is None else [spec.task.stratum(cell) for cell in table.cells(spec.columns[role])]
+    return None if not strata or None in strata else cast("list[str]", strata)
 
 
 def _divide(
@@ -98,12 +152,12 @@ def _subset(spec: JobSpec, split: str, table: Table) -> Table:
 
 
 def _usable(
-    split: str, table: Table, spec: JobSpec, task: Task, labels: list[str], report: Reporter, stop: threading.Event
+    split: str, table: Table, spec: JobSpec, labels: list[str], report: Reporter, stop: threading.Event
 ) -> Table:
     shown: list[RowProblem] = []
     bad: set[int] = set()
     count = 0
-    for place, problem in _problems(split, table, spec, task, labels, stop):
+    for place, problem in _problems(split, table, spec, labels, stop):
         bad.add(place)
         count += 1
         if len(shown) < SHOWN_PROBLEMS:
@@ -120,13 +174,13 @@ def _usable(
 
 
 def _problems(
-    split: str, table: Table, spec: JobSpec, task: Task, labels: list[str], stop: threading.Event
+    split: str, table: Table, spec: JobSpec, labels: list[str], stop: threading.Event
 ) -> Iterator[tuple[int, RowProblem]]:
     start = 0
     for batch in table.batches():
         if stop.is_set():
             raise Stopped
-        for problem in task.problems(split, batch, spec, labels):
+        for problem in row_problems(spec.task, split, batch, spec.columns, labels or None):
             yield start + problem.row - 1, replace(problem, row=_source_row(batch, problem))
         start += len(batch)
 

@@ -1,26 +1,23 @@
-"""Predictions become numbers."""
+"""Answers become numbers."""
 
 import math
 
 from worker.training.errors import LossNotFinite
-from worker.training.metrics import Scores
-from worker.training.plan import Plan, Predictions
+from worker.training.metrics import compute
+from worker.training.plan import Answers, Plan
+from worker.training.tasks.protocol import Told
 
 
-def judge(plan: Plan, predictions: Predictions, prefix: str) -> dict[str, float]:
-    """The metrics of the spec and the loss, each named `PREFIX_name`. Raises LossNotFinite."""
-    scores = open_scores(plan)
-    scores.add_batch(plan.task.predict(predictions.logits), predictions.targets)
-    return named(scores.compute(), predictions.loss, prefix)
+def judge(plan: Plan, split: str, answers: Answers) -> dict[str, float]:
+    """The metrics of the spec and the loss over a split, each named `SPLIT_name`. Raises LossNotFinite."""
+    return judge_told(plan, split, plan.task.tell(plan.split(split), answers.each), answers.loss)
 
 
-def open_scores(plan: Plan) -> Scores:
-    """The metrics of the plan, empty."""
-    return Scores(plan.resolved.metrics, plan.scratch / "metrics")
-
-
-def named(values: dict[str, float], loss: float, prefix: str) -> dict[str, float]:
-    """Metrics and mean loss, each named `PREFIX_name`. Raises LossNotFinite."""
+def judge_told(plan: Plan, split: str, told: Told, loss: float) -> dict[str, float]:
+    """The same of answers that are read already. Raises LossNotFinite."""
     if not math.isfinite(loss):
-        raise LossNotFinite(f"the {prefix} loss is {loss}")
-    return {f"{prefix}_{name}": value for name, value in values.items()} | {f"{prefix}_loss": loss}
+        raise LossNotFinite(f"the {split} loss is {loss}")
+    found = compute(
+        plan.task.metrics, plan.resolved.metrics, told.predictions, told.references, plan.scratch / "metrics"
+    )
+    return {f"{split}_{name}": value for name, value in found.items()} | {f"{split}_loss": loss}

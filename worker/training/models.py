@@ -4,6 +4,7 @@ A model folder holds `config.json`, safetensors weights and tokenizer files. Cod
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -112,17 +113,20 @@ def load_config(folder: Path, spec: JobSpec) -> Any:
     return config
 
 
-def build(kind: Any, folder: Path, spec: JobSpec, **head: Any) -> tuple[Any, tuple[str, ...]]:
+def build(
+    kind: Any, folder: Path, spec: JobSpec, head: Mapping[str, Any], **loading: Any
+) -> tuple[Any, tuple[str, ...]]:
     """Load pretrained weights into a model of class `kind`, its missing head made anew from the spec's seed.
 
-    Returns the model in float32 and the names of the new parameters. Raises ModelRefused where the
-    weights do not fit the body, ModelConfigInvalid for settings that the model does not take.
+    `head` are settings of the configuration, `loading` arguments of `from_pretrained`. Returns the model, in float32
+    where `loading` says nothing else, and the names of the new parameters. Raises ModelRefused where the weights do not
+    fit the body, ModelConfigInvalid for settings that the model does not take.
     """
     config = load_config(folder, spec)
     for key, value in head.items():
         setattr(config, key, value)
     set_seed(spec.training.seed)
-    model, info = _from_pretrained(kind, folder, spec, config)
+    model, info = _from_pretrained(kind, folder, spec, config, **loading)
     new = _new_parameters(model, info)
     if spec.training.gradient_checkpointing and not model.supports_gradient_checkpointing:
         raise ModelConfigInvalid(
@@ -174,7 +178,7 @@ def _of_job(models: dict[str, Path], job: str) -> Path:
     return folder
 
 
-def _from_pretrained(kind: Any, folder: Path, spec: JobSpec, config: Any) -> tuple[Any, dict[str, Any]]:
+def _from_pretrained(kind: Any, folder: Path, spec: JobSpec, config: Any, **loading: Any) -> tuple[Any, dict[str, Any]]:
     attention = spec.model.attn_implementation
     chosen = {} if attention == "auto" else {"attn_implementation": attention}
     try:
@@ -182,6 +186,7 @@ def _from_pretrained(kind: Any, folder: Path, spec: JobSpec, config: Any) -> tup
             folder,
             **({} if config is None else {"config": config}),
             **chosen,
+            **loading,
             dtype="float32",
             use_safetensors=True,
             local_files_only=True,

@@ -19,9 +19,17 @@ from worker.training.card import model_card
 from worker.training.checkpoints import Manifest, commit
 from worker.training.course import Course
 from worker.training.errors import without_none
-from worker.training.plan import Plan, Predictions
+from worker.training.plan import Answers, Plan
 from worker.training.saving import copy_model
-from worker.training.table import Table
+from worker.training.tasks.protocol import Told
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a model says of one split, and how that is read."""
+
+    answers: Answers
+    told: Told
 
 
 @dataclass(frozen=True)
@@ -30,19 +38,12 @@ class Judged:
 
     metrics: dict[str, float]
     """Flat: eval_*, test_*, train_loss."""
-    report: dict[str, Any] | None
-    """Numbers for each class, where there are eval rows."""
-    predictions: Predictions | None
+    evaluation: Judgement | None
+    """Of the eval rows, where there are some."""
 
 
 def package(
-    plan: Plan,
-    course: Course,
-    folder: Path,
-    exports: Path | None,
-    judged: Judged,
-    eval_rows: Table | None,
-    job_id: str | None,
+    plan: Plan, course: Course, folder: Path, exports: Path | None, judged: Judged, job_id: str | None
 ) -> Manifest:
     """Commit `OUT_DIR/model` from the model in `folder`, with what is in `exports` beside it.
 
@@ -55,14 +56,12 @@ def package(
         shutil.copytree(exports, staging, dirs_exist_ok=True)
     published = course.best_step or course.step
     _write(staging / "job.json", _job(plan, course, judged, job_id, published))
-    (staging / "README.md").write_text(
-        model_card(plan, course, judged.metrics, judged.report, job_id), encoding="utf-8"
-    )
-    if judged.report is not None:
-        (staging / "evaluation").mkdir()
-        _write(staging / "evaluation" / "report.json", judged.report)
-    if judged.predictions is not None and eval_rows is not None and plan.spec.evaluation.predictions:
-        _write_predictions(staging / "evaluation" / "predictions.jsonl", plan, eval_rows, judged.predictions)
+    report = None if judged.evaluation is None else plan.task.report(plan.split("eval"), judged.evaluation.told)
+    (staging / "README.md").write_text(model_card(plan, course, judged.metrics, report, job_id), encoding="utf-8")
+    if report is not None:
+        _write(staging / "evaluation" / "report.json", report)
+    if judged.evaluation is not None and plan.spec.evaluation.predictions:
+        _write_predictions(staging / "evaluation" / "predictions.jsonl", plan, judged.evaluation)
     facts = without_none({"step": published, "job_id": job_id, "metrics": judged.metrics})
     return commit(staging, plan.out_dir / "model", facts)
 
@@ -84,14 +83,12 @@ def _job(plan: Plan, course: Course, judged: Judged, job_id: str | None, publish
 
 
 def _write(path: Path, value: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _write_predictions(path: Path, plan: Plan, rows: Table, predictions: Predictions) -> None:
-    place = 0
+def _write_predictions(path: Path, plan: Plan, judgement: Judgement) -> None:
+    path.parent.mkdir(exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
-        for batch in rows.batches():
-            logits = predictions.logits[place : place + len(batch)]
-            for told in plan.task.describe(batch, plan.spec, plan.resolved.labels, logits):
-                file.write(json.dumps(told, ensure_ascii=False) + "\n")
-            place += len(batch)
+        for told in plan.task.describe(plan.split("eval"), judgement.answers.each, judgement.told):
+            file.write(json.dumps(told, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""What is settled before the first step, and what a model says about a split. Engines and their surroundings share it."""
+"""What is settled before the first step, and what a model says of a split. Engines and their surroundings share it."""
 
 import threading
 from dataclasses import dataclass
@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 
 from app.specs import JobSpec, Resolved
 from worker.training.reports import Reporter
-from worker.training.tasks.protocol import Task
+from worker.training.table import Table
+from worker.training.tasks.protocol import Split, Task
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,12 @@ class Plan:
     """The model folder that every engine starts from, new head included; when resuming, the checkpoint."""
     head: tuple[str, ...]
     """Names of the newly made parameters."""
+    tables: dict[str, Table]
+    """Split to the rows used."""
     encoded: dict[str, datasets.Dataset]
     """Split to its tokens and targets."""
+    base: Path
+    """The pretrained model, which methods that tune only parts of it load again."""
     out_dir: Path
     resume_from: Path | None
     report: Reporter
@@ -36,6 +40,10 @@ class Plan:
     tensorflow_python: Path | None = None
     """The interpreter of the environment that has TensorFlow."""
 
+    def split(self, name: str) -> Split:
+        """What the task reads answers with."""
+        return Split(self.spec, self.resolved.labels, self.tokenizer, self.tables[name], self.encoded[name])
+
     @property
     def scratch(self) -> Path:
         """Where an engine may write what nobody keeps."""
@@ -43,9 +51,8 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """Logits (rows by classes, float32) and targets of one split in its order, and the mean loss."""
+class Answers:
+    """What a model says of one split: the task's answer to each encoded row, in its order, and the mean loss."""
 
-    logits: np.ndarray[Any, Any]
-    targets: list[int]
+    each: list[Any]
     loss: float

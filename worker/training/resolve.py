@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from app.specs import JobSpec, Resolved
-from app.specs.engines import takes
+from app.specs.fit import takes
 from app.specs.job import Tokenization
 from app.specs.training import AUTO_BATCH_SIZE
 from worker.training import tensorflow_environment

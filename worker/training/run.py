@@ -4,7 +4,6 @@ import logging
 import shutil
 import threading
 from pathlib import Path
-from typing import Any
 
 import datasets
 import torch
@@ -14,9 +13,10 @@ from worker.training.course import Course
 from worker.training.data import load, prepare
 from worker.training.engines import ENGINES
 from worker.training.errors import InternalError, Stopped, TrainingError, without_none
-from worker.training.evaluation import judge
-from worker.training.package import Judged, package
-from worker.training.plan import Plan, Predictions
+from worker.training.evaluation import judge_told
+from worker.training.methods import publish
+from worker.training.package import Judged, Judgement, package
+from worker.training.plan import Plan
 from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
 from worker.training.saving import Outcome
@@ -53,7 +53,7 @@ def _attempt(request: TrainingRequest, report: Reporter, stop: threading.Event) 
     task = TASKS[request.spec.task.type]
     report.phase("preparing")
     _clear_scratch(request)
-    data = prepare(load(request, task), request.spec, task, report, stop)
+    data = prepare(load(request), request.spec, report, stop)
     plan = settle(request, task, data, report, stop)
     report.phase("training")
     outcome, folder = _train(plan)
@@ -61,9 +61,10 @@ def _attempt(request: TrainingRequest, report: Reporter, stop: threading.Event) 
     # Without a checkpoint of the last step, a stop from here on would lose the whole training: then we finish.
     ending = plan if outcome.is_saved else _unstoppable(plan)
     report.phase("evaluating")
-    judged = _judge(ending, course, folder)
+    published = publish(ending, folder)
+    judged = _judge(ending, course, published)
     report.phase("packaging")
-    package(ending, course, folder, outcome.exports, judged, data.splits.get("eval"), request.job_id)
+    package(ending, course, published, outcome.exports, judged, request.job_id)
     shutil.rmtree(plan.scratch, ignore_errors=True)
     report.result("succeeded", course.step, metrics=judged.metrics, model_path="model")
 
@@ -78,25 +79,19 @@ def _train(plan: Plan) -> tuple[Outcome, Path]:
 
 def _judge(plan: Plan, course: Course, folder: Path) -> Judged:
     metrics: dict[str, float] = {}
-    predictions: dict[str, Predictions] = {}
+    told: dict[str, Judgement] = {}
     engine = ENGINES[plan.spec.training.engine]
     for split in ("eval", "test"):
         if split not in plan.encoded:
             continue
-        predictions[split] = engine.predict(plan, folder, split)
-        found = judge(plan, predictions[split], split)
+        answers = engine.predict(plan, folder, split)
+        told[split] = Judgement(answers, plan.task.tell(plan.split(split), answers.each))
+        found = judge_told(plan, split, told[split].told, answers.loss)
         metrics |= found
         if split == "test" or not plan.spec.evaluates:
             plan.report.metric(course.step, round(course.epoch, 4), found)
     metrics |= without_none({"train_loss": course.train_loss})
-    return Judged(metrics, _report(plan, predictions.get("eval")), predictions.get("eval"))
-
-
-def _report(plan: Plan, predictions: Predictions | None) -> dict[str, Any] | None:
-    if predictions is None:
-        return None
-    predicted = plan.task.predict(predictions.logits)
-    return plan.task.report(plan.resolved.labels, predicted, predictions.targets)
+    return Judged(metrics, told.get("eval"))
 
 
 def _unstoppable(plan: Plan) -> Plan:
@@ -114,7 +109,7 @@ def _step_of(checkpoint: Path | None) -> int:
 
 def _clear_scratch(request: TrainingRequest) -> None:
     # What a killed attempt left; but a checkpoint to resume from may have been put there too.
-    for name in ("trainer", "checkpoint", "tensorflow", "initial", "final", "model"):
+    for name in ("trainer", "checkpoint", "tensorflow", "initial", "final", "published", "model"):
         shutil.rmtree(request.out_dir / "staging" / name, ignore_errors=True)
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from worker.training.data import Data
+from worker.training.methods import METHODS
+from worker.training.methods.lora import ADAPTER
 from worker.training.models import BaseModel, load_config, load_tokenizer, locate
 from worker.training.plan import Plan
 from worker.training.reports import Reporter
@@ -21,7 +23,8 @@ def settle(request: TrainingRequest, task: Task, data: Data, report: Reporter, s
     """
     spec, scratch = request.spec, request.out_dir / "staging"
     base = _base(request)
-    tokenizer, config = load_tokenizer(base.folder), load_config(base.folder, spec)
+    tokenizer, config = load_tokenizer(_tokenizer_folder(request, base)), load_config(base.folder, spec)
+    task.check(spec, tokenizer, config)
     resolved = resolve(request, data, base, config, tokenizer, report)
     initial, head = _initial(request, task, base, resolved.labels, tokenizer, report)
     report.phase("tokenizing")
@@ -33,7 +36,9 @@ def settle(request: TrainingRequest, task: Task, data: Data, report: Reporter, s
         tokenizer=tokenizer,
         initial=initial,
         head=head,
+        tables=data.splits,
         encoded=encoded,
+        base=base.folder,
         out_dir=request.out_dir,
         resume_from=request.resume_from,
         report=report,
@@ -44,10 +49,14 @@ def settle(request: TrainingRequest, task: Task, data: Data, report: Reporter, s
 
 
 def _base(request: TrainingRequest) -> BaseModel:
-    # A checkpoint is whole: with it, neither the hub nor the models folder is needed again.
-    if request.resume_from is None:
+    # A checkpoint of whole models is all that is needed: neither the hub nor the models folder again.
+    if request.resume_from is None or (request.resume_from / ADAPTER).is_file():
         return locate(request)
     return BaseModel(request.resume_from, request.resolved.model_commit if request.resolved else None)
+
+
+def _tokenizer_folder(request: TrainingRequest, base: BaseModel) -> Path:
+    return request.resume_from or base.folder
 
 
 def _initial(
@@ -55,15 +64,15 @@ def _initial(
 ) -> tuple[Path, tuple[str, ...]]:
     if request.resume_from is not None:
         return request.resume_from, ()
-    model, head = task.build_model(base.folder, request.spec, labels)
+    model, head = METHODS[request.spec.training.method.type].begin(task, base.folder, request.spec, labels)
     model.config.pad_token_id = tokenizer.pad_token_id
-    if not head:
+    if not head and request.spec.task.target_role is not None:
         report.note("the model brings a head of the right size, which is trained on as it is")
-        if request.spec.training.head_learning_rate is not None:
-            report.note(
-                "training.head_learning_rate is not used: it is for a newly made head; "
-                f"all weights learn at learning_rate {request.spec.training.learning_rate:g}"
-            )
+    if not head and request.spec.training.head_learning_rate is not None:
+        report.note(
+            "training.head_learning_rate is not used: it is for a newly made head; "
+            f"all weights learn at learning_rate {request.spec.training.learning_rate:g}"
+        )
     folder = request.out_dir / "staging" / "initial"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -35,7 +35,7 @@ def tokenize(
             if stop.is_set():
                 raise Stopped
             report.alive()
-            features = task.encode(rows, tokenizer, spec, resolved.labels, resolved.max_length)
+            features = task.encode(rows, tokenizer, spec, resolved.labels, resolved.max_length, split)
             cut += sum(features.pop("cut"))
             batch = _compact(features)
             writer = writer or pa.ipc.new_stream(path, batch.schema)

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from app.datasets.checks import DataReport, Rows, check_text_classification
+from app.datasets.checks import DataReport, Rows, check_rows
 from app.specs import JobSpec
 
 GOOD = [{"text": "fine", "label": 1}, {"text": "poor", "label": 0}]
@@ -24,7 +24,7 @@ def _spec(data: dict[str, Any] | None = None, labels: list[str] | None = None) -
 
 
 def _check(spec: JobSpec, train: Rows, eval_rows: Rows | None = None, *, row_limit: int = 1000) -> DataReport:
-    return check_text_classification(spec, train, eval_rows, row_limit=row_limit)
+    return check_rows(spec, train, eval_rows, row_limit=row_limit)
 
 
 @pytest.fixture

@@ -72,8 +72,8 @@ def plan(models_dir: Path, tmp_path: Path) -> Callable[[JobSpec], Plan]:
     def make(spec: JobSpec) -> Plan:
         python = tensorflow_python() if spec.training.engine == "tensorflow" else None
         request = TrainingRequest(spec, tmp_path, {}, models_dir, {}, None, None, tensorflow_python=python)
-        report, stop, task = Reporter(tmp_path), threading.Event(), TASKS["text-classification"]
-        data = prepare(load(request, task), spec, task, report, stop)
+        report, stop, task = Reporter(tmp_path), threading.Event(), TASKS[spec.task.type]
+        data = prepare(load(request), spec, report, stop)
         return settle(request, task, data, report, stop)
 
     return make

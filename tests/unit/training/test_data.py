@@ -23,9 +23,7 @@ from worker.training.errors import (
 from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
 from worker.training.table import Table
-from worker.training.tasks import TASKS
 
-TASK = TASKS["text-classification"]
 DATASET = "ds_" + "0" * 26
 
 
@@ -40,7 +38,7 @@ def read(tmp_path: Path) -> Callable[..., Data]:
             files[DATASET] = tmp_path / "data.parquet"
         request = TrainingRequest(spec, tmp_path, files, None, {}, None, None)
         stop = more.get("stop", threading.Event())
-        return prepare(load(request, TASK), spec, TASK, Reporter(tmp_path), stop)
+        return prepare(load(request), spec, Reporter(tmp_path), stop)
 
     return go
 
@@ -69,25 +67,37 @@ def test_true_one_and_the_text_one_are_told_apart(read: Callable[..., Data]) -> 
     assert read({"train": {"rows": rows}}).splits["train"].cells("label") == ["true", "1", "1", "1", "false"]
 
 
-def test_a_hub_datasets_class_names_are_used() -> None:
-    spec = JobSpec.model_validate(
-        {"task": {"type": "text-classification"}, "model": "m", "data": {"train": {"hub": "x"}}}
-    )
-    table = Table({"text": ["a", "b", "c"], "label": [1, 0, -1], "_row": [1, 2, 3]}, {"label": ["neg", "pos"]})
-    read = TASK.read_targets(spec, table)
-    assert read.cells("label") == ["pos", "neg", None]
-    assert TASK.learn_labels(spec, read) == ["neg", "pos"]
+@pytest.fixture
+def from_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Data]:
+    """Rows as a hub dataset has them: with ids, and the names of the classes beside."""
+
+    def go(cells: list[Any], **task: Any) -> Data:
+        table = Table({"text": ["t"] * len(cells), "label": cells, "_row": list(range(1, len(cells) + 1))}, NAMED)
+        monkeypatch.setattr("worker.training.data.read", lambda *_: table)
+        data = {"train": {"hub": "x"}, "on_bad_row": "skip"}
+        spec = JobSpec.model_validate({"task": {"type": "text-classification", **task}, "model": "m", "data": data})
+        request = TrainingRequest(spec, tmp_path, {}, None, {}, None, None)
+        return prepare(load(request), spec, Reporter(tmp_path), threading.Event())
+
+    return go
 
 
-def test_a_spec_can_rename_a_hub_datasets_classes() -> None:
-    body = {
-        "task": {"type": "text-classification", "labels": ["bad", "good"]},
-        "model": "m",
-        "data": {"train": {"hub": "x"}},
-    }
-    spec = JobSpec.model_validate(body)
-    table = Table({"text": ["a", "b"], "label": [1, 0], "_row": [1, 2]}, {"label": ["neg", "pos"]})
-    assert TASK.read_targets(spec, table).cells("label") == ["good", "bad"]
+NAMED = {"label": ["neg", "pos"]}
+
+
+def test_a_hub_datasets_class_names_are_used(from_hub: Callable[..., Data]) -> None:
+    data = from_hub([1, 0, -1])
+    assert data.splits["train"].cells("label") == ["pos", "neg"]
+    assert (data.labels, data.skipped) == (["neg", "pos"], 1)
+
+
+def test_a_spec_can_rename_a_hub_datasets_classes(from_hub: Callable[..., Data]) -> None:
+    assert from_hub([1, 0], labels=["bad", "good"]).splits["train"].cells("label") == ["good", "bad"]
+
+
+def test_a_hub_datasets_sets_of_classes_are_named(from_hub: Callable[..., Data]) -> None:
+    data = from_hub([[1, 0], [], [1]], problem="multi-label")
+    assert data.splits["train"].cells("label") == [["pos", "neg"], [], ["pos"]]
 
 
 def test_a_subset_is_the_one_that_datasets_would_take(read: Callable[..., Data]) -> None:
@@ -174,7 +184,7 @@ def test_data_that_is_not_there_is_told(read: Callable[..., Data], tmp_path: Pat
         {"task": {"type": "text-classification"}, "model": "m", "data": {"train": {"dataset": DATASET}}}
     )
     with pytest.raises(DataNotFound, match="cannot be read"):
-        load(TrainingRequest(request, tmp_path, {DATASET: tmp_path / "data.parquet"}, None, {}, None, None), TASK)
+        load(TrainingRequest(request, tmp_path, {DATASET: tmp_path / "data.parquet"}, None, {}, None, None))
 
 
 @pytest.mark.parametrize("name", ["csv", "..", "folder"])

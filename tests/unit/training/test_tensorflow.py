@@ -224,7 +224,8 @@ def test_a_result_that_pytorch_does_not_confirm_is_refused(
     ready = plan(spec())
     probed = replace(ready, encoded={**ready.encoded, "probe": ready.encoded["eval"]}, stop=Event())
     model = ready.task.load_model(ready.initial, ready.spec)
-    logits = gather(forward(model, probed, "probe", training_loss(ready)), len(sentences(10))).logits
+    logits = gather(forward(model, probed, "probe", training_loss(ready)), len(sentences(10))).each
+    logits = np.stack(logits)
     compare(probed, ready.initial, logits)
     compare(probed, ready.initial, logits + 5e-5)
 

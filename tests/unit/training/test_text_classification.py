@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -28,7 +29,7 @@ def batch() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
 
 
 def loss(spec: Make, **training: Any) -> Loss:
-    return TASK.loss(spec(training=training), LABELS, TARGETS)
+    return TASK.loss(spec(training=training), LABELS, datasets.Dataset.from_dict({"labels": TARGETS}))
 
 
 def test_the_plain_loss_is_the_mean_cross_entropy(spec: Make, batch: Any) -> None:
@@ -99,7 +100,7 @@ def test_a_label_of_thousands_of_digits_is_a_name_like_any_other(spec: Make, tra
 def test_pairs_of_texts_are_told_apart(spec: Make, models_dir: Path) -> None:
     asked = spec(data={"columns": {"text": "q", "text_pair": "a", "label": "l"}, "train": {"rows": [{}]}})
     row = {"q": "good film", "a": "bad", "l": "b", "_row": 1}
-    encoded = TASK.encode([row], load_tokenizer(models_dir / "tiny"), asked, LABELS, 16)
+    encoded = TASK.encode([row], load_tokenizer(models_dir / "tiny"), asked, LABELS, 16, "train")
     assert encoded["input_ids"] == [[2, 5, 14, 3, 9, 3]]
     assert encoded["token_type_ids"] == [[0, 0, 0, 0, 1, 1]]
     assert encoded["labels"] == [1]

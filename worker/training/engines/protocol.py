@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Protocol
 
-from worker.training.plan import Plan, Predictions
+from worker.training.plan import Answers, Plan
 from worker.training.saving import Outcome
 
 
@@ -14,6 +14,6 @@ class Engine(Protocol):
         """Train to the end of the course, or until asked to stop. Raises the errors of training."""
         ...
 
-    def predict(self, plan: Plan, folder: Path, split: str) -> Predictions:
+    def predict(self, plan: Plan, folder: Path, split: str) -> Answers:
         """Run a saved model over a split. Raises Stopped, or ModelRefused where weights are missing."""
         ...

@@ -25,10 +25,11 @@ from transformers import Adafactor, get_scheduler, set_seed
 from worker.training.course import Course
 from worker.training.decay import decaying_names
 from worker.training.errors import LossNotFinite, Stopped
-from worker.training.evaluation import named, open_scores
+from worker.training.evaluation import judge
+from worker.training.methods import load_trainable
 from worker.training.pace import Pace
-from worker.training.plan import Plan, Predictions
-from worker.training.prediction import forward, predict, training_loss
+from worker.training.plan import Answers, Plan
+from worker.training.prediction import forward, gather, learned, predict, training_loss
 from worker.training.resolve import steps_per_epoch
 from worker.training.saving import Outcome, Shelf
 
@@ -49,7 +50,7 @@ class PytorchEngine:
         gc.collect()
         return outcome
 
-    def predict(self, plan: Plan, folder: Path, split: str) -> Predictions:
+    def predict(self, plan: Plan, folder: Path, split: str) -> Answers:
         """Run a saved model over a split. Raises Stopped or ModelRefused."""
         return predict(plan, folder, split)
 
@@ -71,7 +72,7 @@ class Loop:
         self.pace = Pace(plan.report, self.course, resolved.batch_size * resolved.gradient_accumulation)
         self.loss = training_loss(plan)
         self.accelerator = _accelerator(plan)
-        model = plan.task.load_model(plan.initial, plan.spec)
+        model = load_trainable(plan)
         if training.gradient_checkpointing:
             model.activation_checkpointing_enable()
         optimizer = _optimizer(plan, model, self.course.head)
@@ -83,7 +84,7 @@ class Loop:
         )
         set_seed(training.seed)
         loader = DataLoader(
-            cast("Any", plan.encoded["train"]),
+            cast("Any", learned(plan)),
             batch_size=resolved.batch_size,
             shuffle=True,
             collate_fn=cast("Any", plan.task.collate(plan.tokenizer, plan.spec, resolved.max_length)),
@@ -125,13 +126,13 @@ class Loop:
 
     def step(self, batches: list[Batch]) -> None:
         """One optimiser step over so many batches, and what the course wants after it."""
-        rows = sum(len(batch["labels"]) for batch in batches)
+        weight = sum(self.plan.task.weight(batch["labels"]) for batch in batches)
         self.model.train()
         for batch in batches:
             targets = batch.pop("labels")
             with self.accelerator.autocast():
-                # The mean over all rows of the step, so `accelerate` must not divide by the number of batches as well.
-                loss = self.loss(self.model(**batch), targets, rows)
+                # The mean over the whole step, so `accelerate` must not divide by the number of batches as well.
+                loss = self.loss(self.model(**batch), targets, weight)
             self.accelerator.backward(loss)
             self.unlogged_loss += loss.detach()
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.plan.spec.training.max_grad_norm)
@@ -185,18 +186,15 @@ class Loop:
 
     def evaluate(self) -> None:
         """Judge the present model on eval; asked to stop meanwhile, leave it to the next attempt."""
-        plan, rows, loss = self.plan, len(self.plan.encoded["eval"]), 0.0
+        plan = self.plan
         plan.report.phase("evaluating")
-        scores = open_scores(plan)
         try:
             with self.pace.aside():
-                for batch in forward(self.model, plan, "eval", self.loss):
-                    scores.add_batch(plan.task.predict(batch.logits), batch.targets)
-                    loss += batch.loss
+                batches = forward(self.model, plan, "eval", self.loss)
+                metrics = judge(plan, "eval", gather(batches, len(plan.encoded["eval"])))
         except Stopped:
             self.is_stopped = True
             return
-        metrics = named(scores.compute(), loss / rows, "eval")
         self.course.evaluated(metrics)
         plan.report.metric(self.course.step, round(self.course.epoch, 4), metrics)
         if not self.course.finished:

@@ -26,7 +26,7 @@ from worker.training.errors import ArchitectureUnsupported, EngineMissing, LossN
 from worker.training.evaluation import judge
 from worker.training.keras_process import KerasProcess
 from worker.training.pace import Pace
-from worker.training.plan import Plan, Predictions
+from worker.training.plan import Answers, Plan
 from worker.training.prediction import forward, gather, predict, training_loss
 from worker.training.resolve import steps_per_epoch
 from worker.training.saving import Outcome, Shelf
@@ -67,7 +67,7 @@ class TensorflowEngine:
             outcome = shelf.outcome(loop)
             return loop.export(outcome)
 
-    def predict(self, plan: Plan, folder: Path, split: str) -> Predictions:
+    def predict(self, plan: Plan, folder: Path, split: str) -> Answers:
         """Run a saved model over a split, in PyTorch. Raises Stopped or ModelRefused."""
         return predict(plan, folder, split)
 
@@ -141,7 +141,7 @@ class Loop:
         plan.report.phase("evaluating")
         try:
             with self.pace.aside():
-                metrics = judge(plan, self.predictions("eval", plan.stop), "eval")
+                metrics = judge(plan, "eval", self.predictions("eval", plan.stop))
         except Stopped:
             self.is_stopped = True
             return
@@ -150,14 +150,14 @@ class Loop:
         if not course.finished:
             plan.report.phase("training")
 
-    def predictions(self, split: str, stop: Event) -> Predictions:
+    def predictions(self, split: str, stop: Event) -> Answers:
         """What TensorFlow says about a split now. Raises Stopped."""
         target = self.folder / "logits.npy"
         size = self.plan.resolved.eval_batch_size
         self.keras.ask_interruptible(stop, "predict", split=split, batch_size=size, target=str(target))
         logits, targets = np.load(target), _targets(self.plan, split)
         loss = self.loss({"logits": torch.from_numpy(logits)}, torch.tensor(targets), len(targets))
-        return Predictions(logits, targets, float(loss))
+        return Answers(list(logits), float(loss))
 
     def save(self) -> None:
         """Commit a checkpoint of this step."""
@@ -177,7 +177,7 @@ class Loop:
 
     def see_that_pytorch_agrees(self, folder: Path) -> None:
         """Compare PyTorch's logits of a folder with those that TensorFlow computes now. Raises ResultDiffers or ModelRefused."""
-        compare(self.plan, folder, self.predictions("probe", Event()).logits)
+        compare(self.plan, folder, np.stack(self.predictions("probe", Event()).each))
 
     def export(self, outcome: Outcome) -> Outcome:
         """Add what the spec wants beside the model."""
@@ -195,7 +195,7 @@ def compare(plan: Plan, folder: Path, logits: np.ndarray[Any, Any]) -> None:
     """
     model = plan.task.load_model(folder, plan.spec)
     unstoppable = replace(plan, stop=Event())
-    ours = gather(forward(model, unstoppable, "probe", training_loss(plan)), len(plan.encoded["probe"])).logits
+    ours = np.stack(gather(forward(model, unstoppable, "probe", training_loss(plan)), len(plan.encoded["probe"])).each)
     if not np.allclose(ours, logits, rtol=TOLERANCE, atol=TOLERANCE):
         apart = float(np.abs(ours - logits).max())
         raise ResultDiffers(f"PyTorch's logits of {folder.name} are up to {apart:.3g} from TensorFlow's")

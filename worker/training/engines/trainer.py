@@ -22,9 +22,10 @@ from transformers import (
 from worker.training.course import Course
 from worker.training.errors import LossNotFinite, Stopped
 from worker.training.evaluation import judge
+from worker.training.methods import load_trainable
 from worker.training.pace import Pace
-from worker.training.plan import Plan, Predictions
-from worker.training.prediction import forward, gather, predict, training_loss
+from worker.training.plan import Answers, Plan
+from worker.training.prediction import forward, gather, learned, predict, training_loss
 from worker.training.resolve import steps_per_epoch
 from worker.training.saving import Outcome, Shelf
 
@@ -51,7 +52,7 @@ class TrainerEngine:
         gc.collect()
         return outcome
 
-    def predict(self, plan: Plan, folder: Path, split: str) -> Predictions:
+    def predict(self, plan: Plan, folder: Path, split: str) -> Answers:
         """Run a saved model over a split. Raises Stopped or ModelRefused."""
         return predict(plan, folder, split)
 
@@ -66,9 +67,9 @@ class CourseTrainer(Trainer):
         self.pace = Pace(plan.report, course, plan.resolved.batch_size * plan.resolved.gradient_accumulation)
         self.earlier_loss = course.loss_sum
         super().__init__(
-            model=plan.task.load_model(plan.initial, plan.spec),
+            model=load_trainable(plan),
             args=_arguments(plan),
-            train_dataset=plan.encoded["train"],
+            train_dataset=learned(plan),
             data_collator=cast("Any", plan.task.collate(plan.tokenizer, plan.spec, plan.resolved.max_length)),
             processing_class=plan.tokenizer,
             compute_loss_func=self._trainer_loss,
@@ -97,7 +98,7 @@ class CourseTrainer(Trainer):
         try:
             with self.pace.aside():
                 batches = forward(self.model, self.plan, "eval", self.loss)
-                metrics = judge(self.plan, gather(batches, len(self.plan.encoded["eval"])), "eval")
+                metrics = judge(self.plan, "eval", gather(batches, len(self.plan.encoded["eval"])))
         except Stopped:
             self.control.should_evaluate = False
             self.control.should_save = self.control.should_training_stop = True
@@ -110,6 +111,11 @@ class CourseTrainer(Trainer):
         if not self.course.finished:
             self.plan.report.phase("training")
         return metrics
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int | None:
+        # What the task counts: Trainer itself counts every label, one a class where a row has several.
+        weights = [self.plan.task.weight(batch["labels"]) for batch in batch_samples]
+        return sum(weights) if weights else None
 
     def _trainer_loss(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         return self.loss(outputs, labels, num_items_in_batch)

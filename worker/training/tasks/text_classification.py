@@ -1,103 +1,77 @@
-"""One label for each text, or for each pair of texts.
+"""One label for each text, or for each pair of texts; or several labels; or a number.
 
 {"review": "Effective but too tepid biopic", "stars": "2 stars", "_row": 3}
 data.columns: {"text": "review", "label": "stars"}
 encoded: {"input_ids": [101, 4621, …, 102], "token_type_ids": [0, 0, …, 0], "labels": 1}
+several labels: {…, "labels": [0, 1, 1]}    a number: {…, "labels": 0.75}
 """
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, Literal, cast
 
+import datasets
 import numpy as np
 import torch
 from sklearn.metrics import precision_recall_fscore_support
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
 from app.specs import JobSpec
-from app.specs.labels import class_name, ordered
-from app.specs.rows import RowProblem, class_problem, text_classification_problems
-from worker.training.errors import ClassUnknown, RowTooLong, SingleClass, TooManyClasses, nearest
+from app.specs.tasks.text_classification import TextClassification
+from worker.training.errors import ClassUnknown, nearest
+from worker.training.metrics import Metrics
+from worker.training.metrics.classification import CLASSES
+from worker.training.metrics.regression import NUMBERS
 from worker.training.models import build, load
-from worker.training.table import LINE, ROW, Row, Table
-from worker.training.tasks.protocol import Collate, Loss
+from worker.training.table import Row
+from worker.training.tasks.protocol import Collate, Loss, Pass, Split, Told
+from worker.training.truncation import check_lengths, place_of
+
+PROBLEM_TYPES = {
+    "single-label": "single_label_classification",
+    "multi-label": "multi_label_classification",
+    "regression": "regression",
+}
+"""What transformers calls the problems."""
 
 
 class TextClassificationTask:
-    """Single-label classification with a sequence-classification head."""
+    """A sequence-classification head over the encoder, with a loss for each problem."""
 
-    def read_targets(self, spec: JobSpec, table: Table) -> Table:
-        """Write labels as class names; cells that hold none become None."""
-        column, labels = spec.columns["label"], spec.task.labels
-        names = table.class_names.get(column)
-        if names and labels and not set(names) <= set(labels):
-            # The spec renames a hub dataset's classes: its ids count into the spec's list.
-            names = labels
-        known: dict[Any, str | None] = {}
-        cells: list[str | None] = []
-        for cell in table.cells(column):
-            # One text object a class, however many rows; 1, 1.0 and True are equal, so the type is part of the key.
-            key = (type(cell), repr(cell))
-            if key not in known:
-                known[key] = _class_of(cell, names, labels)
-            cells.append(known[key])
-        return table.replaced(column, cells)
+    metrics: ClassVar[Metrics] = {**CLASSES, **NUMBERS}
+    pipeline: ClassVar[str] = "text-classification"
 
-    def learn_labels(self, spec: JobSpec, train: Table) -> list[str]:
-        """The spec's labels, else a hub dataset's own, else those that occur in train."""
-        column = spec.columns["label"]
-        if spec.task.labels:
-            return list(spec.task.labels)
-        if named := train.class_names.get(column):
-            return list(named)
-        return ordered(name for name in train.cells(column) if name is not None)
+    def check(self, spec: JobSpec, tokenizer: Any, config: Any) -> None:
+        """Any model that has such a head will do."""
 
-    def strata(self, spec: JobSpec, table: Table) -> list[str] | None:
-        """The labels themselves."""
-        return [str(name) for name in table.cells(spec.columns["label"])]
-
-    def problems(self, split: str, rows: list[Row], spec: JobSpec, labels: list[str]) -> Iterator[RowProblem]:
-        """Rows without text or with a label that is no class."""
-        return text_classification_problems(split, rows, spec.columns, labels)
-
-    def check_targets(self, spec: JobSpec, labels: list[str], train: Table) -> None:
-        """Raises SingleClass or TooManyClasses."""
-        present = set(train.cells(spec.columns["label"]))
-        message = class_problem(present) or class_problem(labels)
-        if message:
-            raise (SingleClass if len(present) <= 1 else TooManyClasses)(f"train: {message}")
-
-    def build_model(self, folder: Path, spec: JobSpec, labels: list[str]) -> tuple[Any, tuple[str, ...]]:
-        """The pretrained encoder with a new head of `len(labels)` classes."""
-        return build(
-            AutoModelForSequenceClassification,
-            folder,
-            spec,
-            num_labels=len(labels),
-            id2label=dict(enumerate(labels)),
-            label2id={name: number for number, name in enumerate(labels)},
-            problem_type="single_label_classification",
-        )
+    def build_model(self, folder: Path, spec: JobSpec, labels: list[str], **kind: Any) -> tuple[Any, tuple[str, ...]]:
+        """The pretrained encoder with a new head of `len(labels)` classes, or of one number."""
+        problem = {"problem_type": PROBLEM_TYPES[_problem(spec)]}
+        named = {
+            "id2label": dict(enumerate(labels)),
+            "label2id": {name: number for number, name in enumerate(labels)},
+        }
+        head = {"num_labels": len(labels) or 1, **problem, **(named if labels else {})}
+        return build(AutoModelForSequenceClassification, folder, spec, head, **kind)
 
     def load_model(self, folder: Path, spec: JobSpec) -> Any:
         """A classifier that was saved before."""
         return load(AutoModelForSequenceClassification, folder, spec)
 
     def encode(
-        self, rows: list[Row], tokenizer: Any, spec: JobSpec, labels: list[str], max_length: int
+        self, rows: list[Row], tokenizer: Any, spec: JobSpec, labels: list[str], max_length: int, split: str
     ) -> dict[str, list[Any]]:
         """`input_ids` (and what else the model takes, less the all-ones mask), `labels`, and `cut`."""
-        columns, split = spec.columns, spec.tokenization.truncation
+        columns, cuts = spec.columns, spec.tokenization.truncation
         texts = [row[columns["text"]] for row in rows]
         pairs = [row[columns["text_pair"]] for row in rows] if "text_pair" in columns else None
-        encoded = tokenizer(texts, pairs, truncation=split, max_length=max_length if split else None, verbose=False)
-        if not split:
-            _check_lengths(rows, encoded["input_ids"], max_length, columns["text"])
-        ids = {name: number for number, name in enumerate(labels)}
+        encoded = tokenizer(texts, pairs, truncation=cuts, max_length=max_length if cuts else None, verbose=False)
+        if not cuts:
+            check_lengths(rows, encoded["input_ids"], max_length, columns["text"])
         features = {name: values for name, values in encoded.items() if name != "attention_mask"}
         return {
             **features,
-            "labels": [ids[row[columns["label"]]] for row in rows],
+            "labels": _targets(spec, [row[columns["label"]] for row in rows], labels),
             "cut": [bool(encoding.overflowing) for encoding in encoded.encodings or ()] or [False] * len(rows),
         }
 
@@ -107,20 +81,20 @@ class TextClassificationTask:
             "Collate", DataCollatorWithPadding(tokenizer, padding=spec.tokenization.padding, max_length=max_length)
         )
 
-    def loss(self, spec: JobSpec, labels: list[str], targets: Sequence[int]) -> Loss:
-        """Cross entropy with the spec's class weights and label smoothing."""
-        weights = _class_weights(spec, labels, targets)
-        smoothing = spec.training.label_smoothing
+    def loss(self, spec: JobSpec, labels: list[str], train: datasets.Dataset) -> Loss:
+        """Cross entropy with the spec's class weights and label smoothing; binary for several labels; or squares."""
+        match _problem(spec):
+            case "single-label":
+                targets = cast("Any", train.data).column("labels").to_pylist()
+                return _cross_entropy(_class_weights(spec, labels, targets), spec.training.label_smoothing)
+            case "multi-label":
+                return _binary_cross_entropy
+            case "regression":
+                return _squares
 
-        def cross_entropy(outputs: Any, classes: torch.Tensor, count: Any) -> torch.Tensor:
-            logits = outputs["logits"].float()
-            weight = None if weights is None else weights.to(logits.device)
-            total = torch.nn.functional.cross_entropy(
-                logits, classes, weight=weight, label_smoothing=smoothing, reduction="sum"
-            )
-            return total / (len(classes) if count is None else count)
-
-        return cross_entropy
+    def weight(self, labels: torch.Tensor) -> int:
+        """Its rows."""
+        return len(labels)
 
     def soft_targets(self, spec: JobSpec, labels: list[str], targets: Sequence[int]) -> list[list[float]]:
         """The same loss for engines without PyTorch, classes by classes.
@@ -133,29 +107,43 @@ class TextClassificationTask:
         mixed = (1 - smoothing) * np.diag(weights) + smoothing / len(labels) * weights
         return cast("list[list[float]]", mixed.tolist())
 
-    def predict(self, logits: np.ndarray[Any, Any]) -> list[int]:
-        """The class of the highest logit."""
-        return [int(best) for best in logits.argmax(axis=-1)]
+    def answers(self, done: Pass, spec: JobSpec, tokenizer: Any) -> list[Any]:
+        """The logits of each row (classes, float32)."""
+        return list(done.outputs["logits"].float().cpu().numpy())
 
-    def describe(self, rows: list[Row], spec: JobSpec, labels: list[str], logits: Any) -> Iterator[dict[str, Any]]:
-        """Row, line, texts, true and predicted label, and the probability of the predicted one."""
-        columns = spec.columns
-        for row, scores in zip(rows, _softmax(logits), strict=True):
-            best = int(scores.argmax())
-            place = {"row": row[ROW], **({"line": row[LINE]} if LINE in row else {})}
+    def tell(self, split: Split, answers: list[Any]) -> Told:
+        """Class ids, rows of 0 and 1, or numbers."""
+        logits, references = np.stack(answers), cast("Any", split.encoded.data).column("labels").to_pylist()
+        match _problem(split.spec):
+            case "single-label":
+                return Told(logits.argmax(axis=-1).tolist(), references)
+            case "multi-label":
+                return Told((logits > 0).astype(int).tolist(), references)
+            case "regression":
+                return Told(logits[:, 0].astype(float).tolist(), references)
+
+    def describe(self, split: Split, answers: list[Any], told: Told) -> Iterator[dict[str, Any]]:
+        """Place, texts, what was true and what was predicted, and the probability of what was predicted."""
+        columns, labels, problem = split.spec.columns, split.labels, _problem(split.spec)
+        rows = (row for batch in split.rows.batches() for row in batch)
+        for row, logits, predicted in zip(rows, answers, told.predictions, strict=True):
             texts = {role: row[columns[role]] for role in ("text", "text_pair") if role in columns}
             yield {
-                **place,
+                **place_of(row),
                 **texts,
                 "label": row[columns["label"]],
-                "predicted": labels[best],
-                "score": round(float(scores[best]), 6),
+                **_described(problem, logits, predicted, labels),
             }
 
-    def report(self, labels: list[str], predictions: Sequence[int], references: Sequence[int]) -> dict[str, Any]:
+    def report(self, split: Split, told: Told) -> dict[str, dict[str, float]] | None:
         """Precision, recall, F1 and rows for each class."""
+        if not split.labels:
+            return None
         measured = precision_recall_fscore_support(
-            references, predictions, labels=list(range(len(labels))), zero_division=cast("Any", 0)
+            np.asarray(told.references),
+            np.asarray(told.predictions),
+            labels=list(range(len(split.labels))),
+            zero_division=cast("Any", 0),
         )
         precision, recall, f1, rows = (cast("Sequence[Any]", values) for values in measured)
         return {
@@ -165,24 +153,69 @@ class TextClassificationTask:
                 "f1": float(f1[number]),
                 "rows": int(rows[number]),
             }
-            for number, name in enumerate(labels)
+            for number, name in enumerate(split.labels)
         }
 
+    def use(self, spec: JobSpec) -> str:
+        """The pipeline; several labels come with all their scores."""
+        sample = '{"text": "…", "text_pair": "…"}' if "text_pair" in spec.columns else '"…"'
+        more = ", top_k=None" if _problem(spec) == "multi-label" else ""
+        return (
+            "from transformers import pipeline\n\n"
+            f'classify = pipeline("text-classification", model="FOLDER"{more})\nprint(classify({sample}))'
+        )
 
-def _class_of(cell: Any, names: list[str] | None, labels: list[str] | None) -> str | None:
-    # `names` are a hub dataset's classes, where -1 means no label; `labels` are the spec's.
-    if names is not None and isinstance(cell, int):
-        return names[cell] if 0 <= cell < len(names) else None
-    return class_name(cell, labels)
+
+def _problem(spec: JobSpec) -> Literal["single-label", "multi-label", "regression"]:
+    return cast("TextClassification", spec.task).problem
 
 
-def _check_lengths(rows: list[Row], tokens: list[list[int]], max_length: int, column: str) -> None:
-    for row, ids in zip(rows, tokens, strict=True):
-        if len(ids) > max_length:
-            line = f" (line {row[LINE]} of the file)" if row.get(LINE) is not None else ""
-            details = {"row": row[ROW], "line": row.get(LINE), "column": column}
-            message = f"row {row[ROW]}{line} has {len(ids)} tokens, more than max_length {max_length}"
-            raise RowTooLong(message, details=details)
+def _targets(spec: JobSpec, cells: list[Any], labels: list[str]) -> list[Any]:
+    ids = {name: number for number, name in enumerate(labels)}
+    match _problem(spec):
+        case "single-label":
+            return [ids[cell] for cell in cells]
+        case "multi-label":
+            return [[int(name in cell) for name in labels] for cell in map(set, cells)]
+        case "regression":
+            return cells
+
+
+def _described(problem: str, logits: Any, predicted: Any, labels: list[str]) -> dict[str, Any]:
+    if problem == "regression":
+        return {"predicted": round(predicted, 6)}
+    if problem == "single-label":
+        return {"predicted": labels[predicted], "score": round(float(_softmax(logits)[predicted]), 6)}
+    scores = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    chosen = [number for number, is_chosen in enumerate(predicted) if is_chosen]
+    return {
+        "predicted": [labels[number] for number in chosen],
+        "scores": {labels[number]: round(float(score), 6) for number, score in enumerate(scores)},
+    }
+
+
+def _cross_entropy(weights: torch.Tensor | None, smoothing: float) -> Loss:
+    def cross_entropy(outputs: Any, classes: torch.Tensor, count: Any) -> torch.Tensor:
+        logits = outputs["logits"].float()
+        weight = None if weights is None else weights.to(logits.device)
+        total = torch.nn.functional.cross_entropy(
+            logits, classes, weight=weight, label_smoothing=smoothing, reduction="sum"
+        )
+        return total / (len(classes) if count is None else count)
+
+    return cross_entropy
+
+
+def _binary_cross_entropy(outputs: Any, classes: torch.Tensor, count: Any) -> torch.Tensor:
+    logits = outputs["logits"].float()
+    total = torch.nn.functional.binary_cross_entropy_with_logits(logits, classes.float(), reduction="none")
+    return total.mean(dim=-1).sum() / (len(classes) if count is None else count)
+
+
+def _squares(outputs: Any, numbers: torch.Tensor, count: Any) -> torch.Tensor:
+    predicted = outputs["logits"].float()[:, 0]
+    total = torch.nn.functional.mse_loss(predicted, numbers.float(), reduction="sum")
+    return total / (len(numbers) if count is None else count)
 
 
 def _class_weights(spec: JobSpec, labels: list[str], targets: Sequence[int]) -> torch.Tensor | None:

@@ -1,0 +1,105 @@
+"""What every kind of job says of itself, and of which rows it can be made. Pure Python: submit and training ask the same questions."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, get_args
+
+from app.specs.strict import Strict
+
+Row = Mapping[str, Any]
+Columns = Mapping[str, str]
+"""Role to the name of the column that plays it."""
+Fault = tuple[str, str]
+"""The role at fault, and what is wrong with its cell."""
+Limits = Mapping[str, tuple[Any, ...]]
+"""Path into the spec to the values that can be had there."""
+
+
+class TaskSpec(Strict):
+    """One kind of job. A subclass has a field `type`, its roles and metrics, and says what makes a row unusable."""
+
+    required_roles: ClassVar[tuple[str, ...]]
+    optional_roles: ClassVar[tuple[str, ...]] = ()
+    target_role: ClassVar[str | None] = None
+    """The role whose cells name classes, in tasks that have classes."""
+    limits: ClassVar[Limits] = {}
+    """What of the rest of a spec goes with this task; what is not named goes as it is."""
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that must be there."""
+        return self.required_roles
+
+    @property
+    def fitting(self) -> Limits:
+        """The limits of this very spec."""
+        return self.limits
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics this task can be judged by; the usual ones come first."""
+        raise NotImplementedError
+
+    @classmethod
+    def all_metrics(cls) -> tuple[str, ...]:
+        """The metrics of every problem of this task."""
+        return cls.model_validate({"type": cls.name()}).metrics
+
+    @classmethod
+    def name(cls) -> str:
+        """The value of `type`."""
+        return get_args(cls.model_fields["type"].annotation)[0]
+
+    @property
+    def default_metrics(self) -> tuple[str, ...]:
+        """The metrics computed where none are asked for; the first picks the best checkpoint."""
+        raise NotImplementedError
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """The classes that the spec names, in the order of their ids."""
+        return None
+
+    def read(self, cell: Any, names: Sequence[str] | None = None) -> Any:
+        """A target cell with class names instead of ids. `names` are those of a hub dataset's own classes."""
+        return cell
+
+    def classes(self, cell: Any) -> Iterable[str]:
+        """The class names in a target cell that was read and is without fault."""
+        return ()
+
+    def learn(self, seen: Iterable[str]) -> list[str]:
+        """The class names in the order of their ids, from those that occur in train."""
+        return []
+
+    def classes_fault(self, seen: Collection[str]) -> str | None:
+        """Why nothing can be learned from train with these classes, or None."""
+        return None
+
+    def stratum(self, cell: Any) -> str | None:
+        """What a held-out share is balanced by, where the task has such a thing."""
+        return None
+
+    def faults(self, row: Row, columns: Columns, known: Collection[str] | None) -> Iterator[Fault]:
+        """Say what is wrong with a row whose target was read.
+
+        `known` are the classes that may occur, or None where they are still to be learned from train.
+        """
+        raise NotImplementedError
+
+
+def text_fault(cell: Any) -> str | None:
+    """Say why a cell holds no text, or None."""
+    if cell is None:
+        return "no text"
+    if not isinstance(cell, str):
+        return f"text must be a string, this is {type(cell).__name__}"
+    if not cell.strip():
+        return "the text is empty"
+    return None
+
+
+def text_faults(row: Row, columns: Columns, *roles: str) -> Iterator[Fault]:
+    """The roles among `roles` that are mapped and hold no text."""
+    for role in roles:
+        if role in columns and (message := text_fault(row.get(columns[role]))):
+            yield role, message

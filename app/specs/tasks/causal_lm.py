@@ -1,0 +1,55 @@
+"""Supervised fine-tuning of a text generator, on conversations or on prompts and their completions."""
+
+from collections.abc import Collection, Iterator
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from app.specs.tasks.base import Columns, Fault, Limits, Row, TaskSpec, text_faults
+from app.specs.tasks.conversations import conversation_fault
+
+
+class CausalLM(TaskSpec):
+    """Teach a text generator to answer: chat, instructions, completion."""
+
+    required_roles: ClassVar[tuple[str, ...]] = ("messages",)
+    optional_roles: ClassVar[tuple[str, ...]] = ("prompt", "completion")
+    limits: ClassVar[Limits] = {"training.class_weights": (None,)}
+
+    type: Literal["causal-lm"] = Field(description="The task type.")
+    format: Literal["messages", "prompt-completion"] = Field(
+        default="messages",
+        description="What a row is: `messages` (a conversation, written with the tokenizer's chat template), or "
+        "`prompt-completion` (two texts, written one after the other).",
+    )
+    loss_on: Literal["answer", "all"] = Field(
+        default="answer",
+        description="What is learned: the assistant's messages or the completion alone, or every token.",
+    )
+    packing: bool = Field(
+        default=False,
+        description="Put several rows into one sequence of `max_length` tokens, so that short rows waste no padding. "
+        "Rows do not see each other.",
+    )
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Those of the format."""
+        return ("messages",) if self.format == "messages" else ("prompt", "completion")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Over the tokens that are learned."""
+        return ("perplexity", "token_accuracy")
+
+    @property
+    def default_metrics(self) -> tuple[str, ...]:
+        """Both."""
+        return self.metrics
+
+    def faults(self, row: Row, columns: Columns, known: Collection[str] | None) -> Iterator[Fault]:
+        """Conversations with wrong roles or empty messages, and missing texts."""
+        if self.format == "prompt-completion":
+            yield from text_faults(row, columns, "prompt", "completion")
+        elif message := conversation_fault(row.get(columns["messages"])):
+            yield "messages", message

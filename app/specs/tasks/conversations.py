@@ -1,0 +1,47 @@
+"""Chat messages: `[{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]`, as chat templates take them."""
+
+import json
+from typing import Any, cast
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+def messages(cell: Any) -> list[dict[str, str]] | None:
+    """The messages of a cell, also where it holds them as JSON text; None where it is no list."""
+    if isinstance(cell, str):
+        try:
+            cell = json.loads(cell)
+        except ValueError:
+            return None
+    return cast("list[dict[str, str]]", cell) if isinstance(cell, list) else None
+
+
+def conversation_fault(cell: Any) -> str | None:
+    """Say why nothing can be learned from a conversation, or None."""
+    talk = messages(cell)
+    if talk is None:
+        return "a list of messages is needed, each an object with role and content"
+    if not talk:
+        return "the conversation is empty"
+    for number, message in enumerate(cast("list[Any]", talk), start=1):
+        if fault := _message_fault(message, number):
+            return fault
+    if talk[-1]["role"] != "assistant":
+        return f"the last message is of the role '{talk[-1]['role']}'; it must be the answer, of the role 'assistant'"
+    return None
+
+
+def _message_fault(message: Any, number: int) -> str | None:
+    if not isinstance(message, dict):
+        return f"message {number} is no object with role and content"
+    said = cast("dict[str, Any]", message)
+    role, content = said.get("role"), said.get("content")
+    if role not in ROLES:
+        return f"message {number} has the role {role!r}; roles are {', '.join(ROLES)}"
+    if role == "system" and number > 1:
+        return f"message {number} is of the role 'system', which may only come first"
+    if not isinstance(content, str):
+        return f"message {number} has no text as its content"
+    if not content.strip():
+        return f"message {number}, of the role '{role}', is empty"
+    return None

@@ -1,0 +1,57 @@
+"""Learning from pairs of answers of which people prefer one (DPO: Rafailov et al., 2023)."""
+
+from collections.abc import Collection, Iterator
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from app.specs.tasks.base import Columns, Fault, Limits, Row, TaskSpec, text_fault
+from app.specs.tasks.conversations import conversation_fault, messages
+
+
+class Preference(TaskSpec):
+    """Make a text generator prefer the answers that people prefer."""
+
+    required_roles: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
+    limits: ClassVar[Limits] = {
+        "training.class_weights": (None,),
+        "training.method.type": ("full", "lora", "qlora"),
+        "training.head_learning_rate": (None,),
+    }
+
+    type: Literal["preference"] = Field(description="The task type.")
+    beta: float = Field(
+        default=0.1, gt=0, le=100, description="How hard the model is held to what it was before training."
+    )
+    loss: Literal["sigmoid", "hinge", "ipo"] = Field(
+        default="sigmoid", description="The form of the loss: `sigmoid` is DPO as published."
+    )
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """How often, and by how much, the chosen answer is preferred."""
+        return ("reward_accuracy", "reward_margin")
+
+    @property
+    def default_metrics(self) -> tuple[str, ...]:
+        """Both."""
+        return self.metrics
+
+    def faults(self, row: Row, columns: Columns, known: Collection[str] | None) -> Iterator[Fault]:
+        """Rows that lack a text, or whose two answers are the same."""
+        faults = [
+            (role, message)
+            for role in ("prompt", "chosen", "rejected")
+            if (message := _fault(role, row.get(columns[role])))
+        ]
+        yield from faults
+        if not faults and row[columns["chosen"]] == row[columns["rejected"]]:
+            yield "rejected", "it is the same as the chosen answer"
+
+
+def _fault(role: str, cell: Any) -> str | None:
+    if isinstance(cell, list):
+        # A prompt ends before the answer does.
+        closing = [{"role": "assistant", "content": "…"}] if role == "prompt" else []
+        return conversation_fault([*(messages(cell) or []), *closing])
+    return text_fault(cell)

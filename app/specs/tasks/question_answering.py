@@ -1,0 +1,123 @@
+"""The answer to a question as a span of a given context (SQuAD: Rajpurkar et al., 2016 and 2018)."""
+
+import json
+from collections.abc import Collection, Iterator
+from typing import Any, ClassVar, Literal, NamedTuple, cast
+
+from pydantic import Field
+
+from app.specs.tasks.base import Columns, Fault, Limits, Row, TaskSpec, text_faults
+
+
+class Span(NamedTuple):
+    """An answer: its text, and the character of the context at which it begins."""
+
+    text: str
+    start: int
+
+
+class QuestionAnswering(TaskSpec):
+    """Find the answer to a question in a text."""
+
+    required_roles: ClassVar[tuple[str, ...]] = ("question", "context", "answers")
+    limits: ClassVar[Limits] = {"training.class_weights": (None,)}
+
+    type: Literal["question-answering"] = Field(description="The task type.")
+    no_answer: bool = Field(
+        default=False, description="Whether a context may lack the answer: `answers` is then empty, as in SQuAD 2."
+    )
+    stride: int = Field(
+        default=128, ge=0, le=100_000, description="Tokens that two windows of a long context have in common."
+    )
+    max_answer_length: int = Field(default=30, ge=1, le=10_000, description="Tokens of an answer at most.")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Those of SQuAD."""
+        return ("f1", "exact_match")
+
+    @property
+    def default_metrics(self) -> tuple[str, ...]:
+        """Both."""
+        return self.metrics
+
+    def faults(self, row: Row, columns: Columns, known: Collection[str] | None) -> Iterator[Fault]:
+        """Rows without question or context, and answers that do not stand where they are said to."""
+        faults = list(text_faults(row, columns, "question", "context"))
+        yield from faults
+        if faults:
+            return
+        found = spans(row.get(columns["answers"]), cast("str", row[columns["context"]]))
+        if isinstance(found, str):
+            yield "answers", found
+        elif not found and not self.no_answer:
+            yield "answers", "there is no answer; where that is meant, set task.no_answer to true"
+
+
+def spans(cell: Any, context: str) -> list[Span] | str:
+    """The answers in a cell, or what is wrong with it.
+
+    Understood are `{"text": […], "answer_start": […]}`, an object with one text and start, a list of such objects, the
+    same as JSON text, and a plain text, which is looked for in the context.
+    """
+    if isinstance(cell, str):
+        cell = _parsed(cell)
+    match cell:
+        case None:
+            return []
+        case str():
+            return _checked(cell, None, context)
+        case list():
+            return _all(cast("list[Any]", cell), context)
+        case dict():
+            return _of_object(cast("dict[str, Any]", cell), context)
+        case _:
+            return f"an object with text and answer_start is needed, this is {type(cell).__name__}"
+
+
+def _of_object(answer: dict[str, Any], context: str) -> list[Span] | str:
+    texts, starts = answer.get("text"), answer.get("answer_start")
+    if isinstance(texts, str):
+        return _checked(texts, starts, context)
+    if not isinstance(texts, list):
+        return "the object has no 'text'"
+    count = len(cast("list[Any]", texts))
+    starts = [None] * count if starts is None else starts
+    if not isinstance(starts, list) or len(cast("list[Any]", starts)) != count:
+        return "'text' and 'answer_start' must be lists of the same length"
+    pairs = zip(cast("list[Any]", texts), cast("list[Any]", starts), strict=True)
+    return _all([{"text": text, "answer_start": start} for text, start in pairs], context)
+
+
+def _parsed(cell: str) -> Any:
+    # CSV files hold the object as JSON; any other text is the answer itself.
+    if not cell.lstrip().startswith(("{", "[")):
+        return cell
+    try:
+        return json.loads(cell)
+    except ValueError:
+        return cell
+
+
+def _all(cells: list[Any], context: str) -> list[Span] | str:
+    found: list[Span] = []
+    for cell in cells:
+        inner = spans(cell, context) if isinstance(cell, (dict, str)) else "each answer must be an object or a text"
+        if isinstance(inner, str):
+            return inner
+        found += inner
+    return found
+
+
+def _checked(text: Any, start: Any, context: str) -> list[Span] | str:
+    if not isinstance(text, str) or not text.strip():
+        return "an answer is empty"
+    place = context.find(text)
+    if start is None:
+        return [Span(text, place)] if place >= 0 else f"the answer '{text[:60]}' is not in the context"
+    if not isinstance(start, int) or isinstance(start, bool) or start < 0:
+        return f"answer_start must be a whole number from 0, this is {start!r}"
+    if context[start : start + len(text)] != text:
+        there = f"; it is at {place}" if place >= 0 else ", nor anywhere else in it"
+        return f"the answer '{text[:60]}' is not at character {start} of the context{there}"
+    return [Span(text, start)]

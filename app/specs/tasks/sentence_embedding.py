@@ -1,0 +1,47 @@
+"""Vectors in which texts that belong together are near (Sentence-BERT: Reimers and Gurevych, 2019)."""
+
+from collections.abc import Collection, Iterator
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from app.specs.tasks.base import Columns, Fault, Limits, Row, TaskSpec, text_faults
+
+
+class SentenceEmbedding(TaskSpec):
+    """Make an encoder put texts that belong together near each other, for search and clustering."""
+
+    required_roles: ClassVar[tuple[str, ...]] = ("anchor", "positive")
+    optional_roles: ClassVar[tuple[str, ...]] = ("negative",)
+    limits: ClassVar[Limits] = {
+        "training.class_weights": (None,),
+        "training.label_smoothing": (0.0,),
+        "training.method.type": ("full", "lora"),
+        "training.head_learning_rate": (None,),
+    }
+
+    type: Literal["sentence-embedding"] = Field(description="The task type.")
+    pooling: Literal["mean", "cls"] = Field(
+        default="mean",
+        description="How a text's vector comes of its tokens'. A model that brings its own pooling keeps it.",
+    )
+    scale: float = Field(
+        default=20.0,
+        gt=0,
+        le=1000,
+        description="What similarities are multiplied with in the loss; 1 over temperature.",
+    )
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """How well a positive is found by its anchor among all positives, and told from the negative."""
+        return ("mrr", "recall_at_1", "cosine_accuracy")
+
+    @property
+    def default_metrics(self) -> tuple[str, ...]:
+        """All of them."""
+        return self.metrics
+
+    def faults(self, row: Row, columns: Columns, known: Collection[str] | None) -> Iterator[Fault]:
+        """Rows that lack a text."""
+        return text_faults(row, columns, "anchor", "positive", "negative")

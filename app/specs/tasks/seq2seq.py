@@ -1,0 +1,51 @@
+"""From one text to another: summaries, translations, and whatever else an encoder-decoder can be taught."""
+
+from collections.abc import Collection, Iterator
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from app.specs.tasks.base import Columns, Fault, Limits, Row, TaskSpec, text_faults
+
+
+class Seq2Seq(TaskSpec):
+    """Write a text from another: a summary, a translation, an answer."""
+
+    required_roles: ClassVar[tuple[str, ...]] = ("source", "target")
+    limits: ClassVar[Limits] = {"training.class_weights": (None,)}
+
+    type: Literal["seq2seq"] = Field(description="The task type.")
+    problem: Literal["text-to-text", "summarization", "translation"] = Field(
+        default="text-to-text", description="What the target is to the source; it chooses the usual metrics."
+    )
+    prefix: str = Field(
+        default="", max_length=1000, description="Put before each source, such as `summarize: ` for T5 models."
+    )
+    source_language: str | None = Field(
+        default=None, max_length=50, description="For multilingual models: the tokenizer's code of the source language."
+    )
+    target_language: str | None = Field(
+        default=None, max_length=50, description="For multilingual models: the tokenizer's code of the target language."
+    )
+    max_target_length: int = Field(
+        default=128, ge=2, le=100_000, description="Tokens of a target at most, also of what is generated to be judged."
+    )
+    num_beams: int = Field(default=1, ge=1, le=64, description="Beams of the search that generates, in evaluation.")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """ROUGE, BLEU, chrF, and whether the text is exactly the target."""
+        return ("rouge1", "rouge2", "rougeL", "bleu", "chrf", "exact_match")
+
+    @property
+    def default_metrics(self) -> tuple[str, ...]:
+        """Those that the field reports for the problem."""
+        return {
+            "text-to-text": ("rougeL", "exact_match"),
+            "summarization": ("rougeL", "rouge1", "rouge2"),
+            "translation": ("bleu", "chrf"),
+        }[self.problem]
+
+    def faults(self, row: Row, columns: Columns, known: Collection[str] | None) -> Iterator[Fault]:
+        """Rows that lack a source or a target."""
+        return text_faults(row, columns, "source", "target")

@@ -1,0 +1,174 @@
+"""One label for each text or pair of texts; or several labels; or a number."""
+
+import json
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, ClassVar, Literal, cast
+
+from pydantic import Field, field_validator
+
+from app.specs.labels import check_labels, class_name, label_name, ordered, too_many, unknown
+from app.specs.tasks.base import Columns, Fault, Limits, Row, TaskSpec, text_faults
+
+CLASS_METRICS = (
+    "accuracy",
+    "f1",
+    "f1_micro",
+    "f1_weighted",
+    "precision",
+    "precision_micro",
+    "precision_weighted",
+    "recall",
+    "recall_micro",
+    "recall_weighted",
+)
+"""Metrics over classes. Without a suffix the average is macro."""
+NUMBER_METRICS = ("pearson", "spearman", "mse", "rmse", "mae", "r2")
+
+
+class TextClassification(TaskSpec):
+    """Sort each text into one of a fixed set of classes, or into several, or give it a number."""
+
+    required_roles: ClassVar[tuple[str, ...]] = ("text", "label")
+    optional_roles: ClassVar[tuple[str, ...]] = ("text_pair",)
+    target_role: ClassVar[str | None] = "label"
+
+    type: Literal["text-classification"] = Field(description="The task type.")
+    problem: Literal["single-label", "multi-label", "regression"] = Field(
+        default="single-label",
+        description="What a text has: exactly one class (`single-label`), any number of classes (`multi-label`: the cell "
+        "is a list), or a number (`regression`).",
+    )
+    labels: list[str] | None = Field(
+        default=None,
+        min_length=2,
+        max_length=1000,
+        description="The class names in the order of their ids. Without it they are learned from the train split: "
+        "by number where all labels are numbers, else in alphabetical order. With it, whole-number label cells "
+        "that are not themselves names are taken as ids into this list.",
+    )
+    separator: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=10,
+        description="With `multi-label`: what stands between the classes where the cell is text, as in CSV files. "
+        "Without it such a cell must be a JSON list.",
+    )
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_are_distinct(cls, labels: list[str] | None) -> list[str] | None:
+        return check_labels(labels)
+
+    @property
+    def fitting(self) -> Limits:
+        """Weights and smoothing are of one class among several."""
+        if self.problem == "single-label":
+            return {}
+        return {"training.class_weights": (None,), "training.label_smoothing": (0.0,)}
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Those of classes, or those of numbers."""
+        return NUMBER_METRICS if self.problem == "regression" else CLASS_METRICS
+
+    @classmethod
+    def all_metrics(cls) -> tuple[str, ...]:
+        """Those of classes, then those of numbers."""
+        return (*CLASS_METRICS, *NUMBER_METRICS)
+
+    @property
+    def default_metrics(self) -> tuple[str, ...]:
+        """Accuracy and F1 of one class, F1 of several, correlation and error of numbers."""
+        return {
+            "single-label": ("accuracy", "f1"),
+            "multi-label": ("f1_micro", "f1", "accuracy"),
+            "regression": ("pearson", "spearman", "rmse"),
+        }[self.problem]
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """The spec's own list."""
+        return self.labels
+
+    def read(self, cell: Any, names: Sequence[str] | None = None) -> Any:
+        """A class name, a list of them, or a float; None for a cell that holds none."""
+        if self.problem == "regression":
+            return _number(cell)
+        if self.problem == "single-label":
+            return self._class(cell, names)
+        cells = self._cells(cell)
+        return cells if isinstance(cells, str) or cells is None else [self._class(part, names) for part in cells]
+
+    def classes(self, cell: Any) -> Iterable[str]:
+        """The one class, or each of them."""
+        if self.problem == "regression":
+            return ()
+        return [cell] if self.problem == "single-label" else cell
+
+    def learn(self, seen: Iterable[str]) -> list[str]:
+        """By number where all are numbers, else by text."""
+        return ordered(seen)
+
+    def classes_fault(self, seen: Collection[str]) -> str | None:
+        """One class leaves nothing to tell apart, and too many are no classes."""
+        if self.problem == "regression":
+            return None
+        if len(seen) < 2:  # noqa: PLR2004 - one class leaves nothing to tell apart
+            return f"the label column holds {len(seen)} class; a classifier needs at least 2"
+        return too_many(seen)
+
+    def stratum(self, cell: Any) -> str | None:
+        """The class, where there is exactly one."""
+        return str(cell) if self.problem == "single-label" else None
+
+    def faults(self, row: Row, columns: Columns, known: Collection[str] | None) -> Iterator[Fault]:
+        """Rows without text, or with a label that is no class or no number."""
+        yield from text_faults(row, columns, "text", "text_pair")
+        if message := self._label_fault(row.get(columns["label"]), known):
+            yield "label", message
+
+    def _class(self, cell: Any, names: Sequence[str] | None) -> str | None:
+        if names and self.labels and not set(names) <= set(self.labels):
+            # The spec renames a hub dataset's classes: its ids count into the spec's list.
+            names = self.labels
+        if names is not None and isinstance(cell, int):
+            # A hub writes -1 where there is no label.
+            return names[cell] if 0 <= cell < len(names) else None
+        return class_name(cell, self.labels)
+
+    def _cells(self, cell: Any) -> Any:
+        # A text that is no list stays, for `faults` to refuse with the reason.
+        if not isinstance(cell, str):
+            return cast("list[Any]", cell) if isinstance(cell, list) else None
+        if self.separator is not None:
+            return [part.strip() for part in cell.split(self.separator) if part.strip()]
+        try:
+            read = json.loads(cell)
+        except ValueError:
+            return cell
+        return cast("list[Any]", read) if isinstance(read, list) else cell
+
+    def _label_fault(self, cell: Any, known: Collection[str] | None) -> str | None:
+        if self.problem == "regression":
+            return None if _number(cell) is not None else "no number"
+        if self.problem == "single-label":
+            name = label_name(cell)
+            return "no label" if name is None else unknown("label", name, known)
+        if isinstance(cell, str):
+            return "a list of labels is needed; for text, say in task.separator what stands between the labels"
+        if not isinstance(cell, list):
+            return "no labels; a text without any has an empty list"
+        faults = ("no label" if name is None else unknown("label", name, known) for name in cast("list[Any]", cell))
+        return next((fault for fault in faults if fault), None)
+
+
+def _number(cell: Any) -> float | None:
+    if isinstance(cell, str):
+        try:
+            cell = float(cell)
+        except ValueError:
+            return None
+    if isinstance(cell, bool) or not isinstance(cell, (int, float)):
+        return None
+    return float(cell) if math.isfinite(cell) else None

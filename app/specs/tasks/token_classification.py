@@ -1,0 +1,108 @@
+"""One tag for each word of a text: named entities, parts of speech, fields of an address."""
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, ClassVar, Literal, cast
+
+from pydantic import Field, field_validator
+
+from app.specs.labels import check_labels, label_name, ordered, too_many, unknown
+from app.specs.tasks.base import Columns, Fault, Row, TaskSpec
+
+BIO = re.compile(r"O|[BI]-.+")
+
+
+class TokenClassification(TaskSpec):
+    """Tag each word of a text, such as the names of people and places in it."""
+
+    required_roles: ClassVar[tuple[str, ...]] = ("tokens", "tags")
+    target_role: ClassVar[str | None] = "tags"
+
+    type: Literal["token-classification"] = Field(description="The task type.")
+    scheme: Literal["BIO", "none"] = Field(
+        default="BIO",
+        description="`BIO`: tags are `O`, `B-NAME` and `I-NAME`, and metrics count whole entities. "
+        "`none`: each word has a tag of its own, as parts of speech have, and metrics count words.",
+    )
+    labels: list[str] | None = Field(
+        default=None,
+        min_length=2,
+        max_length=1000,
+        description="The tags in the order of their ids. Without it they are learned from train, with `B-` and `I-` of "
+        "each name. With it, whole numbers are ids into this list.",
+    )
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_are_distinct(cls, labels: list[str] | None) -> list[str] | None:
+        return check_labels(labels)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Over entities, or over words; accuracy always counts words."""
+        return ("f1", "precision", "recall", "accuracy")
+
+    @property
+    def default_metrics(self) -> tuple[str, ...]:
+        """All of them."""
+        return self.metrics
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """The spec's own list."""
+        return self.labels
+
+    def read(self, cell: Any, names: Sequence[str] | None = None) -> Any:
+        """A list of tag names; what is no list stays, to be refused."""
+        found = words(cell)
+        return cell if found is None else [_tag(part, names or self.labels) for part in found]
+
+    def classes(self, cell: Any) -> Iterable[str]:
+        """Each tag."""
+        return cell
+
+    def learn(self, seen: Iterable[str]) -> list[str]:
+        """`O` first, then both tags of each name; without a scheme, in the usual order of labels."""
+        if self.scheme == "none":
+            return ordered(seen)
+        names = sorted({tag[2:] for tag in seen if tag != "O"})
+        return ["O", *(f"{place}-{name}" for name in names for place in "BI")]
+
+    def classes_fault(self, seen: Collection[str]) -> str | None:
+        """A single tag teaches nothing."""
+        if len(seen) < 2:  # noqa: PLR2004 - one tag leaves nothing to tell apart
+            return f"the tags column holds {len(seen)} tag; at least 2 are needed"
+        return too_many(seen)
+
+    def faults(self, row: Row, columns: Columns, known: Collection[str] | None) -> Iterator[Fault]:
+        """Rows without words, with another number of tags, or with a tag that is none."""
+        tokens, tags = words(row.get(columns["tokens"])), words(row.get(columns["tags"]))
+        if not tokens or not all(isinstance(word, str) and word.strip() for word in tokens):
+            yield "tokens", "a list of words is needed, each a text that is not empty"
+        if tags is None:
+            yield "tags", "a list of tags is needed, one for each word"
+        elif tokens is not None and len(tokens) != len(tags):
+            yield "tags", f"there are {len(tags)} tags for {len(tokens)} words"
+        elif message := next((fault for tag in tags if (fault := self._tag_fault(tag, known))), None):
+            yield "tags", message
+
+    def _tag_fault(self, tag: Any, known: Collection[str] | None) -> str | None:
+        if not isinstance(tag, str):
+            return "a tag is missing"
+        if self.scheme == "BIO" and BIO.fullmatch(tag) is None:
+            return f"the tag '{tag}' is not BIO: 'O', 'B-NAME' or 'I-NAME'; for tags without places set task.scheme to \"none\""
+        return unknown("tag", tag, known)
+
+
+def words(cell: Any) -> list[Any] | None:
+    """The parts of a cell: a list as it is, a text divided at its spaces; None for anything else."""
+    if isinstance(cell, str):
+        return cell.split()
+    return cast("list[Any]", cell) if isinstance(cell, list) else None
+
+
+def _tag(cell: Any, names: Sequence[str] | None) -> str | None:
+    name = label_name(cell)
+    if name is None or names is None or name in names or not isinstance(cell, int):
+        return name
+    return names[cell] if 0 <= cell < len(names) else name

@@ -1,0 +1,37 @@
+"""The methods by the `training.method.type` of the spec."""
+
+from pathlib import Path
+from typing import Any
+
+from worker.training.methods.freeze import FreezeMethod
+from worker.training.methods.full import FullMethod
+from worker.training.methods.lora import ADAPTER, LoraMethod, QloraMethod
+from worker.training.methods.protocol import Method
+from worker.training.plan import Plan
+
+METHODS: dict[str, Method] = {
+    "full": FullMethod(),
+    "freeze": FreezeMethod(),
+    "lora": LoraMethod(),
+    "qlora": QloraMethod(),
+}
+
+
+def load_trainable(plan: Plan) -> Any:
+    """The model that training begins or goes on with. Raises ModelRefused or ModelConfigInvalid."""
+    return METHODS[plan.spec.training.method.type].load(plan, plan.initial, trainable=True)
+
+
+def load_published(plan: Plan, folder: Path) -> Any:
+    """A model as it is published, or a checkpoint, on the plan's device. Raises ModelRefused."""
+    if (folder / ADAPTER).is_file():
+        return METHODS[plan.spec.training.method.type].load(plan, folder, trainable=False).to(plan.resolved.device)
+    return plan.task.load_model(folder, plan.spec).to(plan.resolved.device)
+
+
+def publish(plan: Plan, folder: Path) -> Path:
+    """The folder to publish for the checkpoint in `folder`."""
+    return METHODS[plan.spec.training.method.type].publish(plan, folder)
+
+
+__all__ = ["METHODS", "Method", "load_published", "load_trainable", "publish"]

@@ -1,0 +1,24 @@
+"""Every weight is tuned."""
+
+from pathlib import Path
+from typing import Any
+
+from app.specs import JobSpec
+from worker.training.plan import Plan
+from worker.training.tasks.protocol import Task
+
+
+class FullMethod:
+    """The plain case: what is trained is what is kept and published."""
+
+    def begin(self, task: Task, base: Path, spec: JobSpec, labels: list[str]) -> tuple[Any, tuple[str, ...]]:
+        """The pretrained model with its new head."""
+        return task.build_model(base, spec, labels)
+
+    def load(self, plan: Plan, folder: Path, *, trainable: bool) -> Any:
+        """The model, whole."""
+        return plan.task.load_model(folder, plan.spec)
+
+    def publish(self, plan: Plan, folder: Path) -> Path:
+        """The checkpoint as it is."""
+        return folder

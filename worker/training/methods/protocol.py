@@ -1,0 +1,27 @@
+"""What a method is to the rest of training: which weights are tuned, and what of them is kept and published."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from app.specs import JobSpec
+from worker.training.plan import Plan
+from worker.training.tasks.protocol import Task
+
+
+class Method(Protocol):
+    """One way to tune a model. Models are in float32, on the CPU, unless said otherwise."""
+
+    def begin(self, task: Task, base: Path, spec: JobSpec, labels: list[str]) -> tuple[Any, tuple[str, ...]]:
+        """The model before the first step, whose `save_pretrained` makes the initial folder.
+
+        Returns it and the names of the newly made parameters of the head. Raises ModelRefused or ModelConfigInvalid.
+        """
+        ...
+
+    def load(self, plan: Plan, folder: Path, *, trainable: bool) -> Any:
+        """The model of the initial folder or of a checkpoint, ready to be trained or to be asked."""
+        ...
+
+    def publish(self, plan: Plan, folder: Path) -> Path:
+        """The folder to publish for the checkpoint in `folder`: itself, or one made of it in the plan's scratch."""
+        ...
