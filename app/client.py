@@ -28,6 +28,12 @@ class Refused(ClientError):
         details: Any = self.details
         return cast("list[Answer]", details) if isinstance(details, list) else []
 
+    @property
+    def hint(self) -> str | None:
+        """What to do about it, where the service says so apart from the message."""
+        details: Any = self.details
+        return cast("Answer", details).get("hint") if isinstance(details, dict) else None
+
 
 class Unreachable(ClientError):
     """The service does not answer at this address."""
