@@ -1,7 +1,7 @@
 """The HTTP client under the command line. Every refusal of the service becomes a `Refused`."""
 
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +27,12 @@ class Refused(ClientError):
         """The details one by one, where there are several."""
         details: Any = self.details
         return cast("list[Answer]", details) if isinstance(details, list) else []
+
+    @property
+    def hint(self) -> str | None:
+        """What to do about it, where the service says so apart from the message."""
+        details: Any = self.details
+        return cast("Answer", details).get("hint") if isinstance(details, dict) else None
 
 
 class Unreachable(ClientError):
@@ -61,14 +67,15 @@ class Client:
         """Delete something. Raises Refused, Unreachable."""
         return self._ask("DELETE", path)
 
-    def upload(self, path: Path) -> Answer:
-        """Upload a file as a dataset, streamed. Raises Refused, Unreachable, OSError."""
-        with path.open("rb") as file:
+    def upload(self, *paths: Path, name: str | None = None) -> Answer:
+        """Upload files of the same columns as one dataset, streamed. Raises Refused, Unreachable, OSError."""
+        with ExitStack() as opened:
             # Inspecting a large file takes a while before the answer comes.
             return self._ask(
                 "POST",
                 "/v1/datasets",
-                files={"file": (path.name, file)},
+                files=[("file", (path.name, opened.enter_context(path.open("rb")))) for path in paths],
+                data=None if name is None else {"name": name},
                 timeout=httpx.Timeout(30, read=1800, write=1800),
             )
 

@@ -31,6 +31,8 @@ def _refusal(error: Refused) -> Text:
             f"{key} {detail[key]}" for key in ("split", "row", "line", "column") if detail.get(key)
         )
         lines.append(f"\n  {where}: {detail.get('message', '')}")
+    if error.hint:
+        lines.append(f"\n  {error.hint}")
     return lines
 
 

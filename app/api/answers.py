@@ -198,17 +198,29 @@ class Column(BaseModel):
     example: Any = None
 
 
+class DatasetFile(BaseModel):
+    """One file of a dataset."""
+
+    name: str
+    format: str = Field(description="csv, tsv, json, jsonl or parquet.")
+    bytes: int
+    sha256: str
+    rows: int
+
+
 class DatasetAnswer(BaseModel):
     """An uploaded dataset."""
 
     id: str
     object: Literal["dataset"] = "dataset"
-    type: str = Field(description="The file's format: csv, tsv, json, jsonl or parquet.")
-    filename: str
-    bytes: int
-    sha256: str
+    type: str = Field(description="The files' format: csv, tsv, json, jsonl or parquet; `mixed` where they differ.")
+    name: str | None = Field(description="What it was called when it was uploaded.")
+    filename: str = Field(description="The file's name; of several, the first one's.")
+    bytes: int = Field(description="Bytes of all files.")
+    sha256: str = Field(description="Of the file; of several, of their bytes one file after the other.")
     rows: int
     columns: list[Column]
+    files: list[DatasetFile] = Field(description="The files, in the order of their rows.")
     created_at: Time
 
 

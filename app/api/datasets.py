@@ -9,6 +9,7 @@ from app.api.answers import DatasetAnswer, Deleted, Error, Page
 from app.api.dependencies import Parts, ProjectId, Service
 from app.api.parameters import Limit
 from app.datasets import catalogue
+from app.datasets.form import FILE_LIMIT, NAME_LIMIT
 from app.datasets.preview import preview
 from app.datasets.upload import receive
 from app.errors import NotFound
@@ -31,10 +32,17 @@ UPLOAD_FORM = {
                     "required": ["file"],
                     "properties": {
                         "file": {
+                            "type": "array",
+                            "minItems": 1,
+                            "maxItems": FILE_LIMIT,
+                            "items": {"type": "string", "format": "binary"},
+                            "description": "csv, tsv, json, jsonl or parquet, each also .gz; one part a file",
+                        },
+                        "name": {
                             "type": "string",
-                            "format": "binary",
-                            "description": "csv, tsv, json, jsonl or parquet, each also .gz",
-                        }
+                            "maxLength": NAME_LIMIT,
+                            "description": "What you call the dataset",
+                        },
                     },
                 }
             }
@@ -51,17 +59,16 @@ UPLOAD_FORM = {
     responses={413: {"model": Error}, 422: {"model": Error}, 507: {"model": Error}},
 )
 async def upload(request: Request, parts: Parts, project: ProjectId) -> DatasetAnswer:
-    """Upload a file as a dataset. The answer comes when it was inspected and is usable."""
+    """Upload a file, or several of the same columns, as one dataset. The answer comes when it was inspected and is usable."""
     declared = request.headers.get("content-length", "")
     length = int(declared) if declared.isdigit() else None
     with workspace(parts.settings.cache() / UPLOADS) as folder:
-        source = folder / "upload"
         received = await receive(
-            request.stream(), request.headers.get("content-type", ""), length, source, parts.settings.upload_limit_bytes
+            request.stream(), request.headers.get("content-type", ""), length, folder, parts.settings.upload_limit_bytes
         )
         async with parts.intake:
             dataset = await run_in_threadpool(
-                catalogue.add, parts.database, parts.storage, parts.settings, project, received, source
+                catalogue.add, parts.database, parts.storage, parts.settings, project, received, folder
             )
     return _answer(dataset)
 
@@ -93,7 +100,7 @@ def rows(
     start: Annotated[int, Query(ge=0, le=2**62, description="The first row, from 0.")] = 0,
     limit: Annotated[int, Query(ge=1, le=100, description="Rows a page.")] = 10,
 ) -> Page[dict[str, Any]]:
-    """Preview rows; `_line` is each row's line in the uploaded file."""
+    """Preview rows; `_line` is each row's line in the uploaded file, and `_file` that file's name where there are several."""
     dataset = _find(parts, project, dataset_id)
     found = preview(parts.copies.parquet(dataset), start, limit)
     return Page(data=found, has_more=start + len(found) < dataset.rows)
@@ -116,7 +123,15 @@ def _find(parts: Service, project: str, dataset_id: str) -> Dataset:
 
 
 def _answer(dataset: Dataset) -> DatasetAnswer:
-    fields = {
-        name: getattr(dataset, name) for name in ("id", "filename", "bytes", "sha256", "rows", "columns", "created_at")
-    }
-    return DatasetAnswer.model_validate({**fields, "type": dataset.format})
+    names = ("id", "name", "filename", "bytes", "sha256", "rows", "columns", "created_at")
+    fields = {name: getattr(dataset, name) for name in names}
+    files = dataset.files or [
+        {
+            "name": dataset.filename,
+            "format": dataset.format,
+            "bytes": dataset.bytes,
+            "sha256": dataset.sha256,
+            "rows": dataset.rows,
+        }
+    ]
+    return DatasetAnswer.model_validate({**fields, "type": dataset.format, "files": files})

@@ -9,29 +9,35 @@ from rich.table import Table
 from rich.text import Text
 
 from app.cli.terminal import ID_COLUMN, AsJson, console, open_client, say
+from app.client import Answer
 
 cli = typer.Typer(no_args_is_help=True, help="Uploaded data.")
 
 
 @cli.command("upload")
-def upload(path: Annotated[Path, typer.Argument(exists=True, dir_okay=False)], as_json: AsJson = False) -> None:
-    """Upload a csv, tsv, json, jsonl or parquet file, each also gzipped."""
+def upload(
+    paths: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False)],
+    name: Annotated[str | None, typer.Option(help="What to call the dataset.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Upload csv, tsv, json, jsonl or parquet files of the same columns, each also gzipped, as one dataset."""
     with open_client() as client:
-        dataset = client.upload(path)
+        dataset = client.upload(*paths, name=name)
     if as_json:
         typer.echo(json.dumps(dataset))
         return
     names = ", ".join(f"{column['name']} ({column['type']})" for column in dataset["columns"])
-    say(f"{dataset['id']}: {dataset['rows']} rows of {names}")
+    files = f" in {len(dataset['files'])} files" if len(dataset["files"]) > 1 else ""
+    say(f"{dataset['id']}: {dataset['rows']} rows of {names}{files}")
 
 
 @cli.command("list")
 def list_datasets() -> None:
     """List the newest datasets."""
-    table = Table(ID_COLUMN, "file", "rows", "created")
+    table = Table(ID_COLUMN, "name", "rows", "created")
     with open_client() as client:
         for item in client.get("/v1/datasets", limit=100)["data"]:
-            table.add_row(item["id"], Text(item["filename"] or ""), str(item["rows"]), item["created_at"])
+            table.add_row(item["id"], Text(_name(item)), str(item["rows"]), item["created_at"])
     console.print(table)
 
 
@@ -50,3 +56,8 @@ def delete_dataset(dataset: str) -> None:
     with open_client() as client:
         client.delete(f"/v1/datasets/{dataset}")
     say(f"{dataset} is deleted.")
+
+
+def _name(dataset: Answer) -> str:
+    others = len(dataset["files"]) - 1
+    return dataset["name"] or (f"{dataset['filename']} and {others} more" if others else dataset["filename"])

@@ -1,14 +1,16 @@
 """Adds and removes datasets. A row shows only while all its files are in storage."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.datasets.inspect import Limits, UnusableFile, inspect
-from app.datasets.upload import Received
+from app.datasets.inspect import InspectedFile, Limits, UnusableFile, inspect
+from app.datasets.upload import Received, ReceivedFile
 from app.db import Database, now
 from app.errors import Conflict, InvalidRequest, NotFound
 from app.identifiers import new_id
@@ -21,32 +23,35 @@ log = logging.getLogger(__name__)
 
 
 def add(
-    database: Database, storage: Storage, settings: Settings, project_id: str, received: Received, source: Path
+    database: Database, storage: Storage, settings: Settings, project_id: str, received: Received, folder: Path
 ) -> Dataset:
-    """Inspect an uploaded file and keep it.
+    """Inspect uploaded files and keep them as one dataset; `folder` has room for what is made of them.
 
     Raises InvalidRequest with the row and column, StorageError, OSError when the disk is full; then nothing is kept.
     """
-    parquet = source.with_name("data.parquet")
+    parquet = folder / "data.parquet"
     try:
-        found = inspect(source, received.filename, parquet, limits=_limits(settings))
+        found = inspect([(file.path, file.filename) for file in received.files], parquet, limits=_limits(settings))
     except UnusableFile as error:
         details = {"row": error.row, "line": error.line, "column": error.column, "hint": error.hint}
+        if len(received.files) > 1:
+            details["file"] = error.file
         raise InvalidRequest(str(error), param="file", code=error.code, details=details) from None
     dataset_id = new_id("ds")
     prefix = f"datasets/{dataset_id}"
-    # Never the user's own name: no part of a stored path comes from a request.
-    source_name = f"source.{found.format}{'.gz' if found.compressed else ''}"
+    files = _files(prefix, received.files, found.files)
     dataset = Dataset(
         id=dataset_id,
         project_id=project_id,
-        filename=received.filename,
+        name=received.name,
+        filename=received.files[0].filename,
         format=found.format,
         bytes=received.size,
         sha256=received.sha256,
         rows=found.rows,
         columns=[asdict(column) for column in found.columns],
-        source_path=f"{prefix}/{source_name}",
+        files=files,
+        source_path=files[0]["path"],
         parquet_path=f"{prefix}/data.parquet",
         deleted_at=now(),
     )
@@ -54,7 +59,8 @@ def add(
     with database.write() as session:
         session.add(dataset)
     try:
-        storage.put_file(dataset.source_path, source)
+        for file, kept in zip(received.files, files, strict=True):
+            storage.put_file(kept["path"], file.path)
         storage.put_file(dataset.parquet_path, parquet)
         _show(database, dataset)
     except BaseException:
@@ -84,6 +90,22 @@ def remove(database: Database, storage: Storage, project_id: str, dataset_id: st
     storage.delete_prefix(f"datasets/{dataset_id}")
     if not was_there:
         raise _not_found()
+
+
+def _files(prefix: str, received: Sequence[ReceivedFile], found: Sequence[InspectedFile]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": file.filename,
+            "format": kind.format,
+            "bytes": file.size,
+            "sha256": file.sha256,
+            "rows": kind.rows,
+            # Never the user's own name: no part of a stored path comes from a request.
+            "path": f"{prefix}/source{f'-{number}' if len(received) > 1 else ''}.{kind.format}"
+            f"{'.gz' if kind.compressed else ''}",
+        }
+        for number, (file, kind) in enumerate(zip(received, found, strict=True), start=1)
+    ]
 
 
 def _show(database: Database, dataset: Dataset) -> None:

@@ -10,6 +10,11 @@ from app.datasets.errors import UnusableFile
 LINE = "_line"
 """The column that we add: each row's line in the file that was uploaded."""
 
+FILE = "_file"
+"""The column that we add where an upload has several files: the name of the file that each row came from."""
+
+RESERVED = {LINE: "line numbers", FILE: "file names"}
+
 NAME_LIMIT = 300
 
 
@@ -43,8 +48,8 @@ def _fault(name: str, place: int, seen: set[str]) -> str | None:
         return f"column {place} has no name"
     if name in seen:
         return f"the column name '{name}' stands there twice"
-    if name == LINE:
-        return f"the column name '{LINE}' is reserved for line numbers; rename it or leave it out"
+    if name in RESERVED:
+        return f"the column name '{name}' is reserved for {RESERVED[name]}; rename it or leave it out"
     if len(name) > NAME_LIMIT:
         return f"the name of column {place} is longer than {NAME_LIMIT} characters: '{name[:40]}…'"
     if not is_text(name):

@@ -15,7 +15,8 @@ class UnusableFile(Exception):
     """A file that cannot become a dataset.
 
     `message` says what is wrong and where, `code` is a word for programs, `row` counts data rows from 1,
-    `line` counts lines of the file from 1, `column` names a column and `hint` says what would help.
+    `line` counts lines of the file from 1, `column` names a column, `hint` says what would help, and `file` names
+    the file where an upload has several.
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class UnusableFile(Exception):
         line: int | None = None,
         column: str | None = None,
         hint: str | None = None,
+        file: str | None = None,
     ) -> None:
         self.message = SURROGATE.sub("\ufffd", message)
         super().__init__(self.message)
@@ -35,6 +37,14 @@ class UnusableFile(Exception):
         self.line = line
         self.column = column and SURROGATE.sub("\ufffd", column)
         self.hint = hint
+        self.file = file
+
+    def name_file(self, file: str) -> None:
+        """Say in which of several files it is."""
+        self.file = file
+        if f"'{file}'" not in self.message:
+            self.message = f"'{file}': {self.message}"
+            self.args = (self.message,)
 
     def as_dict(self) -> dict[str, Any]:
         """Return every field, as JSON can hold it."""
@@ -45,6 +55,7 @@ class UnusableFile(Exception):
             "line": self.line,
             "column": self.column,
             "hint": self.hint,
+            "file": self.file,
         }
 
 

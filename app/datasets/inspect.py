@@ -1,4 +1,4 @@
-"""Has an uploaded file parsed by a limited process of its own, and kept as Parquet."""
+"""Has the files of an upload parsed by a limited process of its own, and kept as one Parquet."""
 
 import errno
 import json
@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,42 +17,60 @@ from app.datasets.columns import Column
 from app.datasets.errors import IntakeLimit, UnusableFile
 from app.datasets.limits import GIB, Limits
 
-__all__ = ["Column", "Inspection", "IntakeLimit", "Limits", "UnusableFile", "inspect"]
+__all__ = ["Column", "InspectedFile", "Inspection", "IntakeLimit", "Limits", "UnusableFile", "inspect"]
 
-SPLIT_IT = "split the file into smaller ones, or upload Parquet"
+MIXED = "mixed"
+SPLIT_IT = "make several datasets of it, or upload Parquet"
 PASSED_ON = ("PATH", "TMPDIR", "LD_LIBRARY_PATH", "TZ")
 """What the process gets of our environment: never a secret."""
 
 
 @dataclass(frozen=True)
-class Inspection:
-    """What a file holds. `bytes` is its size as uploaded, `parquet_bytes` the size of the Parquet."""
+class InspectedFile:
+    """What one file of an upload is."""
 
     format: str
     compressed: bool
     rows: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What an upload holds: each of its files, and the rows and columns of all of them together."""
+
+    files: list[InspectedFile]
+    rows: int
     columns: list[Column]
-    bytes: int
-    parquet_bytes: int
+
+    @property
+    def format(self) -> str:
+        """The format of all files, or `mixed`."""
+        formats = {file.format for file in self.files}
+        return formats.pop() if len(formats) == 1 else MIXED
 
 
-def inspect(source: Path, filename: str, parquet: Path, *, limits: Limits) -> Inspection:
-    """Parse `source`, whose format `filename` tells, and write its rows to `parquet`, which appears whole or not at all.
+def inspect(files: Sequence[tuple[Path, str]], parquet: Path, *, limits: Limits) -> Inspection:
+    """Parse files, each with the name that tells its format, and write the rows of all to `parquet`, in that order.
 
-    The Parquet has the columns of the file and `_line`, the line of the file that each row starts in (for a JSON
-    array and for Parquet, the row's number). Raises UnusableFile for what the user can mend, IntakeLimit when
-    parsing takes more than the limits, OSError when the disk is full.
+    It appears whole or not at all, with the columns of the files and `_line`, the line of the file that each row starts
+    in (for a JSON array and for Parquet, the row's number); where there are several files, also with `_file`, the name of
+    the row's file. Raises UnusableFile for what the user can mend, IntakeLimit when parsing takes more than the limits,
+    OSError when the disk is full.
     """
     partial = parquet.absolute().with_name(f".{parquet.name}.partial")
     try:
-        answer = _ask(source.absolute(), filename, partial, limits)
+        with tempfile.TemporaryDirectory(dir=partial.parent) as parts:
+            answer = _ask(files, partial, parts, limits)
         if (error := answer.get("error")) is not None:
             raise _refusal(error, limits)
-        columns = [Column(**column) for column in answer.pop("columns")]
         partial.replace(parquet)
     finally:
         partial.unlink(missing_ok=True)
-    return Inspection(columns=columns, bytes=source.stat().st_size, parquet_bytes=parquet.stat().st_size, **answer)
+    return Inspection(
+        files=[InspectedFile(**file) for file in answer["files"]],
+        rows=answer["rows"],
+        columns=[Column(**column) for column in answer["columns"]],
+    )
 
 
 def _refusal(error: dict[str, Any], limits: Limits) -> Exception:
@@ -64,8 +83,9 @@ def _refusal(error: dict[str, Any], limits: Limits) -> Exception:
             return UnusableFile(**error)
 
 
-def _ask(source: Path, filename: str, parquet: Path, limits: Limits) -> dict[str, Any]:
-    request = {"source": str(source), "filename": filename, "parquet": str(parquet), "limits": asdict(limits)}
+def _ask(files: Sequence[tuple[Path, str]], parquet: Path, parts: str, limits: Limits) -> dict[str, Any]:
+    named = [{"path": str(path.absolute()), "filename": filename} for path, filename in files]
+    request = {"files": named, "parquet": str(parquet), "parts": parts, "limits": asdict(limits)}
     with tempfile.TemporaryFile() as complaints:
         # -s and -P keep a user's own packages and the current folder out of the process.
         with subprocess.Popen(
@@ -113,9 +133,9 @@ def _ended_badly(returncode: int, said: str, limits: Limits) -> UnusableFile:
 
 def _too_much_time(limits: Limits) -> IntakeLimit:
     seconds = limits.timeout_seconds
-    return IntakeLimit(f"parsing the file takes more than {seconds:g} s", "intake_time", hint=SPLIT_IT)
+    return IntakeLimit(f"parsing the upload takes more than {seconds:g} s", "intake_time", hint=SPLIT_IT)
 
 
 def _too_much_memory(limits: Limits) -> IntakeLimit:
     memory = limits.memory_bytes / GIB
-    return IntakeLimit(f"parsing the file takes more than {memory:.3g} GiB of memory", "intake_memory", hint=SPLIT_IT)
+    return IntakeLimit(f"parsing the upload takes more than {memory:.3g} GiB of memory", "intake_memory", hint=SPLIT_IT)

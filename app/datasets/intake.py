@@ -15,7 +15,7 @@ import signal
 import sys
 import tempfile
 import zlib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +24,7 @@ import pyarrow as pa
 from app.datasets.csv_rows import DELIMITERS, csv_batches
 from app.datasets.errors import UnusableFile
 from app.datasets.formats import Format, detect
+from app.datasets.joining import Joint, Part
 from app.datasets.json_rows import json_array, json_lines
 from app.datasets.keeping import Kept, keep_batches, keep_parquet
 from app.datasets.limits import Limits
@@ -38,12 +39,12 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def main() -> None:
-    """Answer one request: {"source", "filename", "parquet", "limits"}."""
+    """Answer one request: {"files": [{"path", "filename"}], "parquet", "parts", "limits"}."""
     request = json.load(sys.stdin)
     limits = Limits(**request["limits"])
     _limit_this_process(limits)
     try:
-        answer = _inspect(Path(request["source"]), request["filename"], Path(request["parquet"]), limits)
+        answer = _inspect(request["files"], Path(request["parquet"]), Path(request["parts"]), limits)
     except UnusableFile as error:
         answer = {"error": error.as_dict()}
     except (MemoryError, pa.ArrowMemoryError):
@@ -60,13 +61,14 @@ def keep(source: Path, kind: Format, parquet: Path, limits: Limits) -> Kept:
     text = Source(source, compressed=kind.compressed, limits=limits)
     match kind.name:
         case "csv" | "tsv":
-            return keep_batches(lambda: csv_batches(text, DELIMITERS[kind.name]), TextTypes(), parquet, limits)
+            kept = keep_batches(lambda: csv_batches(text, DELIMITERS[kind.name]), TextTypes(), parquet, limits)
         case "jsonl":
-            return keep_batches(lambda: json_lines(text), JsonTypes(limits), parquet, limits)
+            kept = keep_batches(lambda: json_lines(text), JsonTypes(limits), parquet, limits)
         case "json":
-            return keep_batches(lambda: json_array(text), JsonTypes(limits), parquet, limits)
+            kept = keep_batches(lambda: json_array(text), JsonTypes(limits), parquet, limits)
         case _:
             return _keep_parquet(source, kind, parquet, limits)
+    return replace(kept, unpacked=text.unpacked)
 
 
 def _limit_this_process(limits: Limits) -> None:
@@ -80,11 +82,31 @@ def _limit_this_process(limits: Limits) -> None:
     pa.set_io_thread_count(1)
 
 
-def _inspect(source: Path, filename: str, parquet: Path, limits: Limits) -> dict[str, Any]:
-    kind = detect(source, filename)
-    kept = keep(source, kind, parquet, limits)
-    columns = [asdict(column) for column in kept.columns]
-    return {"format": kind.name, "compressed": kind.compressed, "rows": kept.rows, "columns": columns}
+def _inspect(files: list[dict[str, str]], parquet: Path, parts: Path, limits: Limits) -> dict[str, Any]:
+    kinds: list[tuple[Format, Kept]] = []
+    if len(files) == 1:
+        kind = detect(Path(files[0]["path"]), files[0]["filename"])
+        kept = keep(Path(files[0]["path"]), kind, parquet, limits)
+        kinds.append((kind, kept))
+    else:
+        joint = Joint(limits)
+        for number, file in enumerate(files):
+            kind, part = _keep_part(file, parts / f"{number}.parquet", limits)
+            joint.add(part)
+            kinds.append((kind, part.kept))
+        kept = joint.keep(parquet)
+    told = [{"format": kind.name, "compressed": kind.compressed, "rows": part.rows} for kind, part in kinds]
+    return {"files": told, "rows": kept.rows, "columns": [asdict(column) for column in kept.columns]}
+
+
+def _keep_part(file: dict[str, str], parquet: Path, limits: Limits) -> tuple[Format, Part]:
+    source, filename = Path(file["path"]), file["filename"]
+    try:
+        kind = detect(source, filename)
+        return kind, Part(filename, parquet, keep(source, kind, parquet, limits))
+    except UnusableFile as error:
+        error.name_file(filename)
+        raise
 
 
 def _keep_parquet(source: Path, kind: Format, parquet: Path, limits: Limits) -> Kept:

@@ -6,7 +6,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from app.datasets.batch import Batch
-from app.datasets.columns import LINE, Column, json_safe
+from app.datasets.columns import FILE, LINE, Column, json_safe
 from app.datasets.errors import UnusableFile
 from app.datasets.limits import Limits
 from app.datasets.parquet_rows import ParquetRows
@@ -36,10 +36,11 @@ TYPE_NAMES: dict[pa.DataType, str] = {
 
 @dataclass(frozen=True)
 class Kept:
-    """What was written."""
+    """What was written, and of how many bytes of the file once `unpacked`."""
 
     rows: int
     columns: list[Column]
+    unpacked: int = 0
 
 
 class Types(Protocol):
@@ -65,7 +66,7 @@ def keep_parquet(source: ParquetRows, target: Path, limits: Limits) -> Kept:
     with Keeper(target, source.schema, limits) as keeper:
         for arrays in source.arrays():
             keeper.write(arrays, range(keeper.rows + 1, keeper.rows + 1 + len(arrays[0])))
-    return keeper.kept()
+    return replace(keeper.kept(), unpacked=source.unpacked)
 
 
 def _write_while_types_hold(batches: Iterator[Batch], types: Types, target: Path, limits: Limits) -> Kept | None:
@@ -87,19 +88,25 @@ def _write_while_types_hold(batches: Iterator[Batch], types: Types, target: Path
 def _learn_the_rest(batches: Iterator[Batch], types: Types, limits: Limits) -> None:
     for batch in batches:
         types.learn(batch)
-        _check_rows(batch.start + batch.rows - 1, limits)
+        check_rows(batch.start + batch.rows - 1, limits)
 
 
 class Keeper(AbstractContextManager["Keeper"]):
-    """A Parquet file in the making: one row group a batch, or several of a large one, synced to disk at the end."""
+    """A Parquet file in the making: one row group a batch, or several of a large one, synced to disk at the end.
 
-    def __init__(self, target: Path, schema: pa.Schema, limits: Limits) -> None:
+    With `files`, the names of the files that the rows come from, each row keeps the name of its own as `_file`.
+    """
+
+    def __init__(self, target: Path, schema: pa.Schema, limits: Limits, files: Sequence[str] = ()) -> None:
         self.schema = schema
         self.rows = 0
         self._limits = limits
         self._counts = [_Counts(part.name, part.type) for part in schema]
         self._file = target.open("wb")
+        self._names = pa.array(files, pa.string()) if files else None
         self._full_schema = schema.append(pa.field(LINE, pa.int64()))
+        if files:
+            self._full_schema = self._full_schema.append(pa.field(FILE, pa.dictionary(pa.int32(), pa.string())))
         self._writer = pq.ParquetWriter(self._file, self._full_schema, compression="zstd")
 
     def __enter__(self) -> Self:
@@ -113,14 +120,17 @@ class Keeper(AbstractContextManager["Keeper"]):
             self._file.flush()
             os.fsync(self._file.fileno())
 
-    def write(self, arrays: list[pa.Array], marks: Sequence[int]) -> None:
-        """Append rows, one array a column. Raises UnusableFile beyond the limit of rows."""
+    def write(self, arrays: list[pa.Array], marks: Sequence[int], file: int = 0) -> None:
+        """Append rows, one array a column, of the file at that place in `files`. Raises UnusableFile for too many rows."""
         self.rows += len(marks)
-        _check_rows(self.rows, self._limits)
+        check_rows(self.rows, self._limits)
         for counts, array in zip(self._counts, arrays, strict=True):
             counts.add(array)
-        lines = pa.array(marks, pa.int64())
-        batch = pa.record_batch([*arrays, lines], schema=self._full_schema)
+        places = [pa.array(marks, pa.int64())]
+        if self._names is not None:
+            whence = pa.repeat(pa.scalar(file, pa.int32()), len(marks))
+            places.append(pa.DictionaryArray.from_arrays(whence, self._names))
+        batch = pa.record_batch([*arrays, *places], schema=self._full_schema)
         # Readers hold one group at a time.
         self._writer.write_batch(batch, row_group_size=max(1, GROUP_BYTES * len(marks) // max(1, batch.nbytes)))
 
@@ -167,7 +177,8 @@ def _shortened(value: Any) -> Any:
     return text[: EXAMPLE_CHARACTERS - 1] + "…"
 
 
-def _check_rows(rows: int, limits: Limits) -> None:
+def check_rows(rows: int, limits: Limits) -> None:
+    """Raise UnusableFile for more rows than the limit."""
     if rows > limits.rows:
         raise UnusableFile(f"there are more than {limits.rows:,} rows", "too_many_rows", row=limits.rows + 1)
 

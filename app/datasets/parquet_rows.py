@@ -51,10 +51,10 @@ class ParquetRows:
             raise damaged(error) from error
         check_columns(source.names, limits.columns)
         self.schema = pa.schema([(part.name, _kept_as(part.type, part.name)) for part in source])
-        unpacked = sum(
+        self.unpacked = sum(
             self._file.metadata.row_group(group).total_byte_size for group in range(self._file.num_row_groups)
         )
-        if unpacked > limits.unpacked_bytes:
+        if self.unpacked > limits.unpacked_bytes:
             raise UnusableFile(f"the file unpacks to more than {limits.unpacked_bytes:,} bytes", "too_large")
 
     def arrays(self) -> Iterator[list[pa.Array]]:

@@ -27,6 +27,8 @@ class Source:
         self.path = path
         self.compressed = compressed
         self.limits = limits
+        self.unpacked = 0
+        """Bytes that it holds once unpacked, as far as it was read."""
 
     @contextmanager
     def open(self, *, long_lines: bool = False) -> "Generator[Watched, None, None]":
@@ -38,7 +40,10 @@ class Source:
             inner = cast("BinaryIO", gzip.GzipFile(fileobj=raw, mode="rb")) if self.compressed else raw
             watched = Watched(inner, self.limits.unpacked_bytes, None if long_lines else self.limits.record_bytes)
             watched.skip_mark()
-            yield watched
+            try:
+                yield watched
+            finally:
+                self.unpacked = max(self.unpacked, watched.offset)
 
     def find_bad_utf8(self) -> UnusableFile:
         """Find the first byte that is not UTF-8 and return the error that names it."""
@@ -127,7 +132,7 @@ class Watched(io.RawIOBase):
             raise too_long(self.lines + 1, self._longest)
         if self.offset > self._most:
             raise UnusableFile(
-                f"the file unpacks to more than {self._most:,} bytes", "too_large", hint="split it into several files"
+                f"the file unpacks to more than {self._most:,} bytes", "too_large", hint="make several datasets of it"
             )
 
 

@@ -1,154 +1,111 @@
-"""Receives a multipart upload chunk by chunk: bytes are counted as they arrive and go straight to a file."""
+"""Receives a multipart upload chunk by chunk: bytes are counted as they arrive and go straight to files."""
 
 import hashlib
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
 
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 
-from app.errors import InvalidRequest, TooLarge
+from app.datasets.form import FILE_FIELD, FilePart, Form
+from app.errors import TooLarge
 
-if TYPE_CHECKING:
-    from python_multipart.multipart import MultipartCallbacks
-
-FIELD = "file"
-FILENAME_LIMIT = 255
 WRITE_BYTES = 1024**2
-AROUND_BYTES = 64 * 1024
-"""What boundaries and part headers may take on top of the file itself."""
-
-EXAMPLE = "send multipart/form-data with one part named 'file', such as curl -F file=@reviews.csv"
+AROUND_BYTES = 256 * 1024
+"""What boundaries, part headers and the name may take on top of the files."""
 
 
+@dataclass(frozen=True)
+class ReceivedFile:
+    """A file that has arrived whole: what the user calls it, where it is, its size in bytes and sha256."""
+
+    filename: str
+    path: Path
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Received:
-    """A file that has arrived whole: its name, size in bytes and sha256."""
+    """An upload that has arrived whole, one file or more; `sha256` is that of all files, one after the other."""
 
-    def __init__(self, filename: str, size: int, digest: str) -> None:
-        self.filename, self.size, self.sha256 = filename, size, digest
+    name: str | None
+    files: list[ReceivedFile]
+    sha256: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
 
 
 async def receive(
-    chunks: AsyncIterator[bytes], content_type: str, declared_length: int | None, target: Path, limit: int
+    chunks: AsyncIterator[bytes], content_type: str, declared_length: int | None, folder: Path, limit: int
 ) -> Received:
-    """Write the part named `file` to `target`.
+    """Write each part named `file` to a file of its own in `folder`.
 
     Raises TooLarge as soon as more than `limit` bytes are announced or have come, InvalidRequest for
-    anything that is not one such part, OSError when the disk is full. The caller removes `target` when this raises.
+    anything that is not such a form, OSError when the disk is full. The caller removes `folder` when this raises.
     """
-    too_large = TooLarge(f"the upload is larger than the limit of {limit} bytes; split it, or gzip it", param=FIELD)
+    too_large = TooLarge(
+        f"the upload is larger than the limit of {limit} bytes; split it, or gzip it", param=FILE_FIELD
+    )
     if declared_length is not None and declared_length > limit + AROUND_BYTES:
         raise too_large
-    part = _Part()
-    parser = _parser(content_type, part)
-    digest, size, come = hashlib.sha256(), 0, 0
-    with target.open("wb") as file:
-        async for chunk in chunks:
-            come += len(chunk)
-            # What follows the last boundary means nothing, but it counts.
-            if not part.is_whole:
-                _feed(parser, chunk)
-            size += await _write(part, file, digest, at_least=WRITE_BYTES)
-            if size + len(part.data) > limit or come > limit + AROUND_BYTES:
-                raise too_large
-        size += await _write(part, file, digest, at_least=1)
-    if not part.is_whole:
-        raise _broken(f"the upload ends before its last boundary; {EXAMPLE}")
-    return Received(part.filename, size, digest.hexdigest())
+    form = Form(content_type)
+    written = _Written(folder)
+    come = 0
+    async for chunk in chunks:
+        come += len(chunk)
+        form.feed(chunk)
+        waiting = sum(len(part.data) for part in form.files)
+        if written.size + waiting > limit or come > limit + AROUND_BYTES:
+            raise too_large
+        if waiting >= WRITE_BYTES:
+            await run_in_threadpool(written.add, form.files)
+    form.require_whole()
+    name = form.name
+    await run_in_threadpool(written.add, form.files)
+    return Received(name, written.files(), written.sha256())
 
 
-def _parser(content_type: str, part: "_Part") -> MultipartParser:
-    kind, options = parse_options_header(content_type)
-    if kind != b"multipart/form-data" or not options.get(b"boundary"):
-        raise InvalidRequest(EXAMPLE, param=FIELD, code="not_multipart")
-    try:
-        return MultipartParser(options[b"boundary"], part.callbacks())
-    except FormParserError as error:
-        raise _broken(f"the multipart body cannot be read: {error}") from None
+class _Written:
+    """The files so far."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: list[_File] = []
+        self._all: hashlib._Hash | None = None  # pyright: ignore[reportPrivateUsage]
+        self.size = 0
+
+    def add(self, parts: list[FilePart]) -> None:
+        """Append what has come of each part to its file. Only the last part can go on."""
+        for part in parts[len(self._files) :]:
+            self._files.append(_File(part.filename, self._folder / f"upload-{len(self._files) + 1}"))
+        for number, (file, part) in enumerate(zip(self._files, parts, strict=True)):
+            if part.data or not file.size:
+                # Of one file nothing is hashed twice: what the first came to is where the hash of all goes on.
+                if number:
+                    self._all = self._all or self._files[0].digest.copy()
+                    self._all.update(part.data)
+                file.append(part.data)
+                self.size += len(part.data)
+                part.data.clear()
+
+    def files(self) -> list[ReceivedFile]:
+        return [ReceivedFile(file.filename, file.path, file.size, file.digest.hexdigest()) for file in self._files]
+
+    def sha256(self) -> str:
+        return (self._all or self._files[0].digest).hexdigest()
 
 
-def _feed(parser: MultipartParser, chunk: bytes) -> None:
-    try:
-        parser.write(chunk)
-    except FormParserError as error:
-        raise _broken(f"the multipart body is broken: {error}") from None
+class _File:
+    def __init__(self, filename: str, path: Path) -> None:
+        self.filename, self.path = filename, path
+        self.digest, self.size = hashlib.sha256(), 0
 
-
-def _broken(message: str) -> InvalidRequest:
-    return InvalidRequest(message, param=FIELD, code="invalid_multipart")
-
-
-async def _write(part: "_Part", file: IO[bytes], digest: "hashlib._Hash", at_least: int) -> int:  # pyright: ignore[reportPrivateUsage]
-    if len(part.data) < at_least:
-        return 0
-    data = bytes(part.data)
-    part.data.clear()
-
-    def write() -> None:
-        file.write(data)
-        digest.update(data)
-
-    await run_in_threadpool(write)
-    return len(data)
-
-
-class _Part:
-    """Collects what the parser finds of the one file part."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-        self.filename = ""
-        self.is_whole = False
-        self._seen = False
-        self._name = b""
-        self._value = b""
-        self._headers: dict[bytes, bytes] = {}
-
-    def callbacks(self) -> "MultipartCallbacks":
-        return {
-            "on_part_begin": self._begin,
-            "on_header_field": self._header_field,
-            "on_header_value": self._header_value,
-            "on_header_end": self._header_end,
-            "on_headers_finished": self._headers_finished,
-            "on_part_data": self._part_data,
-            "on_end": self._end,
-        }
-
-    def _begin(self) -> None:
-        if self._seen:
-            raise _broken(f"there is more than one part; {EXAMPLE}")
-        self._seen = True
-
-    def _header_field(self, data: bytes, start: int, end: int) -> None:
-        self._name += data[start:end]
-
-    def _header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def _header_end(self) -> None:
-        self._headers[self._name.lower()] = self._value
-        self._name = self._value = b""
-
-    def _headers_finished(self) -> None:
-        _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
-        filename = options.get(b"filename", b"").decode("utf-8", "replace")
-        if options.get(b"name") != FIELD.encode() or not filename:
-            raise _broken(EXAMPLE)
-        # Only the last segment, as a name to show and to read the format from; never as a path.
-        name = filename.replace("\\", "/").rsplit("/", 1)[-1]
-        if not name.isprintable() or not 1 <= len(name) <= FILENAME_LIMIT:
-            raise InvalidRequest(
-                f"the file name must have 1 to {FILENAME_LIMIT} printable characters",
-                param=FIELD,
-                code="invalid_filename",
-            )
-        self.filename = name
-
-    def _part_data(self, data: bytes, start: int, end: int) -> None:
-        self.data += data[start:end]
-
-    def _end(self) -> None:
-        self.is_whole = True
+    def append(self, data: bytearray) -> None:
+        with self.path.open("ab") as file:
+            file.write(data)
+        self.digest.update(data)
+        self.size += len(data)

@@ -21,6 +21,7 @@ from app.specs.data import DataSource, InlineData, UploadedData
 from app.specs.durations import seconds
 from app.specs.fit import takes
 from app.specs.training import AUTO_BATCH_SIZE
+from app.specs.usual_columns import suggested_columns
 
 INLINE_LIMIT_BYTES = 1024**2
 
@@ -177,15 +178,18 @@ def _check_columns(spec: JobSpec, datasets: Mapping[str, Dataset]) -> None:
         names = [str(column["name"]) for column in dataset.columns]
         for role, column in spec.columns.items():
             if column not in names:
+                # Offered, never used: a column that was guessed would train a model on the wrong thing.
+                suggestion = suggested_columns(spec.columns, names)
+                offer = f'perhaps "columns": {json.dumps(suggestion, ensure_ascii=False)}; ' if suggestion else ""
                 message = (
-                    f"{split} has no column '{column}' for the role {role}; its columns are {', '.join(names[:50])}; "
-                    f"name the right one in data.columns.{role}"
+                    f"{split} has no column '{column}' for the role {role}; {offer}"
+                    f"its columns are {', '.join(names[:50])}; name the right one in data.columns.{role}"
                 )
                 raise InvalidRequest(
                     message,
                     param=f"data.columns.{role}",
                     code="missing_column",
-                    details={"split": split, "columns": names},
+                    details={"split": split, "columns": names, **({"suggestion": suggestion} if suggestion else {})},
                 )
 
 

@@ -67,18 +67,22 @@ class ApiKey(Base):
 
 
 class Dataset(Base):
-    """An uploaded file that was inspected and kept as Parquet."""
+    """One uploaded file, or several of the same columns, inspected and kept as Parquet."""
 
     __tablename__ = "datasets"
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    name: Mapped[str | None] = mapped_column(String(200))
     filename: Mapped[str] = mapped_column(String(255))
+    """The first file's, like `source_path`; all are in `files`."""
     format: Mapped[str] = mapped_column(String(20))
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64))
     rows: Mapped[int] = mapped_column(BigInteger)
     columns: Mapped[list[dict[str, Any]]]
+    files: Mapped[list[dict[str, Any]] | None]
+    """Name, format, bytes, sha256, rows and path of each; None for one file of a service before 0005."""
     source_path: Mapped[str] = mapped_column(String(500))
     parquet_path: Mapped[str] = mapped_column(String(500))
     created_at: Mapped[float] = mapped_column(insert_default=db_now())

@@ -63,6 +63,28 @@ def test_a_job_from_upload_to_download(local: Deployment, tmp_path: Path, csv_fi
     assert worker.stop() == 0
 
 
+def test_a_job_learns_from_several_files_as_one_dataset(local: Deployment, tmp_path: Path, csv_file: Path) -> None:
+    local.start_api()
+    local.start_worker()
+    more = tmp_path / "more.jsonl"
+    more.write_text("".join(json.dumps(row) + "\n" for row in sentences(24)))
+    uploaded = local.tunesmith("datasets", "upload", str(csv_file), str(more), "--name", "both")
+    dataset = uploaded.split(":")[0]
+    assert "72 rows of text (string), label (string) in 2 files" in uploaded
+    assert re.search(rf"{dataset} +│ both +│ 72", local.tunesmith("datasets", "list"))
+    assert '"_file": "reviews.csv"' in local.tunesmith("datasets", "show", dataset)
+    body = tmp_path / "job.json"
+    body.write_text(json.dumps(spec(data={"train": {"dataset": dataset}})))
+    job = local.tunesmith("submit", str(body)).strip()
+    ended = local.wait_for_end(job)
+    assert (ended["status"], ended["error"]) == ("succeeded", None)
+
+    more.write_text('{"text": "a", "labels": "good"}\n')
+    refused = local.tunesmith("datasets", "upload", str(csv_file), str(more), code=2)
+    assert "'more.jsonl' has no column 'label', which 'reviews.csv' has; did you mean 'labels'? Rename it" in refused
+    assert "all files of one dataset have the same columns" in refused
+
+
 def test_failed_and_cancelled_jobs_have_exit_codes_of_their_own(local: Deployment, tmp_path: Path) -> None:
     local.start_api()
     local.start_worker()

@@ -135,8 +135,21 @@ def test_a_missing_column_of_an_upload_lists_the_columns_there_are(http: httpx.C
     dataset = upload([{"review": "a", "stars": 1}, {"review": "b", "stars": 2}])
     error = refusal(http.post("/v1/jobs", json=spec(data={"train": {"dataset": dataset}, "eval": None})), 422)
     assert (error["code"], error["param"]) == ("missing_column", "data.columns.text")
-    assert error["details"] == {"split": "train", "columns": ["review", "stars"]}
-    assert "review, stars" in error["message"]
+    assert error["details"] == {
+        "split": "train",
+        "columns": ["review", "stars"],
+        "suggestion": {"text": "review", "label": "stars"},
+    }
+    assert 'perhaps "columns": {"text": "review", "label": "stars"}; its columns are review, stars' in error["message"]
+    pasted = {"train": {"dataset": dataset}, "eval": None, "columns": error["details"]["suggestion"]}
+    assert http.post("/v1/jobs/validate", json=spec(data=pasted)).status_code == 200
+
+
+def test_a_missing_column_that_nothing_is_like_gets_no_suggestion(http: httpx.Client, upload: Upload) -> None:
+    dataset = upload([{"a": "a", "label": 1}, {"a": "b", "label": 2}])
+    error = refusal(http.post("/v1/jobs", json=spec(data={"train": {"dataset": dataset}, "eval": None})), 422)
+    assert error["details"] == {"split": "train", "columns": ["a", "label"]}
+    assert "perhaps" not in error["message"]
 
 
 def test_label_cells_may_be_ids_into_the_labels_of_the_task(http: httpx.Client) -> None:

@@ -130,21 +130,32 @@ def test_a_long_name_in_any_script_is_kept_as_a_name_only(http: httpx.Client, se
 
 
 PART = b'--b\r\nContent-Disposition: form-data; name="%s"; filename="%s"\r\n\r\na,b\n1,2\n\r\n'
+NAME = b'--b\r\nContent-Disposition: form-data; name="name"\r\n\r\nmine\r\n'
 FORMS = {
     "no boundary": ("multipart/form-data", b""),
     "long boundary": ("multipart/form-data; boundary=" + "x" * 300, b""),
     "not multipart": ("text/csv", b"a,b\n1,2\n"),
+    "no file": ("multipart/form-data; boundary=b", NAME + b"--b--\r\n"),
+    "two names": ("multipart/form-data; boundary=b", NAME * 2 + PART % (b"file", b"a.csv") + b"--b--\r\n"),
+    "a long name": (
+        "multipart/form-data; boundary=b",
+        NAME.replace(b"mine", b"x" * (4 << 20)) + PART % (b"file", b"a.csv") + b"--b--\r\n",
+    ),
+    "a name that is no text": (
+        "multipart/form-data; boundary=b",
+        NAME.replace(b"mine", b"\xff") + PART % (b"file", b"a.csv") + b"--b--\r\n",
+    ),
     "no part": ("multipart/form-data; boundary=b", b"--b--\r\n"),
     "another field": ("multipart/form-data; boundary=b", PART % (b"data", b"a.csv") + b"--b--\r\n"),
     "no file name": ("multipart/form-data; boundary=b", PART % (b"file", b"") + b"--b--\r\n"),
-    "two parts": ("multipart/form-data; boundary=b", PART % (b"file", b"a.csv") * 2 + b"--b--\r\n"),
+    "one file name twice": ("multipart/form-data; boundary=b", PART % (b"file", b"a.csv") * 2 + b"--b--\r\n"),
     "cut off": ("multipart/form-data; boundary=b", PART % (b"file", b"a.csv")),
     "control character": ("multipart/form-data; boundary=b", PART % (b"file", b"a\x07.csv") + b"--b--\r\n"),
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_form_that_is_not_one_file_is_refused(http: httpx.Client, service: Deployment, form: str) -> None:
+def test_a_form_that_is_no_upload_is_refused(http: httpx.Client, service: Deployment, form: str) -> None:
     kind, body = FORMS[form]
     refusal(http.post("/v1/datasets", content=body, headers={"content-type": kind}), 422)
     assert _left_behind(service) == []

@@ -6,7 +6,7 @@ from sqlalchemy import inspect, text
 
 from app import migrate
 from app.db import Database
-from app.jobs.tables import Base
+from app.jobs.tables import Base, Dataset
 
 
 def test_upgrade_reaches_the_tables_with_no_drift(database: Database) -> None:
@@ -42,6 +42,22 @@ def test_jobs_of_the_version_before_keep_their_engine(database: Database) -> Non
     with database.engine.connect() as connection:
         engines = connection.execute(text("SELECT id, engine FROM jobs ORDER BY id")).tuples().all()
     assert list(engines) == [("old", "pytorch"), ("older", "trainer")]
+
+
+def test_datasets_of_the_version_before_stay_without_a_list_of_files(database: Database) -> None:
+    migrate.downgrade(database, "0004")
+    with database.engine.begin() as connection:
+        connection.execute(text("INSERT INTO projects (id, name, created_at) VALUES ('p', 'p', 0)"))
+        connection.execute(
+            text(
+                "INSERT INTO datasets (id, project_id, filename, format, bytes, sha256, rows, columns, source_path, "
+                "parquet_path, created_at) VALUES ('d', 'p', 'a.csv', 'csv', 1, 'x', 1, '[]', 's', 'p', 0)"
+            )
+        )
+    migrate.upgrade(database)
+    with database.read() as session:
+        dataset = session.get_one(Dataset, "d")
+    assert (dataset.filename, dataset.name, dataset.files) == ("a.csv", None, None)
 
 
 def test_upgrade_twice_changes_nothing(database: Database) -> None:

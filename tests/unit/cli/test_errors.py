@@ -105,6 +105,17 @@ def test_an_answer_of_something_else_is_told(service: Any, tunesmith: Run) -> No
     told(tunesmith("jobs"), "is this a Tunesmith service?")
 
 
+def test_a_refusal_shows_what_to_do(service: Any, tunesmith: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a,a\n")
+    details = {"row": None, "line": 1, "column": "a", "hint": "rename [/x] one of them"}
+    error = {"message": "'a' stands there twice", "code": "header", "details": details}
+    service.answers["/v1/datasets"] = [(422, {"error": error})]
+    told(
+        tunesmith("datasets", "upload", str(tmp_path / "a.csv")),
+        "refused (422, header): 'a' stands there twice\n  rename [/x] one of them",
+    )
+
+
 def test_a_refusal_shows_names_as_they_are(service: Any, tunesmith: Run, tmp_path: Path) -> None:
     (tmp_path / "job.json").write_text("{}")
     details = [{"split": "train", "row": 3, "column": "[/b]", "message": "label '[/INST]' :warning: is unknown"}]

@@ -76,6 +76,6 @@ def test_names_are_shown_as_they_are(service: Any, tunesmith: Callable[..., Any]
     service.answers["/v1/jobs"] = [(200, {"data": [listed]})]
     assert f"│ {name} " in tunesmith("jobs").out
     service.answers["/v1/datasets"] = [
-        (200, {"data": [{"id": "ds_x", "filename": name, "rows": 1, "created_at": "now"}]})
+        (200, {"data": [{"id": "ds_x", "name": name, "filename": "a", "files": [{}], "rows": 1, "created_at": "now"}]})
     ]
     assert f"│ {name} " in tunesmith("datasets", "list").out
