@@ -28,7 +28,7 @@ def _refusal(error: Refused) -> Text:
     lines = Text.assemble(("refused", "red"), f" ({error.status}, {error.code}): {error}")
     for detail in error.rows():
         where = detail.get("param") or " ".join(
-            f"{key} {detail[key]}" for key in ("split", "row", "line", "column") if detail.get(key)
+            f"{key} {detail[key]}" for key in ("split", "row", "file", "line", "column") if detail.get(key)
         )
         lines.append(f"\n  {where}: {detail.get('message', '')}")
     if error.hint:

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import pyarrow.parquet as pq
 
 from app.datasets.batch import ROWS
-from app.datasets.columns import LINE
+from app.datasets.columns import FILE, LINE, RESERVED
 from app.specs import JobSpec
 from app.specs.rows import RowProblem, row_problems
 from app.specs.tasks import TaskSpec
@@ -31,8 +31,8 @@ Row = Mapping[str, Any]
 class DataProblem:
     """One thing wrong with a split. `param` is the field of the spec, such as `data.train`.
 
-    `code` is missing_column, bad_row, no_usable_rows or classes; `row` counts from 1 and `line` is its place in
-    the uploaded file, where there is one.
+    `code` is missing_column, bad_row, no_usable_rows or classes; `row` counts from 1; `line` and `file` are
+    its place in what was uploaded, where that is known.
     """
 
     param: str
@@ -42,6 +42,7 @@ class DataProblem:
     row: int | None = None
     line: int | None = None
     column: str | None = None
+    file: str | None = None
 
 
 @dataclass
@@ -135,7 +136,9 @@ def _check_classes(task: TaskSpec, report: DataReport) -> None:
 
 def _bad_row(problem: RowProblem) -> DataProblem:
     param = f"data.{problem.split}"
-    return DataProblem(param, problem.split, "bad_row", str(problem), problem.row, problem.line, problem.column)
+    return DataProblem(
+        param, problem.split, "bad_row", str(problem), problem.row, problem.line, problem.column, problem.file
+    )
 
 
 class _Watched:
@@ -170,7 +173,7 @@ class _Watched:
 def _column_names(rows: Rows) -> list[str]:
     if isinstance(rows, Sequence):
         return list(dict.fromkeys(chain.from_iterable(rows)))
-    return [name for name in pq.read_schema(rows).names if name != LINE]
+    return [name for name in pq.read_schema(rows).names if name not in RESERVED]
 
 
 def _read(rows: Rows, columns: Sequence[str]) -> Iterator[Row]:
@@ -178,5 +181,6 @@ def _read(rows: Rows, columns: Sequence[str]) -> Iterator[Row]:
         yield from rows
         return
     with pq.ParquetFile(rows) as file:
-        for batch in file.iter_batches(batch_size=ROWS, columns=[*dict.fromkeys(columns), LINE], use_threads=False):
+        places = [name for name in (LINE, FILE) if name in file.schema_arrow.names]
+        for batch in file.iter_batches(batch_size=ROWS, columns=[*dict.fromkeys(columns), *places], use_threads=False):
             yield from batch.to_pylist()

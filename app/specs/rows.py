@@ -9,18 +9,28 @@ from app.specs.tasks.base import TaskSpec
 
 @dataclass(frozen=True)
 class RowProblem:
-    """One unusable row. `row` counts from 1; `line` is its place in the uploaded file, where there is one."""
+    """One unusable row. `row` counts from 1; `line` is its place in the uploaded file, where there is one.
+
+    `file` names the file where the dataset was made of several.
+    """
 
     split: str
     row: int
     line: int | None
     column: str
     message: str
+    file: str | None = None
 
     def __str__(self) -> str:
         """Say where and what, as a person reads it."""
-        line = f" (line {self.line} of the file)" if self.line is not None else ""
-        return f"{self.split} row {self.row}{line}, column '{self.column}': {self.message}"
+        return f"{self.split} row {self.row}{place(self.line, self.file)}, column '{self.column}': {self.message}"
+
+
+def place(line: int | None, file: str | None) -> str:
+    """Write where in the uploaded files a row stands, as " (line 3 of 'b.csv')"; nothing where that is not known."""
+    if line is None:
+        return ""
+    return f" (line {line} of {'the file' if file is None else repr(file)})"
 
 
 def row_problems(
@@ -33,9 +43,9 @@ def row_problems(
     """Yield what is wrong with each row of one split, whose targets were read.
 
     `columns` maps role to column name. `known` are the classes that may occur, None while they are learned from train.
-    A row's `_line` cell, where there is one, is its line in the source file.
+    A row's `_line` and `_file` cells, where there are such, are its place in the files that were uploaded.
     """
     classes: Collection[str] | None = None if known is None else dict.fromkeys(known)
     for number, row in enumerate(rows, start=1):
         for role, message in task.faults(row, columns, classes):
-            yield RowProblem(split, number, row.get("_line"), columns[role], message)
+            yield RowProblem(split, number, row.get("_line"), columns[role], message, row.get("_file"))

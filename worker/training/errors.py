@@ -157,7 +157,14 @@ class BadRows(TrainingError):
             "column": shown[0].column,
             "count": count,
             "problems": [
-                {"split": p.split, "row": p.row, "line": p.line, "column": p.column, "message": p.message}
+                {
+                    "split": p.split,
+                    "row": p.row,
+                    "line": p.line,
+                    "file": p.file,
+                    "column": p.column,
+                    "message": p.message,
+                }
                 for p in shown
             ],
         }

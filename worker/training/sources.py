@@ -12,7 +12,7 @@ from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as BUILDERS  # 
 
 from app.specs.data import DataSource, HubData, UploadedData
 from worker.training.errors import ColumnMissing, DataNotFound, HubUnreachable
-from worker.training.table import LINE, Table, from_arrow, from_rows
+from worker.training.table import FILE, LINE, Table, from_arrow, from_rows
 
 
 def read(split: str, source: DataSource, files: Mapping[str, Path], columns: Mapping[str, str]) -> Table:
@@ -78,4 +78,4 @@ def _check_columns(split: str, present: list[str], columns: Mapping[str, str]) -
 
 
 def _wanted(columns: Mapping[str, str]) -> set[str]:
-    return {*columns.values(), LINE, "_row"}
+    return {*columns.values(), LINE, FILE, "_row"}

@@ -2,8 +2,8 @@
 
     Table({"text": <large_string>, "label": ["1 star", …], "_row": [1, 2, …], "_line": [2, 3, …]})
 
-`_row` counts from 1 in the source; `_line` is the line in the user's file, where it is known. Both travel with
-the row through every selection, so that a problem can name the place that the user knows.
+`_row` counts from 1 in the source; `_line` is the line in the user's file, where it is known, and `_file` the name
+of that file, where there are several. They travel with the row through every selection, so that a problem can name the place that the user knows.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ import pyarrow as pa
 Column = list[Any] | pa.ChunkedArray
 Row = dict[str, Any]
 BATCH = 1000
-ROW, LINE = "_row", "_line"
+ROW, LINE, FILE = "_row", "_line", "_file"
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,14 @@ class Table:
 
 def from_arrow(table: pa.Table, class_names: Mapping[str, list[str]] | None = None) -> Table:
     """Take all columns of an Arrow table, and number its rows."""
-    columns: dict[str, Column] = {name: _wide(table.column(name)) for name in table.column_names if name != ROW}
+    columns: dict[str, Column] = {name: _wide(name, table.column(name)) for name in table.column_names if name != ROW}
     columns[ROW] = pa.chunked_array([pa.array(range(1, table.num_rows + 1), pa.int64())])
     return Table(columns, dict(class_names or {}))
 
 
 def from_rows(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Take rows as they are written in a spec. A cell that a row lacks is None."""
-    names = dict.fromkeys(name for row in rows for name in row if name not in (ROW, LINE))
+    names = dict.fromkeys(name for row in rows for name in row if name not in (ROW, LINE, FILE))
     columns: dict[str, Column] = {name: [row.get(name) for row in rows] for name in names}
     return Table({**columns, ROW: list(range(1, len(rows) + 1))})
 
@@ -86,10 +86,10 @@ def _slice(column: Column, start: int, size: int) -> list[Any]:
     return cast("list[Any]", column.slice(start, size).to_pylist())
 
 
-def _wide(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _wide(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     # Gathering rows of a `string` column fails past 2 GiB of text; `large_string` has no such bound.
     if pa.types.is_string(column.type):
         return column.cast(pa.large_string())
-    if pa.types.is_dictionary(column.type):
+    if pa.types.is_dictionary(column.type) and name != FILE:
         return column.cast(column.type.value_type)
     return column
