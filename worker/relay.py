@@ -69,15 +69,17 @@ class Relay:
             data = {key: value for key, value in record.items() if key not in ("type", "time")}
             if kind == "phase":
                 columns["phase"] = self.phase = data["phase"]
-            elif kind == "resolved":
-                columns["resolved"] = self.resolved = data["resolved"]
+            elif kind in ("resolved", "preflight"):
+                columns[kind] = data[kind]
             elif kind == "progress":
                 columns["progress"] = data
                 if not self._progress_is_due(data):
                     continue
-            # The checkpoint event is written with its row, when it is in storage; the result by the transition.
-            if kind not in ("checkpoint", "result"):
+            # The checkpoint event is written with its row, when it is in storage; the result by the transition. What was
+            # found before training stands in the job, and what of it matters is told in notes.
+            if kind not in ("checkpoint", "result", "preflight"):
                 events.append((kind, data))
+        self.resolved = columns.get("resolved", self.resolved)
         if events or columns:
             with self._database.write() as session:
                 lifecycle.record(session, self._lease, events, read_to=end, **columns)

@@ -105,6 +105,10 @@ class JobAnswer(BaseModel):
     resolved: dict[str, Any] | None = Field(
         description="What `auto` and defaults became, once a worker has settled it."
     )
+    preflight: dict[str, Any] | None = Field(
+        description="What was found before training. `data`: unusable rows, classes, their drift, rows that are in two "
+        "splits, warnings. `tokens`: lengths, and rows that were cut. `steps`: seconds a step, peak memory, ETA."
+    )
     created_at: Time
     started_at: Time | None
     finished_at: Time | None
@@ -125,6 +129,9 @@ class Validation(BaseModel):
     object: Literal["validation"] = "validation"
     valid: Literal[True] = True
     estimate: Estimate
+    preflight: dict[str, Any] | None = Field(
+        description="What was found in the rows looked at: `data`, as a job has it. Null where only the hub has the rows."
+    )
     spec: dict[str, Any] = Field(description="The spec with its defaults filled in.")
 
 

@@ -89,7 +89,11 @@ def create(
 def validate(body: Body, parts: Parts, project: ProjectId) -> Validation:
     """Check all that create checks, and estimate, without creating."""
     plan = _check(parts, project, body[0])
-    return Validation(estimate=Estimate(**plan.estimate()._asdict()), spec=plan.spec.model_dump(mode="json"))
+    return Validation(
+        estimate=Estimate(**plan.estimate()._asdict()),
+        preflight=None if plan.findings is None else {"data": plan.findings},
+        spec=plan.spec.model_dump(mode="json"),
+    )
 
 
 @router.get("", response_model=Page[JobAnswer])

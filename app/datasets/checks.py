@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from app.datasets.batch import ROWS
 from app.datasets.columns import FILE, LINE, RESERVED
 from app.specs import JobSpec
+from app.specs.preflight import Findings, Survey
 from app.specs.rows import RowProblem, row_problems
 from app.specs.tasks import TaskSpec
 
@@ -43,6 +44,7 @@ class DataProblem:
     line: int | None = None
     column: str | None = None
     file: str | None = None
+    suggestion: str | None = None
 
 
 @dataclass
@@ -50,7 +52,7 @@ class DataReport:
     """What was found: `total` problems, of which `problems` shows the first 20; empty when the data is usable.
 
     `checked` counts the rows looked at and `skipped` the unusable ones that `on_bad_row: "skip"` leaves out, each by
-    split; `is_complete` is False when a split is longer than was looked at; `classes` are those of train.
+    split; `is_complete` is False when a split is longer than was looked at; `classes` are those of train; `findings` are what `preflight` says of usable rows.
     """
 
     problems: list[DataProblem] = field(default_factory=list[DataProblem])
@@ -59,6 +61,7 @@ class DataReport:
     skipped: dict[str, int] = field(default_factory=dict[str, int])
     is_complete: bool = True
     classes: set[str] = field(default_factory=set[str])
+    findings: Findings = field(default_factory=Findings)
 
     def add(self, problem: DataProblem) -> None:
         """Count a problem, and keep it while there is room."""
@@ -80,14 +83,15 @@ def check_rows(
     given = {split: rows for split, rows in splits.items() if rows is not None}
     if not all([_has_columns(spec, split, rows, report) for split, rows in given.items()]):  # noqa: C419 - name them all
         return report
-    known = spec.task.class_names
+    known, survey = spec.task.class_names, Survey(spec.task, spec.columns)
     for split, rows in given.items():
-        _check_split(spec, split, rows, row_limit, known, report)
+        _check_split(spec, split, rows, row_limit, known, report, survey)
         if split == "train":
             if report.is_complete:
                 _check_classes(spec.task, report)
             # Without all rows of train, or with all of them bad, eval labels have nothing to be compared with.
             known = known or (spec.task.learn(report.classes) if report.is_complete and report.classes else None)
+    report.findings = survey.findings(is_complete=report.is_complete)
     return report
 
 
@@ -110,15 +114,23 @@ def _missing(role: str, column: str, names: Sequence[str]) -> str:
 
 
 def _check_split(
-    spec: JobSpec, split: str, source: Rows, row_limit: int, known: Sequence[str] | None, report: DataReport
+    spec: JobSpec,
+    split: str,
+    source: Rows,
+    row_limit: int,
+    known: Sequence[str] | None,
+    report: DataReport,
+    survey: Survey,
 ) -> None:
-    watched = _Watched(_read(source, list(spec.columns.values())), spec, row_limit)
+    watched = _Watched(_read(source, list(spec.columns.values())), spec, row_limit, split, survey)
     bad = 0
     for problem in row_problems(spec.task, split, watched.rows(), spec.columns, known):
         bad += watched.mark_bad()
         if spec.data.on_bad_row == "fail":
             report.add(_bad_row(problem))
+        survey.bad(problem)
     report.checked[split], report.skipped[split] = watched.count, bad if spec.data.on_bad_row == "skip" else 0
+    survey.skipped(split, report.skipped[split])
     report.is_complete = report.is_complete and not watched.is_cut
     if bad == watched.count and not watched.is_cut and spec.data.on_bad_row == "skip":
         message = f"none of the {watched.count:,} rows can be used"
@@ -142,10 +154,10 @@ def _bad_row(problem: RowProblem) -> DataProblem:
 
 
 class _Watched:
-    """Rows on their way through the check: counted up to a limit, targets read, classes of good rows collected."""
+    """Rows on their way through the check: counted up to a limit, targets read, good rows surveyed."""
 
-    def __init__(self, rows: Iterable[Row], spec: JobSpec, limit: int) -> None:
-        self._rows, self._task, self._limit = iter(rows), spec.task, limit
+    def __init__(self, rows: Iterable[Row], spec: JobSpec, limit: int, split: str, survey: Survey) -> None:
+        self._rows, self._task, self._limit, self._split, self._survey = iter(rows), spec.task, limit, split, survey
         self._target = None if spec.task.target_role is None else spec.columns[spec.task.target_role]
         self._is_bad = False
         self.names: set[str] = set()
@@ -159,6 +171,8 @@ class _Watched:
             named = row if self._target is None else {**row, self._target: self._task.read(row.get(self._target))}
             yield named
             # Back here, the check has said all it has to say about the row.
+            if not self._is_bad:
+                self._survey.row(self._split, self.count, named)
             if not self._is_bad and self._target is not None:
                 self.names.update(self._task.classes(named[self._target]))
         self.is_cut = next(self._rows, None) is not None

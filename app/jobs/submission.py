@@ -20,6 +20,7 @@ from app.specs import JobSpec
 from app.specs.data import DataSource, InlineData, UploadedData
 from app.specs.durations import seconds
 from app.specs.fit import takes
+from app.specs.preflight import Findings
 from app.specs.training import AUTO_BATCH_SIZE
 from app.specs.usual_columns import suggested_columns
 
@@ -41,6 +42,8 @@ class Plan:
     spec: JobSpec
     datasets: Mapping[str, Dataset]
     """Split to uploaded dataset, for the splits that are uploaded."""
+    findings: Findings | None = None
+    """What was found in the rows looked at; None where only the hub has them."""
 
     def job(self, project_id: str, body_sha256: str) -> Job:
         """The row to submit. `body_sha256` is the hash of the body that asked for it."""
@@ -56,6 +59,7 @@ class Plan:
             timeout_seconds=seconds(self.spec.resources.timeout),
             body_sha256=body_sha256,
             spec=self.spec.model_dump(mode="json"),
+            preflight=None if self.findings is None else {"data": self.findings},
         )
 
     def dataset_ids(self) -> set[str]:
@@ -100,8 +104,7 @@ def check(database: Database, copies: LocalCopies, project_id: str, spec: JobSpe
         datasets = _datasets(session, project_id, spec)
         _check_earlier_job(session, project_id, spec)
     _check_columns(spec, datasets)
-    _check_rows(spec, datasets, copies, row_limit)
-    return Plan(spec, datasets)
+    return Plan(spec, datasets, _check_rows(spec, datasets, copies, row_limit))
 
 
 def find(session: Session, project_id: str, spec: JobSpec) -> Plan:
@@ -193,7 +196,7 @@ def _check_columns(spec: JobSpec, datasets: Mapping[str, Dataset]) -> None:
                 )
 
 
-def _check_rows(spec: JobSpec, datasets: Mapping[str, Dataset], copies: LocalCopies, row_limit: int) -> None:
+def _check_rows(spec: JobSpec, datasets: Mapping[str, Dataset], copies: LocalCopies, row_limit: int) -> Findings | None:
     rows: dict[str, Rows] = {}
     for split, source in _sources(spec).items():
         if isinstance(source, InlineData):
@@ -201,7 +204,7 @@ def _check_rows(spec: JobSpec, datasets: Mapping[str, Dataset], copies: LocalCop
         elif split in datasets:
             rows[split] = copies.parquet(datasets[split])
     if "train" not in rows:
-        return
+        return None
     try:
         report = check_rows(spec, rows["train"], rows.get("eval"), rows.get("test"), row_limit=row_limit)
     except FileNotFoundError:
@@ -214,6 +217,7 @@ def _check_rows(spec: JobSpec, datasets: Mapping[str, Dataset], copies: LocalCop
             code=report.problems[0].code,
             details=[asdict(problem) for problem in report.problems],
         )
+    return report.findings
 
 
 def _sentence(report: DataReport) -> str:

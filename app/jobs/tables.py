@@ -114,6 +114,7 @@ class Job(Base):
     body_sha256: Mapped[str] = mapped_column(String(64))
     spec: Mapped[dict[str, Any]]
     resolved: Mapped[dict[str, Any] | None]
+    preflight: Mapped[dict[str, Any] | None]
 
     status: Mapped[str] = mapped_column(String(20), insert_default=JobStatus.QUEUED)
     phase: Mapped[str | None] = mapped_column(String(20))

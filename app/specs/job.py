@@ -3,8 +3,9 @@
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, GetJsonSchemaHandler, StringConstraints, field_validator, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from app.specs.data import Data
 from app.specs.durations import seconds
@@ -53,6 +54,11 @@ class Model(Strict):
     config: dict[str, bool | int | float | str | None] = Field(
         default_factory=dict, max_length=50, description="Overrides of the model's configuration, such as dropout."
     )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """An object, or just its id."""
+        return {"anyOf": [{"type": "string"}, handler(core)], "description": cls.__doc__}
 
     @field_validator("id")
     @classmethod

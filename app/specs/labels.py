@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Iterable, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 LABEL_LIMIT = 1000
@@ -56,7 +57,9 @@ def unknown(word: str, name: str, known: Collection[str] | None) -> str | None:
     """Say that a class is none of those of train, or None. `word` is what the task calls it."""
     if known is None or name in known:
         return None
-    return f"the {word} '{name}' is not one of the classes of train: {', '.join(ordered(known)[:SHOWN_LABELS])}"
+    near = get_close_matches(name, known, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    return f"the {word} '{name}' is not one of the classes of train: {', '.join(ordered(known)[:SHOWN_LABELS])}{hint}"
 
 
 def too_many(names: Collection[str]) -> str | None:

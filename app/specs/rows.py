@@ -20,6 +20,7 @@ class RowProblem:
     column: str
     message: str
     file: str | None = None
+    suggestion: str | None = None
 
     def __str__(self) -> str:
         """Say where and what, as a person reads it."""
@@ -48,4 +49,5 @@ def row_problems(
     classes: Collection[str] | None = None if known is None else dict.fromkeys(known)
     for number, row in enumerate(rows, start=1):
         for role, message in task.faults(row, columns, classes):
-            yield RowProblem(split, number, row.get("_line"), columns[role], message, row.get("_file"))
+            suggestion = message.partition("; ")[2] or None
+            yield RowProblem(split, number, row.get("_line"), columns[role], message, row.get("_file"), suggestion)

@@ -10,6 +10,7 @@ from sklearn.model_selection import train_test_split
 
 from app.specs import JobSpec
 from app.specs.labels import SHOWN_LABELS
+from app.specs.preflight import Survey
 from app.specs.rows import RowProblem, row_problems
 from worker.training.errors import SHOWN_PROBLEMS, BadRows, NoRows, SingleClass, Stopped, TooManyClasses
 from worker.training.reports import Reporter
@@ -48,11 +49,13 @@ def prepare(tables: dict[str, Table], spec: JobSpec, report: Reporter, stop: thr
     """
     labels = _learn_labels(spec, tables["train"])
     chosen = {split: _subset(spec, split, table) for split, table in _hold_out(tables, spec, report).items()}
-    checked = {split: _usable(split, table, spec, labels, report, stop) for split, table in chosen.items()}
+    survey = Survey(spec.task, spec.columns)
+    checked = {split: _usable(split, table, spec, labels, survey, report, stop) for split, table in chosen.items()}
     _check_classes(spec, labels, checked["train"])
     if labels and spec.task.class_names is None:
         more = f" and {len(labels) - SHOWN_LABELS} more" if len(labels) > SHOWN_LABELS else ""
         report.note(f"{len(labels)} classes were learned from train: {', '.join(labels[:SHOWN_LABELS])}{more}")
+    _tell(survey, checked, report)
     return Data(
         splits=checked,
         labels=labels,
@@ -109,6 +112,17 @@ def _check_classes(spec: JobSpec, labels: list[str], train: Table) -> None:
         raise (SingleClass if len(present) <= 1 else TooManyClasses)(f"train: {message}")
 
 
+def _tell(survey: Survey, checked: dict[str, Table], report: Reporter) -> None:
+    for split, table in checked.items():
+        for rows in table.batches():
+            for row in rows:
+                survey.row(split, cast("int", row[ROW]), row)
+    findings = survey.findings()
+    report.preflight(data=findings)
+    for warning in findings["warnings"]:
+        report.note(warning["message"])
+
+
 def _hold_out(tables: dict[str, Table], spec: JobSpec, report: Reporter) -> dict[str, Table]:
     fraction = spec.data.eval_fraction
     if fraction is None:
@@ -152,13 +166,20 @@ def _subset(spec: JobSpec, split: str, table: Table) -> Table:
 
 
 def _usable(
-    split: str, table: Table, spec: JobSpec, labels: list[str], report: Reporter, stop: threading.Event
+    split: str,
+    table: Table,
+    spec: JobSpec,
+    labels: list[str],
+    survey: Survey,
+    report: Reporter,
+    stop: threading.Event,
 ) -> Table:
     shown: list[RowProblem] = []
     bad: set[int] = set()
     count = 0
     for place, problem in _problems(split, table, spec, labels, stop):
         bad.add(place)
+        survey.bad(problem)
         count += 1
         if len(shown) < SHOWN_PROBLEMS:
             shown.append(problem)
@@ -167,6 +188,7 @@ def _usable(
     if len(bad) == len(table):
         why = f"; the first problem: {shown[0]}" if shown else ""
         raise NoRows(f"{split} has no usable rows{why}")
+    survey.skipped(split, len(bad))
     if not bad:
         return table
     report.note(f"{len(bad)} of {len(table)} {split} rows were left out; the first: {shown[0]}")

@@ -32,6 +32,7 @@
 import errno
 import traceback
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
@@ -156,17 +157,7 @@ class BadRows(TrainingError):
             "line": shown[0].line,
             "column": shown[0].column,
             "count": count,
-            "problems": [
-                {
-                    "split": p.split,
-                    "row": p.row,
-                    "line": p.line,
-                    "file": p.file,
-                    "column": p.column,
-                    "message": p.message,
-                }
-                for p in shown
-            ],
+            "problems": [asdict(problem) for problem in shown],
         }
         return cls(f"{shown[0]}{more}", details=details)
 

@@ -4,6 +4,7 @@ Every record has `type` and `time` (seconds since the epoch):
 
     phase       phase: preparing, tokenizing, training, evaluating or packaging
     resolved    resolved: what defaults and `auto` became, once, where the request brought none
+    preflight   preflight: data, tokens, steps; all that was found out so far, each time
     progress    step, of, epoch, samples_per_second, eta_seconds; about one a second
     metric      step, epoch, values: names as the Hugging Face Trainer logs them (loss, eval_accuracy, test_f1 …)
     note        message: something a user should see
@@ -40,6 +41,7 @@ class Reporter:
         """The last step that a record spoke of; where the result of a failed run says it was."""
         self._path = out_dir / FILE_NAME
         self._listener = listener
+        self._found: Record = {}
         self._lock = threading.Lock()
         _drop_half_line(self._path)
 
@@ -54,6 +56,11 @@ class Reporter:
     def resolved(self, resolved: Mapping[str, Any]) -> None:
         """Say what defaults and `auto` became."""
         self._append("resolved", resolved=dict(resolved))
+
+    def preflight(self, **found: Any) -> None:
+        """Say what was found out before training, with what was said of it before."""
+        self._found |= found
+        self._append("preflight", preflight=self._found)
 
     def progress(
         self, *, step: int, of: int, epoch: float, samples_per_second: float | None, eta_seconds: float | None

@@ -37,10 +37,10 @@ def record(
 ) -> None:
     """Append (type, data) events and set display columns of a running job. Raises LostLease.
 
-    `columns` may be phase, progress, metrics and resolved. `read_to` is how far, in bytes, this attempt's reports have been
+    `columns` may be phase, progress, metrics, resolved and preflight. `read_to` is how far, in bytes, this attempt's reports have been
     read: what was recorded up to there is not recorded again, for the outcome of an earlier commit may have been unknown.
     """
-    if unknown := columns.keys() - {"phase", "progress", "metrics", "resolved"}:
+    if unknown := columns.keys() - {"phase", "progress", "metrics", "resolved", "preflight"}:
         raise TypeError(f"record does not write {', '.join(unknown)}")
     entries = list(events)
     values = {**columns, "event_seq": Job.event_seq + len(entries)}

@@ -9,7 +9,7 @@ Row = Mapping[str, Any]
 Columns = Mapping[str, str]
 """Role to the name of the column that plays it."""
 Fault = tuple[str, str]
-"""The role at fault, and what is wrong with its cell."""
+"""The role at fault, and what is wrong with its cell; after "; " comes what to do about it."""
 Limits = Mapping[str, tuple[Any, ...]]
 """Path into the spec to the values that can be had there."""
 

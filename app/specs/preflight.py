@@ -1,0 +1,136 @@
+"""What can be told of a job's rows before any model sees them: which are unusable, how the classes lie, what is in two splits.
+
+Pure Python: submit looks at the first rows of each split, training at all that it uses.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from hashlib import blake2b
+from typing import Any
+
+from app.specs.rows import RowProblem
+from app.specs.tasks.base import Columns, TaskSpec
+
+ANSWERS = frozenset({"label", "tags", "answers", "target", "completion", "chosen", "rejected"})
+"""Roles of what is to be said. Rows are the same where all else is."""
+SHOWN = 20
+SHOWN_CLASSES = 100
+DRIFT = 0.1
+"""Classes that lie apart by less are alike enough, whatever the number of rows."""
+IMBALANCE = 20
+"""The largest class has so many times the rows of the smallest."""
+
+Findings = dict[str, Any]
+
+
+class Survey:
+    """Watches the rows of a job go by, train first."""
+
+    def __init__(self, task: TaskSpec, columns: Columns) -> None:
+        self._task, self._columns = task, columns
+        self._inputs = [column for role, column in columns.items() if role not in ANSWERS]
+        self._target = None if task.target_role is None else columns[task.target_role]
+        self._rows: Counter[str] = Counter()
+        self._classes: dict[str, Counter[str]] = {}
+        self._seen: set[int] = set()
+        self._again: dict[str, list[int]] = {}
+        self._again_count: Counter[str] = Counter()
+        self._bad: list[RowProblem] = []
+        self._skipped: dict[str, int] = {}
+
+    def row(self, split: str, number: int, row: Mapping[str, Any]) -> None:
+        """A usable row, whose target was read; `number` is its place in its source, from 1."""
+        self._rows[split] += 1
+        if self._target is not None:
+            self._classes.setdefault(split, Counter()).update(self._task.classes(row[self._target]))
+        inputs = self._digest(row)
+        if split == "train":
+            self._seen.add(inputs)
+        elif inputs in self._seen:
+            self._again_count[split] += 1
+            shown = self._again.setdefault(split, [])
+            if len(shown) < SHOWN:
+                shown.append(number)
+
+    def bad(self, problem: RowProblem) -> None:
+        """A row that is left out."""
+        if len(self._bad) < SHOWN:
+            self._bad.append(problem)
+
+    def skipped(self, split: str, count: int) -> None:
+        """How many rows of a split are left out."""
+        self._skipped[split] = count
+
+    def findings(self, *, is_complete: bool = True) -> Findings:
+        """All that was found, as JSON: counts by split, and warnings for people."""
+        classes = {split: dict(counts.most_common(SHOWN_CLASSES)) for split, counts in self._classes.items() if counts}
+        drift = {split: round(self._drift(split), 4) for split in classes if split != "train" and "train" in classes}
+        return {
+            "complete": is_complete,
+            "rows": dict(self._rows),
+            "skipped": self._skipped,
+            "bad_rows": [asdict(problem) for problem in self._bad],
+            "classes": classes,
+            "label_drift": drift,
+            "duplicates": {
+                split: {"count": count, "rows": self._again[split]} for split, count in self._again_count.items()
+            },
+            "warnings": [
+                *self._drift_warnings(drift),
+                *self._balance_warnings(),
+                *self._duplicate_warnings(),
+            ],
+        }
+
+    def _digest(self, row: Mapping[str, Any]) -> int:
+        cells = [cell.split() if isinstance(cell := row.get(name), str) else cell for name in self._inputs]
+        text = json.dumps(cells, default=str, ensure_ascii=True)
+        return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
+
+    def _drift(self, split: str) -> float:
+        # The total variation distance: the share of rows that would have to change their class.
+        train, other = self._classes["train"], self._classes[split]
+        all_train, all_other = train.total(), other.total()
+        return sum(abs(train[name] / all_train - other[name] / all_other) for name in train.keys() | other.keys()) / 2
+
+    def _drift_warnings(self, drift: Mapping[str, float]) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        for split, distance in drift.items():
+            train, other = self._classes["train"], self._classes[split]
+            by_chance = math.sqrt((len(train) - 1) / (2 * math.pi * other.total()))
+            if distance > max(DRIFT, 2 * by_chance):
+                most = max(train, key=lambda name: abs(train[name] / train.total() - other[name] / other.total()))
+                message = (
+                    f"the classes of {split} lie otherwise than those of train: {distance:.0%} of its rows would have "
+                    f"to change their class; '{most}' is {train[most] / train.total():.0%} of train and "
+                    f"{other[most] / other.total():.0%} of {split}"
+                )
+                found.append({"code": "label_drift", "split": split, "message": message})
+        return found
+
+    def _balance_warnings(self) -> list[dict[str, Any]]:
+        counts = self._classes.get("train")
+        if not counts:
+            return []
+        (most, many), (least, few) = counts.most_common()[0], counts.most_common()[-1]
+        if many < IMBALANCE * few:
+            return []
+        message = (
+            f"train has {many} rows of '{most}' and {few} of '{least}'; "
+            'training.class_weights "balanced" makes each class count alike, where the task takes it'
+        )
+        return [{"code": "class_imbalance", "split": "train", "message": message}]
+
+    def _duplicate_warnings(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "code": "duplicates",
+                "split": split,
+                "message": f"{count} of {self._rows[split]} {split} rows stand in train too, the first is row "
+                f"{self._again[split][0]}; what is measured on them is no measure of anything new",
+            }
+            for split, count in self._again_count.items()
+        ]
