@@ -38,6 +38,8 @@ def tokenize(
     known = identities(list(splits), tokenizer, spec, resolved, scratch) if cache else {}
     encoded: dict[str, datasets.Dataset] = {}
     for split, table in splits.items():
+        if stop.is_set():
+            raise Stopped
         path = scratch / f"tokens-{split}.arrow"
         cut = _take(cache, known[split], path, split, table, report) if cache else None
         if cut is None:

@@ -128,6 +128,16 @@ def test_an_attempt_that_resumes_takes_what_the_first_one_kept(
     assert second.weights == undisturbed.weights
 
 
+def test_a_job_that_is_stopped_before_its_tokens_are_taken_does_not_train(
+    spec: Callable[..., JobSpec], train: Callable[..., Any], tmp_path: Path
+) -> None:
+    cache = {"token_cache": tmp_path / "tokens", "token_cache_bytes": LIMIT}
+    assert train(spec(), **cache).result["status"] == "succeeded"
+    stopped = train(spec(), "second", stop_when=lambda record: record.get("phase") == "tokenizing", **cache)
+    assert (stopped.result["status"], stopped.result["step"]) == ("stopped", 0)
+    assert "training" not in [record["phase"] for record in stopped.of("phase")]
+
+
 def test_with_no_bytes_nothing_is_kept(job: Callable[..., Settled], tmp_path: Path) -> None:
     job("first", limit=0)
     assert not (tmp_path / "tokens").exists()
