@@ -61,6 +61,11 @@ class Settings(BaseSettings):
     cache_limit_bytes: int = Field(
         default=50 * GIB, ge=0, description="Local copies of datasets and models are evicted, oldest first, above this."
     )
+    token_cache_bytes: int = Field(
+        default=20 * GIB,
+        ge=0,
+        description="Tokenized rows are kept on a worker for its later jobs, up to this; the least recently used go first. 0 keeps none.",
+    )
 
     slots: int = Field(
         default=1, ge=1, le=64, description="Jobs a worker runs at once; each slot of a GPU worker has its own GPU."

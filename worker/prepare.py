@@ -36,6 +36,8 @@ def prepare(parts: Parts, job: Job, folder: Path, slot: int) -> Assignment:
         threads=parts.threads_a_slot,
         memory_bytes=parts.settings.training_memory_bytes or None,
         tensorflow_python=parts.settings.tensorflow() if "tensorflow" in parts.engines else None,
+        token_cache=parts.settings.cache() / "tokens",
+        token_cache_bytes=parts.settings.token_cache_bytes,
     )
     if request.resume_from is not None and request.resolved is not None:
         _show_resumed_step(parts, job, read_manifest(request.resume_from), request.resolved)

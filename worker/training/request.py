@@ -31,6 +31,10 @@ class TrainingRequest:
     """What the process may allocate; without it, all that there is."""
     tensorflow_python: Path | None = None
     """The interpreter of the environment that has TensorFlow, for the engine `tensorflow`."""
+    token_cache: Path | None = None
+    """The folder in which tokens are kept for later jobs of this machine; none are without it."""
+    token_cache_bytes: int = 0
+    """How much may be kept there."""
 
     def to_json(self) -> str:
         """Write the request as one JSON object."""
@@ -47,6 +51,8 @@ class TrainingRequest:
                 "threads": self.threads,
                 "memory_bytes": self.memory_bytes,
                 "tensorflow_python": _text(self.tensorflow_python),
+                "token_cache": _text(self.token_cache),
+                "token_cache_bytes": self.token_cache_bytes,
             }
         )
 
@@ -66,6 +72,8 @@ class TrainingRequest:
             threads=raw["threads"],
             memory_bytes=raw["memory_bytes"],
             tensorflow_python=_path(raw["tensorflow_python"]),
+            token_cache=_path(raw["token_cache"]),
+            token_cache_bytes=raw["token_cache_bytes"],
         )
 
 

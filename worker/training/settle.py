@@ -13,6 +13,7 @@ from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
 from worker.training.resolve import resolve
 from worker.training.tasks.protocol import Task
+from worker.training.token_cache import open_cache
 from worker.training.tokenization import tokenize
 
 
@@ -28,7 +29,8 @@ def settle(request: TrainingRequest, task: Task, data: Data, report: Reporter, s
     resolved = resolve(request, data, base, config, tokenizer, report)
     initial, head = _initial(request, task, base, resolved.labels, tokenizer, report)
     report.phase("tokenizing")
-    encoded = tokenize(data.splits, task, tokenizer, spec, resolved, scratch, report, stop)
+    cache = open_cache(request.token_cache, request.token_cache_bytes)
+    encoded = tokenize(data.splits, task, tokenizer, spec, resolved, scratch, report, stop, cache=cache)
     return Plan(
         spec=spec,
         resolved=resolved,

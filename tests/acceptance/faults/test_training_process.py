@@ -77,7 +77,6 @@ def test_kill_9_while_tokenizing_and_while_evaluating_changes_nothing(local: Dep
         training={"max_steps": 40},
         evaluation={"at_start": False},
     )
-    reference = undisturbed(local, body)
     job = local.client.post("/v1/jobs", body)
     for attempt, phase in ((1, "tokenizing"), (2, "evaluating")):
 
@@ -88,6 +87,8 @@ def test_kill_9_while_tokenizing_and_while_evaluating_changes_nothing(local: Dep
         os.kill(worker.training_pid, signal.SIGKILL)
     done = local.wait_for_end(job["id"])
     assert (done["status"], done["attempt"], done["failures"]) == ("succeeded", 3, 2), done
+    # Only now: with the tokens of an earlier job there would be nothing to tokenize.
+    reference = undisturbed(local, body)
     assert local.model_sha(job["id"]) == local.model_sha(reference["id"])
 
 

@@ -18,6 +18,8 @@ def test_a_request_travels_as_json(spec: Callable[..., JobSpec], train: Callable
         resume_from=Path("/out/checkpoints/step-00000001"),
         job_id="job_2",
         threads=2,
+        token_cache=Path("/cache/tokens"),
+        token_cache_bytes=7,
     )
     assert TrainingRequest.from_json(request.to_json()) == request
     bare = TrainingRequest(asked, Path("/out"), {}, None, {}, None, None)

@@ -1,0 +1,82 @@
+"""How long until 50,000 short rows are tokens: encoded and kept, against taken from the cache; and encoded without a cache.
+
+Real reviews, repeated up to the count, and the tokenizer of a real encoder. Prints the ratio of the medians.
+"""
+
+import os
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from itertools import cycle, islice
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tools"))
+
+import reviews
+from transformers.utils import logging as transformers_logging
+
+from app.specs import JobSpec
+from worker.training.data import load, prepare
+from worker.training.reports import Reporter
+from worker.training.request import TrainingRequest
+from worker.training.settle import settle
+from worker.training.tasks import TASKS
+from worker.training.token_cache import TokenCache
+from worker.training.tokenization import tokenize
+
+ROWS, RUNS, GIB = 50_000, 5, 1024**3
+DATASET = "ds_" + "0" * 26
+CACHE = Path(os.environ.get("TUNESMITH_TEST_CACHE", Path.home() / ".cache" / "tunesmith-tests"))
+SPEC = {
+    "task": {"type": "text-classification"},
+    "model": "local:all-minilm-l6-v2",
+    "data": {"train": {"dataset": DATASET}},
+    "resources": {"gpus": 0},
+}
+
+
+def main() -> None:
+    """Measure all three, in turn, and print."""
+    # As the worker does: its slots share the cores.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows = list(islice(cycle(reviews.rating_rows(reviews.fetch(CACHE))), ROWS))
+        file = reviews.write_parquet(rows, folder / "rows.parquet")
+        spec = JobSpec.model_validate(SPEC)
+        models = reviews.models_dir(folder / "models")
+        request = TrainingRequest(spec, folder / "out", {DATASET: file}, models, {}, None, None)
+        report, stop, task = Reporter(folder / "out"), threading.Event(), TASKS[spec.task.type]
+        data = prepare(load(request, task), spec, task, report, stop)
+        plan = settle(request, task, data, report, stop)
+
+        def seconds(cache: TokenCache | None) -> float:
+            started = time.perf_counter()
+            tokenize(
+                data.splits, task, plan.tokenizer, spec, plan.resolved, folder / "again", report, stop, cache=cache
+            )
+            return time.perf_counter() - started
+
+        without, cold, hit = [], [], []
+        for run in range(RUNS):
+            cache = TokenCache(folder / f"tokens-{run}", GIB)
+            without.append(seconds(None))
+            cold.append(seconds(cache))
+            hit.append(seconds(cache))
+    print(f"without a cache: {_told(without)}")
+    print(f"encoded and kept: {_told(cold)}")
+    print(f"taken from the cache: {_told(hit)}")
+    print(f"ratio: {statistics.median(cold) / statistics.median(hit):.0f}")
+
+
+def _told(seconds: list[float]) -> str:
+    shown = [f"{value * 1000:.0f}" for value in (statistics.median(seconds), min(seconds), max(seconds))]
+    return f"{shown[0]} ms (of {RUNS}: {shown[1]} to {shown[2]})"
+
+
+if __name__ == "__main__":
+    main()
