@@ -5,6 +5,7 @@
     ├── ModelRefused              model_refused          no
     ├── ModelConfigInvalid        model_config_invalid   no
     ├── ArchitectureUnsupported   architecture_unsupported no
+    ├── ChatTemplateMissing       chat_template_missing  no
     ├── ResultDiffers             result_differs         no
     ├── EngineMissing             engine_missing         yes
     ├── ProcessDied               training_process_died  yes
@@ -85,6 +86,11 @@ class ModelConfigInvalid(TrainingError):
 class ArchitectureUnsupported(TrainingError):
     code = "architecture_unsupported"
     default_hint = 'Use training.engine "trainer" or "pytorch", which take every architecture.'
+
+
+class ChatTemplateMissing(TrainingError):
+    code = "chat_template_missing"
+    default_hint = 'Use an instruction-tuned model, or task.format "prompt-completion", which needs no template.'
 
 
 class ResultDiffers(TrainingError):

@@ -1,10 +1,12 @@
 """The tasks by the `task.type` of the spec."""
 
+from worker.training.tasks.causal_lm import CausalLMTask
 from worker.training.tasks.protocol import Task
 from worker.training.tasks.text_classification import TextClassificationTask
 
 TASKS: dict[str, Task] = {
     "text-classification": TextClassificationTask(),
+    "causal-lm": CausalLMTask(),
 }
 
 __all__ = ["TASKS", "Task"]

@@ -1,0 +1,211 @@
+"""A text generator learns to answer: from conversations, or from prompts and their completions.
+
+{"messages": [{"role": "user", "content": "Dark screen."}, {"role": "assistant", "content": "Is it plugged in?"}], "_row": 3}
+data.columns: {"messages": "messages"}
+encoded: {"input_ids": [1, 4093, …, 2], "labels": [-100, -100, …, 2]}    only what the assistant says is learned
+packed:  {"input_ids": [1, 4093, …, 2, 1, 17, …], "labels": […], "position_ids": [0, 1, …, 9, 0, 1, …]}
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import datasets
+import torch
+from transformers import AutoModelForCausalLM
+
+from app.specs import JobSpec
+from app.specs.tasks.causal_lm import CausalLM
+from app.specs.tasks.conversations import messages
+from worker.training.errors import ChatTemplateMissing, ModelRefused
+from worker.training.metrics import Metrics
+from worker.training.metrics.tokens import TOKENS, token_answers
+from worker.training.models import build, load
+from worker.training.packing import packed
+from worker.training.table import Row
+from worker.training.tasks.protocol import Batch, Collate, Features, Loss, Pass, Split, Told
+from worker.training.truncation import check_lengths, place_of
+
+UNLEARNED = -100
+"""The label of a token that is not learned, as torch's cross entropy has it."""
+CLOSED = {"add_special_tokens": False}
+"""A chat template writes the special tokens itself."""
+
+Written = tuple[str, list[tuple[int, int]]]
+"""A text, and the stretches of its characters that are learned."""
+
+
+class CausalLMTask:
+    """The language-modelling head of the model itself, and cross entropy over what is to be said."""
+
+    metrics: ClassVar[Metrics] = TOKENS
+    pipeline: ClassVar[str] = "text-generation"
+
+    def check(self, spec: JobSpec, tokenizer: Any, config: Any) -> None:
+        """Raises ModelRefused for a tokenizer that cannot say where its tokens stand, ChatTemplateMissing without one."""
+        if not tokenizer.is_fast:
+            raise ModelRefused(
+                "its tokenizer does not tell where its tokens stand in the text (it is no fast tokenizer)"
+            )
+        if _spec(spec).format == "messages" and not tokenizer.chat_template:
+            raise ChatTemplateMissing("the model's tokenizer has no chat template to write conversations with")
+
+    def build_model(self, folder: Path, spec: JobSpec, labels: list[str], **kind: Any) -> tuple[Any, tuple[str, ...]]:
+        """The pretrained generator. Raises ModelRefused where its head is missing."""
+        model, new = build(AutoModelForCausalLM, folder, spec, {}, **kind)
+        if new:
+            raise ModelRefused(
+                f"the model cannot generate text: its weights have no {', '.join(new[:3])}",
+                "Use a model that was trained to generate, such as a Llama, Qwen or SmolLM.",
+            )
+        return model, ()
+
+    def load_model(self, folder: Path, spec: JobSpec) -> Any:
+        """A generator that was saved before."""
+        return load(AutoModelForCausalLM, folder, spec)
+
+    def encode(
+        self, rows: list[Row], tokenizer: Any, spec: JobSpec, labels: list[str], max_length: int, split: str
+    ) -> dict[str, list[Any]]:
+        """`input_ids`, and `labels` of the learned tokens; with packing, sequences of several rows of train."""
+        asked, columns, cuts = _spec(spec), spec.columns, spec.tokenization.truncation
+        if asked.format == "messages":
+            written = [_conversation(messages(row[columns["messages"]]) or [], tokenizer) for row in rows]
+        else:
+            written = [_pair(row[columns["prompt"]], row[columns["completion"]], tokenizer) for row in rows]
+        told = CLOSED if asked.format == "messages" else {}
+        encoded = tokenizer([text for text, _ in written], return_offsets_mapping=True, verbose=False, **told)
+        ids = cast("list[list[int]]", encoded["input_ids"])
+        if not cuts:
+            check_lengths(rows, ids, max_length, columns[spec.task.roles[-1]])
+        learned = [
+            own if asked.loss_on == "all" else _learned(own, offsets, stretches)
+            for own, offsets, (_, stretches) in zip(ids, encoded["offset_mapping"], written, strict=True)
+        ]
+        cut = [len(own) > max_length for own in ids]
+        sequences = {"input_ids": [own[:max_length] for own in ids], "labels": [own[:max_length] for own in learned]}
+        return (packed(sequences, max_length) if asked.packing and split == "train" else sequences) | {"cut": cut}
+
+    def collate(self, tokenizer: Any, spec: JobSpec, max_length: int) -> Collate:
+        """Pad on the right, to the longest of the batch or to `max_length`."""
+        pad, always = tokenizer.pad_token_id, spec.tokenization.padding == "max_length"
+
+        def collate(rows: list[Features]) -> Batch:
+            width = max_length if always else max(len(row["input_ids"]) for row in rows)
+            batch = {
+                "input_ids": _padded([row["input_ids"] for row in rows], width, pad),
+                "labels": _padded([row["labels"] for row in rows], width, UNLEARNED),
+            }
+            if "position_ids" in rows[0]:
+                # Without a mask, models tell packed rows apart by positions that begin anew. Padding is one more row.
+                # Neither do they where they fill a cache.
+                return batch | {
+                    "position_ids": _padded([row["position_ids"] for row in rows], width, 0),
+                    "use_cache": torch.tensor(False),
+                }
+            mask = _padded([[1] * len(row["input_ids"]) for row in rows], width, 0)
+            return batch | {"attention_mask": mask}
+
+        return collate
+
+    def loss(self, spec: JobSpec, labels: list[str], train: datasets.Dataset) -> Loss:
+        """Cross entropy of the next token, over the learned ones."""
+        smoothing = spec.training.label_smoothing
+
+        def cross_entropy(outputs: Any, tokens: torch.Tensor, count: Any) -> torch.Tensor:
+            wanted = tokens[:, 1:]
+            learned = wanted != UNLEARNED
+            logits = outputs["logits"][:, :-1][learned].float()
+            total = torch.nn.functional.cross_entropy(
+                logits, wanted[learned], label_smoothing=smoothing, reduction="sum"
+            )
+            return total / max(1, self.weight(tokens) if count is None else count)
+
+        return cross_entropy
+
+    def weight(self, labels: torch.Tensor) -> int:
+        """Its learned tokens. The first of a sequence follows nothing."""
+        return int((labels[:, 1:] != UNLEARNED).sum())
+
+    def answers(self, done: Pass, spec: JobSpec, tokenizer: Any) -> list[Any]:
+        """Loss, right guesses and count of the learned tokens of each row."""
+        return token_answers(done.outputs["logits"][:, :-1], done.labels[:, 1:], UNLEARNED)
+
+    def tell(self, split: Split, answers: list[Any]) -> Told:
+        """Losses and right guesses; the references are how many tokens they are of."""
+        return Told(
+            [{"loss": loss, "correct": correct} for loss, correct, _ in answers], [count for *_, count in answers]
+        )
+
+    def describe(self, split: Split, answers: list[Any], told: Told) -> Iterator[dict[str, Any]]:
+        """Place, how many tokens were to be said, the mean loss over them, and the share that was guessed right."""
+        rows = (row for batch in split.rows.batches() for row in batch)
+        for row, (loss, correct, count) in zip(rows, answers, strict=True):
+            tokens = max(1, count)
+            yield {
+                **place_of(row),
+                "tokens": count,
+                "loss": round(loss / tokens, 6),
+                "token_accuracy": round(correct / tokens, 6),
+            }
+
+    def report(self, split: Split, told: Told) -> dict[str, dict[str, float]] | None:
+        """Nothing more."""
+        return None
+
+    def use(self, spec: JobSpec) -> str:
+        """The pipeline: it knows the chat template."""
+        asked = '[{"role": "user", "content": "…"}]' if _spec(spec).format == "messages" else '"…"'
+        return (
+            "from transformers import pipeline\n\n"
+            'generate = pipeline("text-generation", model="FOLDER")\n'
+            f'print(generate({asked}, max_new_tokens=100)[0]["generated_text"])'
+        )
+
+
+def _spec(spec: JobSpec) -> CausalLM:
+    return cast("CausalLM", spec.task)
+
+
+def _conversation(talk: list[dict[str, str]], tokenizer: Any) -> Written:
+    whole = _written(talk, tokenizer, is_open=False)
+    stretches: list[tuple[int, int]] = []
+    for number, message in enumerate(talk):
+        if message["role"] != "assistant":
+            continue
+        before, after = (
+            _written(talk[:number], tokenizer, is_open=True),
+            _written(talk[: number + 1], tokenizer, is_open=False),
+        )
+        # Some templates write earlier answers otherwise once the talk goes on, and open no answer: what cannot be found
+        # in the whole is not learned, and the last answer always can.
+        begin = len(before) if whole.startswith(before) else whole.rfind(message["content"])
+        end = len(after.rstrip()) if whole.startswith(after.rstrip()) else begin + len(message["content"])
+        if begin >= 0:
+            stretches.append((begin, end))
+    return whole, stretches
+
+
+def _written(talk: list[dict[str, str]], tokenizer: Any, *, is_open: bool) -> str:
+    return (
+        cast("str", tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=is_open)) if talk else ""
+    )
+
+
+def _pair(prompt: str, completion: str, tokenizer: Any) -> Written:
+    whole = f"{prompt}{completion}{tokenizer.eos_token or ''}"
+    return whole, [(len(prompt), len(whole))]
+
+
+def _learned(ids: list[int], offsets: list[tuple[int, int]], stretches: list[tuple[int, int]]) -> list[int]:
+    # A token at the seam counts as learned where it ends beyond it.
+    return [
+        token
+        if any(begin < end and begin < last and first < end and last > first for begin, end in stretches)
+        else UNLEARNED
+        for token, (first, last) in zip(ids, offsets, strict=True)
+    ]
+
+
+def _padded(lists: list[list[int]], width: int, fill: int) -> torch.Tensor:
+    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in lists])
