@@ -1,12 +1,23 @@
 """The tasks by the `task.type` of the spec."""
 
+from collections.abc import Callable
+from pathlib import Path
+
+from app.specs import JobSpec, Resolved
 from worker.training.tasks.causal_lm import CausalLMTask
 from worker.training.tasks.protocol import Task
+from worker.training.tasks.sentence_embedding import SentenceEmbeddingTask, add_modules
 from worker.training.tasks.text_classification import TextClassificationTask
 
 TASKS: dict[str, Task] = {
     "text-classification": TextClassificationTask(),
     "causal-lm": CausalLMTask(),
+    "sentence-embedding": SentenceEmbeddingTask(),
 }
 
-__all__ = ["TASKS", "Task"]
+FINISHING: dict[str, Callable[[Path, JobSpec, Resolved], None]] = {
+    "sentence-embedding": add_modules,
+}
+"""What some tasks add to the published folder, for libraries other than transformers."""
+
+__all__ = ["FINISHING", "TASKS", "Task"]
