@@ -17,13 +17,14 @@ from worker.training.evaluation import judge_told
 from worker.training.methods import publish
 from worker.training.package import Judged, Judgement, package
 from worker.training.plan import Plan
+from worker.training.references import with_references
 from worker.training.rehearsal import rehearse
 from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
 from worker.training.saving import Outcome
 from worker.training.settle import settle
 from worker.training.shortage import shortage_of
-from worker.training.tasks import TASKS
+from worker.training.tasks import REFERENCED, TASKS
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,8 @@ def _attempt(request: TrainingRequest, report: Reporter, stop: threading.Event) 
     data = prepare(load(request), request.spec, report, stop)
     plan = settle(request, task, data, report, stop)
     report.phase("training")
+    if plan.spec.task.type in REFERENCED:
+        plan = with_references(plan)
     if request.resolved is None and plan.spec.training.engine in REHEARSED:
         rehearse(plan)
     outcome, folder = _train(plan)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from app.specs import JobSpec, Resolved
 from worker.training.tasks.causal_lm import CausalLMTask
+from worker.training.tasks.preference import PreferenceTask
 from worker.training.tasks.protocol import Task
 from worker.training.tasks.sentence_embedding import SentenceEmbeddingTask, add_modules
 from worker.training.tasks.text_classification import TextClassificationTask
@@ -12,12 +13,16 @@ from worker.training.tasks.text_classification import TextClassificationTask
 TASKS: dict[str, Task] = {
     "text-classification": TextClassificationTask(),
     "causal-lm": CausalLMTask(),
+    "preference": PreferenceTask(),
     "sentence-embedding": SentenceEmbeddingTask(),
 }
+
+REFERENCED = frozenset({"preference"})
+"""Tasks that hold the model to what it said before training, and so need the pretrained one at every attempt."""
 
 FINISHING: dict[str, Callable[[Path, JobSpec, Resolved], None]] = {
     "sentence-embedding": add_modules,
 }
 """What some tasks add to the published folder, for libraries other than transformers."""
 
-__all__ = ["FINISHING", "TASKS", "Task"]
+__all__ = ["FINISHING", "REFERENCED", "TASKS", "Task"]
