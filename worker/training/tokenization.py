@@ -12,7 +12,7 @@ from app.specs import JobSpec, Resolved
 from worker.training.errors import Stopped
 from worker.training.reports import Reporter
 from worker.training.table import Table
-from worker.training.tasks.protocol import Task
+from worker.training.tasks.protocol import PLACE, Task
 
 
 def tokenize(
@@ -29,7 +29,7 @@ def tokenize(
     scratch.mkdir(parents=True, exist_ok=True)
     encoded: dict[str, datasets.Dataset] = {}
     for split, table in splits.items():
-        path, cut = scratch / f"tokens-{split}.arrow", 0
+        path, cut, done = scratch / f"tokens-{split}.arrow", 0, 0
         writer: pa.RecordBatchStreamWriter | None = None
         for rows in table.batches():
             if stop.is_set():
@@ -37,6 +37,9 @@ def tokenize(
             report.alive()
             features = task.encode(rows, tokenizer, spec, resolved.labels, resolved.max_length, split)
             cut += sum(features.pop("cut"))
+            if PLACE in features:
+                features[PLACE] = [done + place for place in features[PLACE]]
+            done += len(rows)
             batch = _compact(features)
             writer = writer or pa.ipc.new_stream(path, batch.schema)
             writer.write_table(batch)
