@@ -2,9 +2,11 @@
 
 from worker.training.tasks.protocol import Task
 from worker.training.tasks.text_classification import TextClassificationTask
+from worker.training.tasks.token_classification import TokenClassificationTask
 
 TASKS: dict[str, Task] = {
     "text-classification": TextClassificationTask(),
+    "token-classification": TokenClassificationTask(),
 }
 
 __all__ = ["TASKS", "Task"]

@@ -1,0 +1,53 @@
+"""Models of a few thousand weights and rows for them, one pair for each kind of job; each learns its toy task in seconds."""
+
+from pathlib import Path
+from typing import Any
+
+PEOPLE, PLACES = ("ada", "grace", "linus"), ("rome", "oslo", "lima")
+SMALL_WORDS = ("we", "met", "in", "and", "then", "left", "with", "saw")
+
+
+def make_tagger(folder: Path, **config: int) -> Path:
+    """Save a BERT that knows names of people and places, each of two pieces where it ends in "land" or "son"."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *PEOPLE, *PLACES, *SMALL_WORDS, "##land", "##son", ".", ","]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+    torch.manual_seed(5)
+    tiny = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 32,
+    }
+    model = BertModel(BertConfig(vocab_size=len(words), initializer_range=0.1, **{**tiny, **config}))
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+def tagged_sentences(count: int) -> list[dict[str, Any]]:
+    """Rows with one person and one place, both of two words in every third row."""
+    rows: list[dict[str, Any]] = []
+    for n in range(count):
+        person, place, small = PEOPLE[n % 3], PLACES[n // 3 % 3], SMALL_WORDS[n % 8]
+        if n % 3 == 2:
+            tokens = ["we", "met", person, f"{person}son", "in", f"{place}land", place, "."]
+            tags = ["O", "O", "B-PER", "I-PER", "O", "B-LOC", "I-LOC", "O"]
+        else:
+            tokens = [small, f"{person}son", "left", place, "and", small]
+            tags = ["O", "B-PER", "O", "B-LOC", "O", "O"]
+        rows.append({"tokens": tokens, "tags": tags})
+    return rows
