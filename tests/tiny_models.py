@@ -51,3 +51,57 @@ def tagged_sentences(count: int) -> list[dict[str, Any]]:
             tags = ["O", "B-PER", "O", "B-LOC", "O", "O"]
         rows.append({"tokens": tokens, "tags": tags})
     return rows
+
+
+def make_reader(folder: Path, **config: int) -> Path:
+    """Save a BERT whose words are those of `questions`; its two segments are question and context."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "who", "where", "?", ".", *PEOPLE, *PLACES, *SMALL_WORDS]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+    torch.manual_seed(5)
+    tiny = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+    }
+    model = BertModel(BertConfig(vocab_size=len(words), initializer_range=0.1, **{**tiny, **config}))
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+def questions(count: int, missing: int = 0) -> list[dict[str, Any]]:
+    """Rows that ask for the person or the place of a context; every `missing`th context has none."""
+    rows: list[dict[str, Any]] = []
+    for n in range(count):
+        person, place, small = PEOPLE[n % 3], PLACES[n // 3 % 3], SMALL_WORDS[n % 8]
+        asked, answer = ("who ?", person) if n % 2 else ("where ?", place)
+        is_missing = missing and n % missing == 0
+        if is_missing:
+            person, place = ("we", place) if n % 2 else (person, "then")
+        context = f"{small} then Saw {person} and left in {place} . {small} {small} ."
+        answers = (
+            {"text": [], "answer_start": []}
+            if is_missing
+            else {"text": [answer], "answer_start": [context.index(answer)]}
+        )
+        rows.append({"question": asked, "context": context, "answers": answers})
+    return rows
