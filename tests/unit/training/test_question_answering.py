@@ -323,6 +323,14 @@ def test_lora_learns_too(train: Train, engine: str) -> None:
     AutoModelForQuestionAnswering.from_pretrained(done.out_dir / "model")
 
 
+def test_a_window_knows_its_row_in_the_whole_split(plan: Callable[[JobSpec], Any]) -> None:
+    # Rows are encoded a thousand at a time.
+    ready = plan(asked(data={"eval": {"rows": questions(1003)}}, tokenization={"max_length": 11}))
+    places = ready.encoded["eval"]["_place"][:]
+    assert places == sorted(places)
+    assert set(places) == set(range(1003))
+
+
 @ENGINES
 def test_steps_are_counted_in_windows_and_resuming_changes_no_byte(train: Train, engine: str) -> None:
     data = {"train": {"rows": questions(16, 4)}, "eval": {"rows": questions(6, 4)}}

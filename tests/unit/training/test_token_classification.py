@@ -127,7 +127,7 @@ def test_the_loss_is_the_models_own_and_a_mean_over_words(models_dir: Path, toke
     ]
     collate, loss = (
         TASK.collate(tokenizer, spec, 32),
-        TASK.loss(spec, LABELS, datasets.Dataset.from_dict({"labels": []})),
+        TASK.loss(spec, LABELS, datasets.Dataset.from_dict({"labels": [[0]]})),
     )
     with torch.no_grad():
         whole = collate(features)
@@ -287,11 +287,13 @@ def test_tags_without_places_are_counted_as_words(train: Train) -> None:
     assert model.config.id2label == {0: "LOC", 1: "O", 2: "PER"}
 
 
-def test_cut_rows_are_noted_and_a_train_without_any_word_ends_whole(train: Train) -> None:
-    done = train(asked(tokenization={"max_length": 2}, training={"max_steps": 2}))
-    assert done.result["status"] == "succeeded", done.result
-    assert any("36 of 36 train rows were cut to 2 tokens" in note["message"] for note in done.of("note"))
-    assert done.result["metrics"]["eval_recall"] == 0.0
+def test_cut_rows_are_noted_and_a_train_without_any_word_is_refused(train: Train) -> None:
+    cut = train(asked(tokenization={"max_length": 4}, training={"max_steps": 2}), "cut")
+    assert any("36 of 36 train rows were cut to 4 tokens" in note["message"] for note in cut.of("note"))
+    assert cut.result["metrics"]["eval_recall"] < 1
+    none = train(asked(tokenization={"max_length": 2}), "none")
+    assert (none.result["error"]["code"], none.result["retryable"]) == ("no_rows", False)
+    assert "no word to learn from" in none.result["error"]["message"]
 
 
 @ENGINES

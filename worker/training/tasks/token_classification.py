@@ -23,7 +23,7 @@ from transformers import AutoModelForTokenClassification, DataCollatorForTokenCl
 from app.specs import JobSpec
 from app.specs.tasks.token_classification import TokenClassification, words
 from worker.training.class_weights import class_weights
-from worker.training.errors import ModelRefused
+from worker.training.errors import ModelRefused, NoRows
 from worker.training.metrics import Metrics
 from worker.training.metrics.tagging import TAGS, UNTOLD, per_class
 from worker.training.models import build, load
@@ -99,8 +99,8 @@ class TokenClassificationTask:
         return cast("Collate", DataCollatorForTokenClassification(tokenizer, padding=padding, max_length=max_length))
 
     def loss(self, spec: JobSpec, labels: list[str], train: datasets.Dataset) -> Loss:
-        """Cross entropy over words, with the spec's class weights and label smoothing."""
-        targets = [] if spec.training.class_weights is None else _targets(train)
+        """Cross entropy over words, with the spec's class weights and label smoothing. Raises NoRows too."""
+        targets = _targets(train)
         weights, smoothing = class_weights(spec, labels, targets), spec.training.label_smoothing
 
         def cross_entropy(outputs: Any, tags: torch.Tensor, count: Any) -> torch.Tensor:
@@ -190,4 +190,10 @@ def _first_pieces(sentence: list[str], offsets: np.ndarray[Any, Any]) -> tuple[A
 
 def _targets(train: datasets.Dataset) -> Any:
     flat = cast("Any", pc).list_flatten(cast("Any", train.data).column("labels")).to_numpy()
-    return flat[flat != IGNORED]
+    learned = flat[flat != IGNORED]
+    if not len(learned):
+        raise NoRows(
+            "train: the tokens have no word to learn from",
+            "Raise tokenization.max_length, or use a model whose tokenizer knows the script of the texts.",
+        )
+    return learned
