@@ -1,65 +1,107 @@
-"""Models of a few thousand weights for tasks other than classification, and rows that they can learn in seconds."""
+"""Models of a few thousand weights and rows for them, one pair for each kind of job; each learns its toy task in seconds."""
 
 from pathlib import Path
 from typing import Any
 
-GREETINGS = {"hello": "good day", "bye": "so long", "thanks": "you are welcome", "help": "what is wrong"}
-TEMPLATE = (
-    "{% for message in messages %}<{{ message.role }}> {{ message.content }} <end> {% endfor %}"
-    "{% if add_generation_prompt %}<assistant> {% endif %}"
-)
+PEOPLE, PLACES = ("ada", "grace", "linus"), ("rome", "oslo", "lima")
+SMALL_WORDS = ("we", "met", "in", "and", "then", "left", "with", "saw")
 
 
-def make_generator(folder: Path, **config: Any) -> Path:
-    """Save a Llama with a chat template, whose words are those of `GREETINGS`. `config` overrides what makes it tiny."""
+def make_tagger(folder: Path, **config: int) -> Path:
+    """Save a BERT that knows names of people and places, each of two pieces where it ends in "land" or "son"."""
     import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    special = ["<pad>", "<unk>", "<end>", "<user>", "<assistant>", "<system>"]
-    words = sorted(
-        {word for pair in GREETINGS.items() for text in pair for word in text.split()} | {"please", "be", "kind"}
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *PEOPLE, *PLACES, *SMALL_WORDS, "##land", "##son", ".", ","]
+    vocabulary = {word: number for number, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    vocabulary = {word: number for number, word in enumerate([*special, *words])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        eos_token="<end>",
-        additional_special_tokens=special[3:],
-        model_input_names=["input_ids", "attention_mask"],
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     )
-    fast.chat_template = TEMPLATE
     torch.manual_seed(5)
     tiny = {
         "hidden_size": 32,
-        "intermediate_size": 64,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-        "tie_word_embeddings": True,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-        "bos_token_id": None,
+        "intermediate_size": 64,
+        "max_position_embeddings": 32,
     }
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(vocabulary), initializer_range=0.1, **{**tiny, **config}))
+    model = BertModel(BertConfig(vocab_size=len(words), initializer_range=0.1, **{**tiny, **config}))
     model.save_pretrained(folder)
     fast.save_pretrained(folder)
     return folder
 
 
-def conversations(count: int) -> list[dict[str, Any]]:
-    """Rows with a greeting and its answer."""
-    pairs = list(GREETINGS.items())
-    return [
-        {
-            "messages": [
-                {"role": "user", "content": pairs[number % len(pairs)][0]},
-                {"role": "assistant", "content": pairs[number % len(pairs)][1]},
-            ]
-        }
-        for number in range(count)
-    ]
+def tagged_sentences(count: int) -> list[dict[str, Any]]:
+    """Rows with one person and one place, both of two words in every third row."""
+    rows: list[dict[str, Any]] = []
+    for n in range(count):
+        person, place, small = PEOPLE[n % 3], PLACES[n // 3 % 3], SMALL_WORDS[n % 8]
+        if n % 3 == 2:
+            tokens = ["we", "met", person, f"{person}son", "in", f"{place}land", place, "."]
+            tags = ["O", "O", "B-PER", "I-PER", "O", "B-LOC", "I-LOC", "O"]
+        else:
+            tokens = [small, f"{person}son", "left", place, "and", small]
+            tags = ["O", "B-PER", "O", "B-LOC", "O", "O"]
+        rows.append({"tokens": tokens, "tags": tags})
+    return rows
+
+
+def make_reader(folder: Path, **config: int) -> Path:
+    """Save a BERT whose words are those of `questions`; its two segments are question and context."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "who", "where", "?", ".", *PEOPLE, *PLACES, *SMALL_WORDS]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+    torch.manual_seed(5)
+    tiny = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+    }
+    model = BertModel(BertConfig(vocab_size=len(words), initializer_range=0.1, **{**tiny, **config}))
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+def questions(count: int, missing: int = 0) -> list[dict[str, Any]]:
+    """Rows that ask for the person or the place of a context; every `missing`th context has none."""
+    rows: list[dict[str, Any]] = []
+    for n in range(count):
+        person, place, small = PEOPLE[n % 3], PLACES[n // 3 % 3], SMALL_WORDS[n % 8]
+        asked, answer = ("who ?", person) if n % 2 else ("where ?", place)
+        is_missing = missing and n % missing == 0
+        if is_missing:
+            person, place = ("we", place) if n % 2 else (person, "then")
+        context = f"{small} then Saw {person} and left in {place} . {small} {small} ."
+        answers = (
+            {"text": [], "answer_start": []}
+            if is_missing
+            else {"text": [answer], "answer_start": [context.index(answer)]}
+        )
+        rows.append({"question": asked, "context": context, "answers": answers})
+    return rows

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from tiny_models import make_generator
+from tiny_generator import make_generator
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from app.specs import JobSpec

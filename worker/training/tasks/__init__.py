@@ -7,14 +7,18 @@ from app.specs import JobSpec, Resolved
 from worker.training.tasks.causal_lm import CausalLMTask
 from worker.training.tasks.preference import PreferenceTask
 from worker.training.tasks.protocol import Task
+from worker.training.tasks.question_answering import QuestionAnsweringTask
 from worker.training.tasks.sentence_embedding import SentenceEmbeddingTask, add_modules
 from worker.training.tasks.text_classification import TextClassificationTask
+from worker.training.tasks.token_classification import TokenClassificationTask
 
 TASKS: dict[str, Task] = {
     "text-classification": TextClassificationTask(),
     "causal-lm": CausalLMTask(),
     "preference": PreferenceTask(),
     "sentence-embedding": SentenceEmbeddingTask(),
+    "token-classification": TokenClassificationTask(),
+    "question-answering": QuestionAnsweringTask(),
 }
 
 REFERENCED = frozenset({"preference"})
