@@ -63,3 +63,16 @@ def conversations(count: int) -> list[dict[str, Any]]:
         }
         for number in range(count)
     ]
+
+
+def preferences(count: int) -> list[dict[str, Any]]:
+    """Rows with a greeting, its answer, and the answer to another."""
+    pairs = list(GREETINGS.items())[:3]
+    return [
+        {
+            "prompt": [{"role": "user", "content": pairs[n % 3][0]}],
+            "chosen": [{"role": "assistant", "content": pairs[n % 3][1]}],
+            "rejected": [{"role": "assistant", "content": pairs[(n + 1) % 3][1]}],
+        }
+        for n in range(count)
+    ]

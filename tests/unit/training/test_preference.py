@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from tiny_generator import make_generator
+from tiny_generator import make_generator, preferences
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from app.specs import JobSpec
@@ -16,26 +16,6 @@ from worker.training.tasks.preference import log_probabilities
 
 Train = Callable[..., Any]
 TASK = TASKS["preference"]
-PAIRS = [
-    ("hello", "good day", "so long"),
-    ("bye", "so long", "good day"),
-    ("thanks", "you are welcome", "what is wrong"),
-]
-
-
-def rows(count: int) -> list[dict[str, Any]]:
-    return [dict(zip(("prompt", "chosen", "rejected"), PAIRS[n % 3], strict=True)) for n in range(count)]
-
-
-def talks(count: int) -> list[dict[str, Any]]:
-    return [
-        {
-            "prompt": [{"role": "user", "content": row["prompt"]}],
-            "chosen": [{"role": "assistant", "content": row["chosen"]}],
-            "rejected": [{"role": "assistant", "content": row["rejected"]}],
-        }
-        for row in rows(count)
-    ]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,7 +32,7 @@ def spec(task: dict[str, Any] | None = None, **parts: Any) -> JobSpec:
     body: dict[str, Any] = {
         "task": {"type": "preference", **(task or {})},
         "model": {"id": "local:talker"},
-        "data": {"train": {"rows": talks(12)}, "eval": {"rows": talks(3)}},
+        "data": {"train": {"rows": preferences(12)}, "eval": {"rows": preferences(3)}},
         "training": {"epochs": 6, "batch_size": 4, "learning_rate": 0.005, "logging_steps": 1},
         "evaluation": {"at_start": True},
         "resources": {"gpus": 0},
@@ -70,7 +50,7 @@ def words(tokenizer: Any, encoded: dict[str, list[Any]]) -> list[str]:
 
 
 def test_conversations_are_written_with_the_template_and_texts_as_they_are(tokenizer: Any) -> None:
-    talk = TASK.encode([{**talks(1)[0], "_row": 1}], tokenizer, spec(), [], 64, "train")
+    talk = TASK.encode([{**preferences(1)[0], "_row": 1}], tokenizer, spec(), [], 64, "train")
     assert words(tokenizer, talk) == ["<user> hello <end> <assistant>", "good day <end>", "so long <end>"]
     text = {"prompt": "please help ", "chosen": "good day ", "rejected": "bye ", "_row": 1}
     plain = TASK.encode([text], tokenizer, spec(), [], 64, "train")
@@ -86,7 +66,9 @@ def test_a_long_prompt_loses_its_beginning_and_the_answers_stay(tokenizer: Any) 
 
 def test_log_probabilities_are_of_the_answers_alone(tokenizer: Any, generator: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(generator).eval()
-    encoded = TASK.encode([{**row, "_row": n} for n, row in enumerate(talks(3))], tokenizer, spec(), [], 64, "train")
+    encoded = TASK.encode(
+        [{**row, "_row": n} for n, row in enumerate(preferences(3))], tokenizer, spec(), [], 64, "train"
+    )
     names = [name for name in encoded if name != "cut"]
     batch = dict(
         TASK.collate(tokenizer, spec(), 64)([{name: encoded[name][row] for name in names} for row in range(3)])
@@ -109,7 +91,9 @@ def test_log_probabilities_are_of_the_answers_alone(tokenizer: Any, generator: P
 @pytest.mark.parametrize("loss", ["sigmoid", "hinge", "ipo"])
 def test_before_the_first_step_our_loss_is_what_trl_logs(train: Train, loss: str) -> None:
     asked = spec(
-        {"loss": loss}, data={"train": {"rows": talks(3)}, "eval": {"rows": talks(3)}}, training={"max_steps": 2}
+        {"loss": loss},
+        data={"train": {"rows": preferences(3)}, "eval": {"rows": preferences(3)}},
+        training={"max_steps": 2},
     )
     done = train(asked)
     assert done.result["status"] == "succeeded", done.result
@@ -120,7 +104,7 @@ def test_before_the_first_step_our_loss_is_what_trl_logs(train: Train, loss: str
     second = train(
         spec(
             {"loss": loss},
-            data={"train": {"rows": talks(3)}, "eval": {"rows": talks(3)}},
+            data={"train": {"rows": preferences(3)}, "eval": {"rows": preferences(3)}},
             training={"max_steps": 1, "scheduler": "constant"},
         ),
         "one",
@@ -128,7 +112,7 @@ def test_before_the_first_step_our_loss_is_what_trl_logs(train: Train, loss: str
     two = train(
         spec(
             {"loss": loss},
-            data={"train": {"rows": talks(3)}, "eval": {"rows": talks(3)}},
+            data={"train": {"rows": preferences(3)}, "eval": {"rows": preferences(3)}},
             training={"max_steps": 2, "scheduler": "constant"},
         ),
         "two",

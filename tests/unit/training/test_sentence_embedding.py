@@ -8,7 +8,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-from tiny import BAD, FILLER, GOOD
+from tiny import pairs
 
 from app.specs import JobSpec
 from worker.training.metrics import compute
@@ -18,15 +18,6 @@ from worker.training.tasks import TASKS
 
 Train = Callable[..., Any]
 TASK = TASKS["sentence-embedding"]
-WORDS = (*GOOD, *BAD, *FILLER)
-
-
-def pairs(count: int) -> list[dict[str, Any]]:
-    """An anchor of one of seven words, a positive of the word that belongs to it, and a negative of another's."""
-    return [
-        {"anchor": WORDS[n % 7], "positive": f"{WORDS[n % 7 + 7]} a", "negative": f"{WORDS[(n + 3) % 7 + 7]} a"}
-        for n in range(count)
-    ]
 
 
 def spec(**parts: Any) -> JobSpec:
