@@ -20,6 +20,7 @@ from app.specs import JobSpec
 from app.specs.data import DataSource, InlineData, UploadedData
 from app.specs.durations import seconds
 from app.specs.fit import takes
+from app.specs.methods import GPU_METHODS
 from app.specs.preflight import Findings
 from app.specs.training import AUTO_BATCH_SIZE
 from app.specs.usual_columns import suggested_columns
@@ -103,6 +104,7 @@ def check(database: Database, copies: LocalCopies, project_id: str, spec: JobSpe
     with database.read() as session:
         datasets = _datasets(session, project_id, spec)
         _check_earlier_job(session, project_id, spec)
+        _check_hardware(session, spec)
     _check_columns(spec, datasets)
     return Plan(spec, datasets, _check_rows(spec, datasets, copies, row_limit))
 
@@ -127,6 +129,8 @@ def require_datasets(session: Session, plan: Plan) -> None:
 def _queue(spec: JobSpec) -> str:
     if not takes(spec.training.engine, "resources.gpus", 1):
         return "cpu"
+    if spec.training.method.type in GPU_METHODS:
+        return "gpu"
     return {0: "cpu", 1: "gpu", "auto": "any"}[spec.resources.gpus]
 
 
@@ -173,6 +177,17 @@ def _check_earlier_job(session: Session, project_id: str, spec: JobSpec) -> None
     if earlier.status != JobStatus.SUCCEEDED:
         message = f"that job is '{earlier.status}'; only a succeeded job has a model to start from"
         raise InvalidRequest(message, param="model.id", code="model_not_published")
+
+
+def _check_hardware(session: Session, spec: JobSpec) -> None:
+    # A job that asks for a GPU waits until there is one; a method that never runs without would wait on a wrong guess.
+    method = spec.training.method.type
+    if method not in GPU_METHODS or any(
+        worker.hardware.get("gpus") for worker, _ in queries.workers(session, silent_for=1)
+    ):
+        return
+    message = f"no worker of this server has a GPU, which the method {method} needs; 'lora' runs on any worker"
+    raise InvalidRequest(message, param="training.method.type", code="method_unavailable")
 
 
 def _check_columns(spec: JobSpec, datasets: Mapping[str, Dataset]) -> None:

@@ -12,3 +12,6 @@ METHODS: dict[str, MethodFacts] = {
     "freeze": MethodFacts("Tune the head, or the upper layers, and leave the rest as it is."),
 }
 """Every `training.method.type`."""
+
+GPU_METHODS = frozenset({"qlora"})
+"""Methods that only a worker with a GPU can do."""

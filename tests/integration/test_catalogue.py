@@ -1,13 +1,17 @@
 """What the service says it can do, it takes; and what it finds in the rows it tells."""
 
+import time
 from pathlib import Path
 
 import httpx
 import pytest
+from deployment import Deployment
 from jsonschema import validate
 from refusals import refusal
 from tiny import sentences, spec
 
+from app.db import Database
+from app.jobs.tables import Worker
 from app.specs import TASKS
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.json"))
@@ -80,3 +84,29 @@ def test_what_does_not_go_together_is_refused_with_what_does(
     error = refusal(http.post("/v1/jobs", json=spec(**parts)), 422)
     assert error["param"] == param
     assert says in error["message"]
+
+
+def test_four_bits_are_refused_until_a_worker_has_a_gpu(http: httpx.Client, service: Deployment) -> None:
+    asked = spec(training={"method": {"type": "qlora"}})
+    error = refusal(http.post("/v1/jobs", json=asked), 422, "method_unavailable")
+    assert (error["param"], "'lora' runs on any worker" in error["message"]) == ("training.method.type", True)
+    database = Database(service.database_url)
+    with database.write() as session:
+        session.add(
+            Worker(
+                id="wrk_gpu",
+                host="h",
+                pid=1,
+                version="1",
+                queues="gpu",
+                engines="trainer",
+                slots=1,
+                hardware={"gpus": [{"name": "H200", "memory_mib": 143771}]},
+                started_at=time.time(),
+                last_seen_at=time.time(),
+            )
+        )
+    database.close()
+    created = http.post("/v1/jobs", json=asked)
+    assert created.status_code == 201, created.text
+    assert created.json()["queue"] == "gpu"

@@ -10,6 +10,7 @@ import torch
 from app.specs import JobSpec, Resolved
 from app.specs.fit import takes
 from app.specs.job import Tokenization
+from app.specs.methods import GPU_METHODS
 from app.specs.training import AUTO_BATCH_SIZE
 from worker.training import tensorflow_environment
 from worker.training.data import Data
@@ -110,8 +111,8 @@ def _device(spec: JobSpec) -> str:
         return "cpu"
     if torch.cuda.is_available():
         return "cuda"
-    if spec.resources.gpus == 1:
-        raise GpuMissing("the job asks for a GPU, and this worker has none")
+    if spec.resources.gpus == 1 or spec.training.method.type in GPU_METHODS:
+        raise GpuMissing("the job needs a GPU, and this worker has none")
     return "cpu"
 
 

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +123,10 @@ def test_matrices_over_four_bits_learn_on_a_processor_too(
 ) -> None:
     # A job of this kind always gets a GPU; without one this shows what can be shown of it: the loading and the learning.
     make_model(models_dir / "wide", hidden_size=128, intermediate_size=256)
-    asked = spec(model={"id": "local:wide"}, training={"method": {**LORA, "type": "qlora"}}, resources={"gpus": "auto"})
-    ready = plan(asked)
+    four_bits = {**LORA, "type": "qlora"}
+    asked = spec(model={"id": "local:wide"}, training={"method": four_bits}, resources={"gpus": "auto"})
+    as_lora = spec(model={"id": "local:wide"}, training={"method": LORA})
+    ready = replace(plan(as_lora), spec=asked)
     model = load_trainable(ready)
     kinds = {type(module).__name__ for module in model.modules()}
     assert "Linear4bit" in kinds
