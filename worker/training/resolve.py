@@ -50,6 +50,17 @@ def resolve(
     return resolved
 
 
+def count_sequences(resolved: Resolved, spec: JobSpec, sequences: int, report: Reporter) -> Resolved:
+    """Settle the steps anew, before the first one, where train makes more or fewer sequences than it has rows."""
+    epoch = steps_per_epoch(sequences, resolved.batch_size, resolved.gradient_accumulation)
+    total = _total_steps(spec, epoch)
+    if total == resolved.total_steps:
+        return resolved
+    counted = resolved.model_copy(update={"total_steps": total})
+    report.resolved(counted.model_dump(mode="json"))
+    return counted
+
+
 def steps_per_epoch(rows: int, batch_size: int, accumulation: int) -> int:
     """Optimiser steps of one pass over train; the last may be of fewer rows."""
     return max(1, math.ceil(math.ceil(rows / batch_size) / accumulation))
@@ -70,7 +81,7 @@ def _settle(request: TrainingRequest, data: Data, base: BaseModel, limit: int | 
         eval_batch_size=eval_batch,
         device=device,
         max_length=asked if limit is None else min(asked, limit),
-        total_steps=training.max_steps or math.ceil(training.epochs * epoch),
+        total_steps=_total_steps(spec, epoch),
         metrics=list(spec.metrics),
         best_by=spec.best_by if spec.evaluates else None,
         model_commit=base.commit,
@@ -79,6 +90,10 @@ def _settle(request: TrainingRequest, data: Data, base: BaseModel, limit: int | 
         skipped_rows=data.skipped,
         versions=_versions() | _engine_versions(request),
     )
+
+
+def _total_steps(spec: JobSpec, epoch: int) -> int:
+    return spec.training.max_steps or math.ceil(spec.training.epochs * epoch)
 
 
 def _still_holds(resolved: Resolved, data: Data) -> Resolved:

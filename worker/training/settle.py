@@ -11,7 +11,7 @@ from worker.training.models import BaseModel, load_config, load_tokenizer, locat
 from worker.training.plan import Plan
 from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
-from worker.training.resolve import resolve
+from worker.training.resolve import count_sequences, resolve
 from worker.training.tasks.protocol import Task
 from worker.training.token_cache import open_cache
 from worker.training.tokenization import tokenize
@@ -31,6 +31,8 @@ def settle(request: TrainingRequest, task: Task, data: Data, report: Reporter, s
     report.phase("tokenizing")
     cache = open_cache(request.token_cache, request.token_cache_bytes)
     encoded = tokenize(data.splits, task, tokenizer, spec, resolved, scratch, report, stop, cache=cache)
+    if request.resume_from is None:
+        resolved = count_sequences(resolved, spec, len(encoded["train"]), report)
     return Plan(
         spec=spec,
         resolved=resolved,

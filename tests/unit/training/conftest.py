@@ -91,7 +91,7 @@ class Run:
 
     @property
     def resolved(self) -> Resolved:
-        return Resolved.model_validate(self.of("resolved")[0]["resolved"])
+        return Resolved.model_validate(self.of("resolved")[-1]["resolved"])
 
     @property
     def weights(self) -> bytes:
