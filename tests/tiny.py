@@ -63,6 +63,15 @@ def sentences(count: int) -> list[dict[str, Any]]:
     ]
 
 
+def pairs(count: int) -> list[dict[str, Any]]:
+    """An anchor of one of seven words, a positive of the word that belongs to it, and a negative of another's."""
+    words = (*GOOD, *BAD, *FILLER)
+    return [
+        {"anchor": words[n % 7], "positive": f"{words[n % 7 + 7]} a", "negative": f"{words[(n + 3) % 7 + 7]} a"}
+        for n in range(count)
+    ]
+
+
 def spec(**parts: Any) -> dict[str, Any]:
     """A job on the tiny model, as POST /v1/jobs takes it; parts are merged in by name."""
     body: dict[str, Any] = {

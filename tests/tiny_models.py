@@ -1,155 +1,30 @@
-"""Models of a few thousand weights for tasks other than classification, and rows that they can learn in seconds."""
+"""Models of a few thousand weights and rows for them, one pair for each kind of job; each learns its toy task in seconds."""
 
 from pathlib import Path
 from typing import Any
 
-GREETINGS = {"hello": "good day", "bye": "so long", "thanks": "you are welcome", "help": "what is wrong"}
-TEMPLATE = (
-    "{% for message in messages %}<{{ message.role }}> {{ message.content }} <end> {% endfor %}"
-    "{% if add_generation_prompt %}<assistant> {% endif %}"
-)
+PEOPLE, PLACES = ("ada", "grace", "linus"), ("rome", "oslo", "lima")
+SMALL_WORDS = ("we", "met", "in", "and", "then", "left", "with", "saw")
 
 
-def make_generator(folder: Path, **config: Any) -> Path:
-    """Save a Llama with a chat template, whose words are those of `GREETINGS`. `config` overrides what makes it tiny."""
+def make_tagger(folder: Path, **config: int) -> Path:
+    """Save a BERT that knows names of people and places, each of two pieces where it ends in "land" or "son"."""
     import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    special = ["<pad>", "<unk>", "<end>", "<user>", "<assistant>", "<system>"]
-    words = sorted(
-        {word for pair in GREETINGS.items() for text in pair for word in text.split()} | {"please", "be", "kind"}
-    )
-    vocabulary = {word: number for number, word in enumerate([*special, *words])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        eos_token="<end>",
-        additional_special_tokens=special[3:],
-        model_input_names=["input_ids", "attention_mask"],
-    )
-    fast.chat_template = TEMPLATE
-    torch.manual_seed(5)
-    tiny = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-        "tie_word_embeddings": True,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-        "bos_token_id": None,
-    }
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(vocabulary), initializer_range=0.1, **{**tiny, **config}))
-    model.save_pretrained(folder)
-    fast.save_pretrained(folder)
-    return folder
-
-
-def conversations(count: int) -> list[dict[str, Any]]:
-    """Rows with a greeting and its answer."""
-    pairs = list(GREETINGS.items())
-    return [
-        {
-            "messages": [
-                {"role": "user", "content": pairs[number % len(pairs)][0]},
-                {"role": "assistant", "content": pairs[number % len(pairs)][1]},
-            ]
-        }
-        for number in range(count)
-    ]
-
-
-NUMBERS = {"one": "uno", "two": "dos", "three": "tres", "four": "cuatro", "five": "cinco", "six": "seis"}
-
-
-def make_translator(folder: Path, kind: str = "t5", **config: Any) -> Path:
-    """Save a T5 or a BART (`kind`) that knows the words of `NUMBERS`. `config` overrides what makes it tiny."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import (
-        BartConfig,
-        BartForConditionalGeneration,
-        PreTrainedTokenizerFast,
-        T5Config,
-        T5ForConditionalGeneration,
-    )
-
-    words = ["<pad>", "</s>", "<unk>", "<s>", "translate:", *NUMBERS, *NUMBERS.values()]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *PEOPLE, *PLACES, *SMALL_WORDS, "##land", "##son", ".", ","]
     vocabulary = {word: number for number, word in enumerate(words)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        eos_token="</s>",
-        bos_token="<s>",
-        model_input_names=["input_ids", "attention_mask"],
-    )
-    common = {"vocab_size": len(words), "d_model": 32, "pad_token_id": 0, "eos_token_id": 1}
-    torch.manual_seed(5)
-    if kind == "t5":
-        tiny = {
-            "d_kv": 16,
-            "d_ff": 64,
-            "num_layers": 2,
-            "num_heads": 2,
-            "dropout_rate": 0.05,
-            "decoder_start_token_id": 0,
-        }
-        model = T5ForConditionalGeneration(T5Config(**{**common, **tiny, **config}))
-    else:
-        sizes = {
-            f"{side}_{part}": size
-            for side in ("encoder", "decoder")
-            for part, size in (("layers", 2), ("attention_heads", 2), ("ffn_dim", 64))
-        }
-        more = {"max_position_embeddings": 32, "bos_token_id": 3, "decoder_start_token_id": 1, "init_std": 0.1}
-        quiet = {"forced_eos_token_id": None}
-        model = BartForConditionalGeneration(BartConfig(**{**common, **sizes, **more, **quiet, **config}))
-    model.save_pretrained(folder)
-    fast.save_pretrained(folder)
-    return folder
-
-
-def translations(count: int) -> list[dict[str, Any]]:
-    """Rows of one or two numbers and their Spanish."""
-    words = list(NUMBERS)
-    picked = [[words[n % 6], words[n // 6 % 6]][: 1 + n % 2] for n in range(count)]
-    return [{"source": " ".join(own), "target": " ".join(NUMBERS[word] for word in own)} for own in picked]
-
-
-WEEK = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
-
-
-def make_guesser(folder: Path, *, with_head: bool = True, **config: Any) -> Path:
-    """Save a BERT that knows the days of `WEEK`, with or without its head. `config` overrides what makes it tiny."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import BertConfig, BertForMaskedLM, BertModel, PreTrainedTokenizerFast
-
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "then", "comes", *WEEK]
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     )
+    torch.manual_seed(5)
     tiny = {
         "hidden_size": 32,
         "num_hidden_layers": 2,
@@ -157,14 +32,76 @@ def make_guesser(folder: Path, *, with_head: bool = True, **config: Any) -> Path
         "intermediate_size": 64,
         "max_position_embeddings": 32,
     }
-    torch.manual_seed(5)
-    kind = BertForMaskedLM if with_head else BertModel
-    model: Any = kind(BertConfig(vocab_size=len(words), initializer_range=0.1, **{**tiny, **config}))
+    model = BertModel(BertConfig(vocab_size=len(words), initializer_range=0.1, **{**tiny, **config}))
     model.save_pretrained(folder)
     fast.save_pretrained(folder)
     return folder
 
 
-def weeks(count: int) -> list[dict[str, Any]]:
-    """Rows of days in their order, beginning anywhere."""
-    return [{"text": " then comes ".join(WEEK[(n + step) % 7] for step in range(3 + n % 3))} for n in range(count)]
+def tagged_sentences(count: int) -> list[dict[str, Any]]:
+    """Rows with one person and one place, both of two words in every third row."""
+    rows: list[dict[str, Any]] = []
+    for n in range(count):
+        person, place, small = PEOPLE[n % 3], PLACES[n // 3 % 3], SMALL_WORDS[n % 8]
+        if n % 3 == 2:
+            tokens = ["we", "met", person, f"{person}son", "in", f"{place}land", place, "."]
+            tags = ["O", "O", "B-PER", "I-PER", "O", "B-LOC", "I-LOC", "O"]
+        else:
+            tokens = [small, f"{person}son", "left", place, "and", small]
+            tags = ["O", "B-PER", "O", "B-LOC", "O", "O"]
+        rows.append({"tokens": tokens, "tags": tags})
+    return rows
+
+
+def make_reader(folder: Path, **config: int) -> Path:
+    """Save a BERT whose words are those of `questions`; its two segments are question and context."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "who", "where", "?", ".", *PEOPLE, *PLACES, *SMALL_WORDS]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+    torch.manual_seed(5)
+    tiny = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+    }
+    model = BertModel(BertConfig(vocab_size=len(words), initializer_range=0.1, **{**tiny, **config}))
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+def questions(count: int, missing: int = 0) -> list[dict[str, Any]]:
+    """Rows that ask for the person or the place of a context; every `missing`th context has none."""
+    rows: list[dict[str, Any]] = []
+    for n in range(count):
+        person, place, small = PEOPLE[n % 3], PLACES[n // 3 % 3], SMALL_WORDS[n % 8]
+        asked, answer = ("who ?", person) if n % 2 else ("where ?", place)
+        is_missing = missing and n % missing == 0
+        if is_missing:
+            person, place = ("we", place) if n % 2 else (person, "then")
+        context = f"{small} then Saw {person} and left in {place} . {small} {small} ."
+        answers = (
+            {"text": [], "answer_start": []}
+            if is_missing
+            else {"text": [answer], "answer_start": [context.index(answer)]}
+        )
+        rows.append({"question": asked, "context": context, "answers": answers})
+    return rows

@@ -32,6 +32,7 @@ ENGINES: dict[str, EngineFacts] = {
                 "seq2seq",
                 "causal-lm",
                 "masked-lm",
+                "sentence-embedding",
             ),
         },
     ),

@@ -21,6 +21,7 @@ from worker.training.course import Course
 from worker.training.errors import without_none
 from worker.training.plan import Answers, Plan
 from worker.training.saving import copy_model
+from worker.training.tasks import FINISHING
 from worker.training.tasks.protocol import Told
 
 
@@ -52,6 +53,8 @@ def package(
     staging = plan.scratch / "model"
     shutil.rmtree(staging, ignore_errors=True)
     copy_model(folder, staging)
+    if finish := FINISHING.get(plan.spec.task.type):
+        finish(staging, plan.spec, plan.resolved)
     if exports is not None:
         shutil.copytree(exports, staging, dirs_exist_ok=True)
     published = course.best_step or course.step

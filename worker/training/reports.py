@@ -3,7 +3,8 @@
 Every record has `type` and `time` (seconds since the epoch):
 
     phase       phase: preparing, tokenizing, training, evaluating or packaging
-    resolved    resolved: what defaults and `auto` became, once, where the request brought none
+    resolved    resolved: what defaults and `auto` became, where the request brought none; again where the sequences of
+                train, once they are counted, make other steps than its rows would
     preflight   preflight: data, tokens, steps; all that was found out so far, each time
     progress    step, of, epoch, samples_per_second, eta_seconds; about one a second
     metric      step, epoch, values: names as the Hugging Face Trainer logs them (loss, eval_accuracy, test_f1 …)

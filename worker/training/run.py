@@ -17,14 +17,19 @@ from worker.training.evaluation import judge_told
 from worker.training.methods import publish
 from worker.training.package import Judged, Judgement, package
 from worker.training.plan import Plan
+from worker.training.references import with_references
+from worker.training.rehearsal import rehearse
 from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
 from worker.training.saving import Outcome
 from worker.training.settle import settle
 from worker.training.shortage import shortage_of
-from worker.training.tasks import TASKS
+from worker.training.tasks import REFERENCED, TASKS
 
 log = logging.getLogger(__name__)
+
+REHEARSED = ("trainer", "pytorch")
+"""Engines whose steps cost what PyTorch's do. Another attempt has nothing new to find out."""
 
 
 def run(request: TrainingRequest, report: Reporter, stop: threading.Event) -> None:
@@ -56,6 +61,10 @@ def _attempt(request: TrainingRequest, report: Reporter, stop: threading.Event) 
     data = prepare(load(request), request.spec, report, stop)
     plan = settle(request, task, data, report, stop)
     report.phase("training")
+    if plan.spec.task.type in REFERENCED:
+        plan = with_references(plan)
+    if request.resolved is None and plan.spec.training.engine in REHEARSED:
+        rehearse(plan)
     outcome, folder = _train(plan)
     course = outcome.course
     # Without a checkpoint of the last step, a stop from here on would lose the whole training: then we finish.
@@ -109,7 +118,7 @@ def _step_of(checkpoint: Path | None) -> int:
 
 def _clear_scratch(request: TrainingRequest) -> None:
     # What a killed attempt left; but a checkpoint to resume from may have been put there too.
-    for name in ("trainer", "checkpoint", "tensorflow", "initial", "final", "published", "model"):
+    for name in ("trainer", "checkpoint", "tensorflow", "initial", "final", "published", "rehearsal", "model"):
         shutil.rmtree(request.out_dir / "staging" / name, ignore_errors=True)
 
 

@@ -12,6 +12,7 @@ from worker.training.plan import Plan
 from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
 from worker.training.resolve import count_sequences, resolve
+from worker.training.tasks import REFERENCED
 from worker.training.tasks.protocol import Task
 from worker.training.token_cache import open_cache
 from worker.training.tokenization import tokenize
@@ -54,7 +55,8 @@ def settle(request: TrainingRequest, task: Task, data: Data, report: Reporter, s
 
 def _base(request: TrainingRequest) -> BaseModel:
     # A checkpoint of whole models is all that is needed: neither the hub nor the models folder again.
-    if request.resume_from is None or (request.resume_from / ADAPTER).is_file():
+    is_whole = request.spec.task.type not in REFERENCED
+    if request.resume_from is None or not is_whole or (request.resume_from / ADAPTER).is_file():
         return locate(request)
     return BaseModel(request.resume_from, request.resolved.model_commit if request.resolved else None)
 

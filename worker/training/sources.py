@@ -48,7 +48,7 @@ def _hub(split: str, source: HubData, columns: Mapping[str, str]) -> Table:
     rows = _load(source)
     _check_columns(split, rows.column_names, columns)
     features = cast("dict[str, Any]", rows.features)
-    named = {name: list(kind.names) for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)}
+    named = {name: names for name, kind in features.items() if (names := _class_names(kind))}
     kept = rows.select_columns([name for name in rows.column_names if name in set(columns.values())])
     return from_arrow(cast("pa.Table", kept.with_format("arrow")[:]), named)
 
@@ -69,6 +69,12 @@ def _load(source: HubData) -> datasets.Dataset:
         # An unknown config or split, or a repository that only holds a loading script.
         raise DataNotFound(f"dataset '{source.hub}': {error}") from error
     return cast("datasets.Dataset", loaded)
+
+
+def _class_names(kind: Any) -> list[str]:
+    # Of a class, or of a list of them, as columns of tags are.
+    inner = kind.feature if isinstance(kind, (datasets.List, datasets.LargeList)) else kind
+    return list(inner.names) if isinstance(inner, datasets.ClassLabel) else []
 
 
 def _check_columns(split: str, present: list[str], columns: Mapping[str, str]) -> None:

@@ -15,6 +15,7 @@ class Preference(TaskSpec):
     required_roles: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
     limits: ClassVar[Limits] = {
         "training.class_weights": (None,),
+        "training.label_smoothing": (0.0,),
         "training.method.type": ("full", "lora", "qlora"),
         "training.head_learning_rate": (None,),
     }

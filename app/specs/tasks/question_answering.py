@@ -58,21 +58,20 @@ def spans(cell: Any, context: str) -> list[Span] | str:
     """The answers in a cell, or what is wrong with it.
 
     Understood are `{"text": […], "answer_start": […]}`, an object with one text and start, a list of such objects, the
-    same as JSON text, and a plain text, which is looked for in the context.
+    same as JSON text, and a plain text, which is looked for in the context. An empty cell holds none.
     """
-    if isinstance(cell, str):
-        cell = _parsed(cell)
-    match cell:
+    read = _parsed(cell)
+    match read:
         case None:
             return []
         case str():
-            return _checked(cell, None, context)
+            return _checked(read, None, context)
         case list():
-            return _all(cast("list[Any]", cell), context)
+            return _all(cast("list[Any]", read), context)
         case dict():
-            return _of_object(cast("dict[str, Any]", cell), context)
+            return _of_object(cast("dict[str, Any]", read), context)
         case _:
-            return f"an object with text and answer_start is needed, this is {type(cell).__name__}"
+            return f"an object with text and answer_start is needed, this is {type(read).__name__}"
 
 
 def _of_object(answer: dict[str, Any], context: str) -> list[Span] | str:
@@ -89,20 +88,29 @@ def _of_object(answer: dict[str, Any], context: str) -> list[Span] | str:
     return _all([{"text": text, "answer_start": start} for text, start in pairs], context)
 
 
-def _parsed(cell: str) -> Any:
-    # CSV files hold the object as JSON; any other text is the answer itself.
+def _parsed(cell: Any) -> Any:
+    # CSV files hold the object as JSON; any other text is the answer itself, "[1]" too.
+    if not isinstance(cell, str):
+        return cell
+    if not cell.strip():
+        return None
     if not cell.lstrip().startswith(("{", "[")):
         return cell
     try:
-        return json.loads(cell)
+        read = json.loads(cell)
     except ValueError:
         return cell
+    parts = cast("list[Any]", read if isinstance(read, list) else [read])
+    return cast("Any", read) if all(isinstance(part, (dict, str)) for part in parts) else cell
 
 
 def _all(cells: list[Any], context: str) -> list[Span] | str:
     found: list[Span] = []
     for cell in cells:
-        inner = spans(cell, context) if isinstance(cell, (dict, str)) else "each answer must be an object or a text"
+        if isinstance(cell, str):
+            inner = _checked(cell, None, context)
+        else:
+            inner = spans(cell, context) if isinstance(cell, dict) else "each answer must be an object or a text"
         if isinstance(inner, str):
             return inner
         found += inner

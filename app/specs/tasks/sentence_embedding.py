@@ -23,7 +23,7 @@ class SentenceEmbedding(TaskSpec):
     type: Literal["sentence-embedding"] = Field(description="The task type.")
     pooling: Literal["mean", "cls"] = Field(
         default="mean",
-        description="How a text's vector comes of its tokens'. A model that brings its own pooling keeps it.",
+        description="How a text's vector comes of its tokens': their mean, or that of the first.",
     )
     scale: float = Field(
         default=20.0,

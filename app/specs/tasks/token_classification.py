@@ -1,15 +1,18 @@
 """One tag for each word of a text: named entities, parts of speech, fields of an address."""
 
+import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Literal, cast
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from app.specs.labels import check_labels, label_name, ordered, too_many, unknown
+from app.specs.labels import LABEL_LIMIT, check_labels, class_name, label_name, ordered, unknown
 from app.specs.tasks.base import Columns, Fault, Row, TaskSpec
 
 BIO = re.compile(r"O|[BI]-.+")
+PYTHON_LIST = re.compile(r"\s*\[\s*['\"]")
+"""How `str` of a list of words begins: pandas writes such cells into CSV files."""
 
 
 class TokenClassification(TaskSpec):
@@ -34,7 +37,9 @@ class TokenClassification(TaskSpec):
 
     @field_validator("labels")
     @classmethod
-    def _labels_are_distinct(cls, labels: list[str] | None) -> list[str] | None:
+    def _labels_are_distinct_and_of_the_scheme(cls, labels: list[str] | None, info: ValidationInfo) -> list[str] | None:
+        if info.data.get("scheme") == "BIO" and (odd := next((n for n in labels or [] if not BIO.fullmatch(n)), None)):
+            raise ValueError(f"'{odd}' is no BIO tag: 'O', 'B-NAME' or 'I-NAME'; or set task.scheme to \"none\"")
         return check_labels(labels)
 
     @property
@@ -55,7 +60,7 @@ class TokenClassification(TaskSpec):
     def read(self, cell: Any, names: Sequence[str] | None = None) -> Any:
         """A list of tag names; what is no list stays, to be refused."""
         found = words(cell)
-        return cell if found is None else [_tag(part, names or self.labels) for part in found]
+        return cell if found is None else [self._tag(part, names) for part in found]
 
     def classes(self, cell: Any) -> Iterable[str]:
         """Each tag."""
@@ -72,7 +77,9 @@ class TokenClassification(TaskSpec):
         """A single tag teaches nothing."""
         if len(seen) < 2:  # noqa: PLR2004 - one tag leaves nothing to tell apart
             return f"the tags column holds {len(seen)} tag; at least 2 are needed"
-        return too_many(seen)
+        if len(seen) > LABEL_LIMIT:
+            return f"the tags column holds {len(seen)} tags, the limit is {LABEL_LIMIT}; is it the right column?"
+        return None
 
     def faults(self, row: Row, columns: Columns, known: Collection[str] | None) -> Iterator[Fault]:
         """Rows without words, with another number of tags, or with a tag that is none."""
@@ -80,11 +87,22 @@ class TokenClassification(TaskSpec):
         if not tokens or not all(isinstance(word, str) and word.strip() for word in tokens):
             yield "tokens", "a list of words is needed, each a text that is not empty"
         if tags is None:
-            yield "tags", "a list of tags is needed, one for each word"
+            yield (
+                "tags",
+                "a list of tags is needed, one for each word; as text, a JSON list or tags with spaces between",
+            )
         elif tokens is not None and len(tokens) != len(tags):
             yield "tags", f"there are {len(tags)} tags for {len(tokens)} words"
         elif message := next((fault for tag in tags if (fault := self._tag_fault(tag, known))), None):
             yield "tags", message
+
+    def _tag(self, cell: Any, names: Sequence[str] | None) -> str | None:
+        if names and self.labels and not set(names) <= set(self.labels):
+            # The spec renames a hub dataset's tags: its ids count into the spec's list.
+            names = self.labels
+        if names is not None and isinstance(cell, int):
+            return names[cell] if 0 <= cell < len(names) else label_name(cell)
+        return class_name(cell, self.labels)
 
     def _tag_fault(self, tag: Any, known: Collection[str] | None) -> str | None:
         if not isinstance(tag, str):
@@ -95,14 +113,17 @@ class TokenClassification(TaskSpec):
 
 
 def words(cell: Any) -> list[Any] | None:
-    """The parts of a cell: a list as it is, a text divided at its spaces; None for anything else."""
-    if isinstance(cell, str):
+    """The parts of a cell: a list as it is, also as JSON text; another text divided at its spaces.
+
+    None for anything else, such as a list as Python writes it.
+    """
+    if not isinstance(cell, str):
+        return cast("list[Any]", cell) if isinstance(cell, list) else None
+    if not cell.lstrip().startswith("["):
         return cell.split()
-    return cast("list[Any]", cell) if isinstance(cell, list) else None
-
-
-def _tag(cell: Any, names: Sequence[str] | None) -> str | None:
-    name = label_name(cell)
-    if name is None or names is None or name in names or not isinstance(cell, int):
-        return name
-    return names[cell] if 0 <= cell < len(names) else name
+    try:
+        read = json.loads(cell)
+    except ValueError:
+        # What begins and ends like a list is none of words; "[ citation needed" is.
+        return None if cell.rstrip().endswith("]") and PYTHON_LIST.match(cell) else cell.split()
+    return cast("list[Any]", read)

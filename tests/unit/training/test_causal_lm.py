@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from tiny_models import conversations, make_generator
+from tiny_generator import conversations, make_generator
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from app.specs import JobSpec

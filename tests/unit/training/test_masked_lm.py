@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import WEEK, make_guesser, weeks
+from tiny_texts import WEEK, make_guesser, weeks
 from transformers import AutoModelForMaskedLM, pipeline
 
 from app.specs import JobSpec

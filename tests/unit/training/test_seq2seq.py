@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from tiny_models import make_translator, translations
+from tiny_texts import make_translator, translations
 from transformers import (
     AutoModelForSeq2SeqLM,
     AutoTokenizer,

@@ -20,13 +20,13 @@ from accelerate import Accelerator, skip_first_batches
 from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration
 from torch.utils.data import DataLoader
-from transformers import Adafactor, get_scheduler, set_seed
+from transformers import get_scheduler, set_seed
 
 from worker.training.course import Course
-from worker.training.decay import decaying_names
 from worker.training.errors import LossNotFinite, Stopped
 from worker.training.evaluation import judge
 from worker.training.methods import load_trainable
+from worker.training.optimizers import optimizer_of
 from worker.training.pace import Pace
 from worker.training.plan import Answers, Plan
 from worker.training.prediction import forward, gather, learned, predict, training_loss
@@ -76,7 +76,7 @@ class Loop:
         model = load_trainable(plan)
         if training.gradient_checkpointing:
             model.activation_checkpointing_enable()
-        optimizer = _optimizer(plan, model, self.course.head)
+        optimizer = optimizer_of(plan.spec.training, model, self.course.head)
         scheduler = get_scheduler(
             training.scheduler,
             optimizer,
@@ -242,36 +242,6 @@ def _accelerator(plan: Plan) -> Accelerator:
         # The order of an epoch then follows from the seed and the number of the epoch alone.
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
     )
-
-
-def _optimizer(plan: Plan, model: Any, head: tuple[str, ...]) -> torch.optim.Optimizer:
-    training = plan.spec.training
-    groups = _groups(model, training.weight_decay, training.learning_rate, training.head_learning_rate, frozenset(head))
-    match training.optimizer:
-        case "adamw":
-            return torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)
-        case "adafactor":
-            return Adafactor(groups, lr=training.learning_rate, scale_parameter=False, relative_step=False)
-        case "sgd":
-            return torch.optim.SGD(groups, lr=training.learning_rate)
-
-
-def _groups(
-    model: Any, decay: float, rate: float, head_rate: float | None, head: frozenset[str]
-) -> list[dict[str, Any]]:
-    decaying = decaying_names(model)
-    own_rate = head if head_rate is not None else frozenset[str]()
-    named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
-    groups = [
-        {
-            "params": [w for name, w in named if (name in decaying) is decays and (name in own_rate) is apart],
-            "weight_decay": decay if decays else 0.0,
-            "lr": head_rate if apart else rate,
-        }
-        for apart in (False, True)
-        for decays in (True, False)
-    ]
-    return [group for group in groups if group["params"]]
 
 
 def _random_state() -> dict[str, Any]:

@@ -22,6 +22,8 @@ Features = dict[str, Any]
 """One encoded row. Names that begin with "_" are for the evaluation alone and never reach `collate`."""
 PLACE = "_place"
 """Where a task makes more or fewer sequences than rows: the place (from 0) of the row a sequence comes from."""
+REFERENCE = "reference"
+"""Where a task holds the model to what it said before training: that, of each encoded row."""
 
 Batch = Mapping[str, torch.Tensor]
 Collate = Callable[[list[Features]], Batch]

@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 
 from app.specs import JobSpec
 from app.specs.tasks.text_classification import TextClassification
-from worker.training.errors import ClassUnknown, nearest
+from worker.training.class_weights import class_weights
 from worker.training.metrics import Metrics
 from worker.training.metrics.classification import CLASSES
 from worker.training.metrics.regression import NUMBERS
@@ -86,7 +86,7 @@ class TextClassificationTask:
         match _problem(spec):
             case "single-label":
                 targets = cast("Any", train.data).column("labels").to_pylist()
-                return _cross_entropy(_class_weights(spec, labels, targets), spec.training.label_smoothing)
+                return _cross_entropy(class_weights(spec, labels, targets), spec.training.label_smoothing)
             case "multi-label":
                 return _binary_cross_entropy
             case "regression":
@@ -101,7 +101,7 @@ class TextClassificationTask:
 
         A row of class `y` loses `-sum(soft_targets[y][c] * log_probability[c])` over the classes `c`.
         """
-        found = _class_weights(spec, labels, targets)
+        found = class_weights(spec, labels, targets)
         weights = np.ones(len(labels)) if found is None else found.double().numpy()
         smoothing = spec.training.label_smoothing
         mixed = (1 - smoothing) * np.diag(weights) + smoothing / len(labels) * weights
@@ -216,35 +216,6 @@ def _squares(outputs: Any, numbers: torch.Tensor, count: Any) -> torch.Tensor:
     predicted = outputs["logits"].float()[:, 0]
     total = torch.nn.functional.mse_loss(predicted, numbers.float(), reduction="sum")
     return total / (len(numbers) if count is None else count)
-
-
-def _class_weights(spec: JobSpec, labels: list[str], targets: Sequence[int]) -> torch.Tensor | None:
-    asked = spec.training.class_weights
-    if asked is None:
-        return None
-    counts = np.bincount(np.asarray(targets, dtype=np.int64), minlength=len(labels))
-    if asked == "balanced":
-        weights = np.ones(len(labels))
-        seen = counts > 0
-        weights[seen] = counts.sum() / (seen.sum() * counts[seen])
-    else:
-        weights = _named_weights(asked, labels)
-    # Scaled so that the mean weight over train is 1: the loss stays comparable, and so does the learning rate.
-    return torch.tensor(weights * counts.sum() / (weights @ counts), dtype=torch.float32)
-
-
-def _named_weights(asked: dict[str, float], labels: list[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    for name, weight in asked.items():
-        if name not in labels:
-            raise ClassUnknown(
-                f"training.class_weights names '{name}', which is no class; classes are: "
-                f"{', '.join(labels[:20])}.{nearest(name, labels)}"
-            )
-        if not 0 < weight < float("inf"):
-            raise ClassUnknown(
-                f"training.class_weights: the weight of '{name}' is {weight}", "Give a weight greater than 0."
-            )
-    return np.array([asked.get(name, 1.0) for name in labels])
 
 
 def _softmax(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

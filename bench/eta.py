@@ -1,0 +1,68 @@
+"""How near the ETA of the preflight comes to the time that training then takes: real reviews, a real encoder.
+
+Prints, for each engine and cadence, the estimate and the time from there to the end, and the ratio of the two (1 is exact).
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+import reviews  # noqa: E402 - found by the line above
+
+CACHE = Path(os.environ.get("TUNESMITH_TEST_CACHE", Path.home() / ".cache" / "tunesmith-tests"))
+
+CASES: dict[str, dict[str, Any]] = {
+    "trainer, 2 epochs": {"training": {"engine": "trainer", "epochs": 2}},
+    "pytorch, 2 epochs": {"training": {"engine": "pytorch", "epochs": 2}},
+    "trainer, accumulating, evaluated every 20 steps": {
+        "training": {"engine": "trainer", "epochs": 2, "gradient_accumulation": 2},
+        "evaluation": {"strategy": "steps", "every": 20},
+    },
+    "lora": {"training": {"epochs": 2, "method": {"type": "lora"}}},
+}
+
+
+def main() -> None:
+    """Train each case once."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        train, evaluation = reviews.divided(reviews.rating_rows(reviews.fetch(CACHE)), 2400, 400)
+        files = {
+            "TRAIN": reviews.write_csv(train, folder / "train.csv"),
+            "EVAL": reviews.write_csv(evaluation, folder / "eval.csv"),
+        }
+        models = reviews.models_dir(folder / "models")
+        for number, (title, parts) in enumerate(CASES.items()):
+            estimate, took = _run(folder / str(number), files, models, parts)
+            print(f"{title}: estimated {estimate:.1f} s, took {took:.1f} s, ratio {estimate / took:.2f}")
+
+
+def _run(folder: Path, files: dict[str, Path], models: Path, parts: dict[str, Any]) -> tuple[float, float]:
+    folder.mkdir()
+    spec = {
+        "task": {"type": "text-classification"},
+        "model": "local:all-minilm-l6-v2",
+        "data": {"train": {"dataset": "TRAIN"}, "eval": {"dataset": "EVAL"}},
+        "tokenization": {"max_length": 64},
+        "resources": {"gpus": 0},
+        **parts,
+        "training": {"batch_size": 16, **parts["training"]},
+    }
+    (folder / "spec.json").write_text(json.dumps(spec))
+    command = [sys.executable, "-m", "worker.training", str(folder / "spec.json"), str(folder / "out")]
+    command += [f"--dataset={name}={path}" for name, path in files.items()] + [f"--models-dir={models}"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    records = [json.loads(line) for line in (folder / "out" / "reports.jsonl").read_text().splitlines()]
+    told = next(record for record in records if "steps" in record.get("preflight", {}))
+    return told["preflight"]["steps"]["eta_seconds"], records[-1]["time"] - told["time"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""An encoder learns to put texts that belong together near each other.
+
+{"anchor": "How do I reset my password?", "positive": "Choose 'forgotten password'.", "_row": 3}
+data.columns: {"anchor": "anchor", "positive": "positive"}
+encoded: {"anchor_input_ids": [101, …, 102], "positive_input_ids": [101, …, 102]}
+a batch: {"input_ids": anchors, then positives, then negatives}, labels: which of their tokens count (rows, parts, tokens)
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import datasets
+import numpy as np
+import torch
+from transformers import AutoModel
+
+from app.specs import JobSpec, Resolved
+from app.specs.tasks.sentence_embedding import SentenceEmbedding
+from worker.training.metrics import Metrics
+from worker.training.metrics.retrieval import RETRIEVAL, finds
+from worker.training.models import build, load
+from worker.training.table import Row
+from worker.training.tasks.protocol import Batch, Collate, Features, Loss, Pass, Split, Told
+from worker.training.truncation import check_lengths, place_of
+
+PARTS = ("anchor", "positive", "negative")
+
+
+class SentenceEmbeddingTask:
+    """The encoder without a head; in-batch negatives (van den Oord et al., 2018), as sentence-transformers has them."""
+
+    metrics: ClassVar[Metrics] = RETRIEVAL
+    pipeline: ClassVar[str] = "sentence-similarity"
+
+    def check(self, spec: JobSpec, tokenizer: Any, config: Any) -> None:
+        """Any encoder will do."""
+
+    def build_model(self, folder: Path, spec: JobSpec, labels: list[str], **kind: Any) -> tuple[Any, tuple[str, ...]]:
+        """The pretrained encoder. A pooler that it lacks is not used."""
+        model, _ = build(AutoModel, folder, spec, {}, **kind)
+        return model, ()
+
+    def load_model(self, folder: Path, spec: JobSpec) -> Any:
+        """An encoder that was saved before."""
+        return load(AutoModel, folder, spec)
+
+    def encode(
+        self, rows: list[Row], tokenizer: Any, spec: JobSpec, labels: list[str], max_length: int, split: str
+    ) -> dict[str, list[Any]]:
+        """`PART_input_ids` of each part, and `cut` where any of them was."""
+        columns, cuts = spec.columns, spec.tokenization.truncation
+        features: dict[str, list[Any]] = {}
+        cut = [False] * len(rows)
+        for part in [part for part in PARTS if part in columns]:
+            ids = cast("list[list[int]]", tokenizer([row[columns[part]] for row in rows], verbose=False)["input_ids"])
+            if not cuts:
+                check_lengths(rows, ids, max_length, columns[part])
+            cut = [was or len(own) > max_length for was, own in zip(cut, ids, strict=True)]
+            if any(cut):
+                told = tokenizer([row[columns[part]] for row in rows], truncation=True, max_length=max_length)
+                ids = cast("list[list[int]]", told["input_ids"])
+            features[f"{part}_input_ids"] = ids
+        return {**features, "cut": cut}
+
+    def collate(self, tokenizer: Any, spec: JobSpec, max_length: int) -> Collate:
+        """All parts below each other, padded to the longest of all, or to `max_length`."""
+        padding = spec.tokenization.padding
+
+        def collate(rows: list[Features]) -> Batch:
+            parts = [part for part in PARTS if f"{part}_input_ids" in rows[0]]
+            texts = [{"input_ids": row[f"{part}_input_ids"]} for part in parts for row in rows]
+            padded = tokenizer.pad(texts, padding=padding, max_length=max_length, return_tensors="pt")
+            batch = {name: padded[name] for name in ("input_ids", "attention_mask")}
+            mask = batch["attention_mask"].view(len(parts), len(rows), -1).transpose(0, 1)
+            return batch | {"labels": mask.contiguous()}
+
+        return collate
+
+    def loss(self, spec: JobSpec, labels: list[str], train: datasets.Dataset) -> Loss:
+        """Cross entropy of each anchor's own positive among all positives and negatives of the batch."""
+        # It takes seconds to import, and other tasks do without.
+        from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss  # noqa: PLC0415
+
+        asked = cast("SentenceEmbedding", spec.task)
+        ranking = MultipleNegativesRankingLoss(cast("Any", None), scale=asked.scale)
+
+        def ranked(outputs: Any, mask: torch.Tensor, count: Any) -> torch.Tensor:
+            vectors = _pooled(outputs["last_hidden_state"], mask, asked.pooling)
+            mean = ranking.compute_loss_from_embeddings(list(vectors), cast("Any", None))
+            return mean * len(mask) / (len(mask) if count is None else count)
+
+        return ranked
+
+    def weight(self, labels: torch.Tensor) -> int:
+        """Its rows."""
+        return len(labels)
+
+    def answers(self, done: Pass, spec: JobSpec, tokenizer: Any) -> list[Any]:
+        """The unit vectors of each row's parts (parts, dimensions; float32)."""
+        pooling = cast("SentenceEmbedding", spec.task).pooling
+        vectors = _pooled(done.outputs["last_hidden_state"], done.labels, pooling)
+        return list(torch.nn.functional.normalize(vectors, dim=-1).transpose(0, 1).cpu().numpy())
+
+    def tell(self, split: Split, answers: list[Any]) -> Told:
+        """The rank of each positive among all, and whether it was nearer than the negative."""
+        vectors = np.stack(answers)
+        negatives = vectors[:, 2] if vectors.shape[1] > 2 else None  # noqa: PLR2004 - anchor and positive come first
+        return Told(finds(vectors[:, 0], vectors[:, 1], negatives), list(range(len(answers))))
+
+    def describe(self, split: Split, answers: list[Any], told: Told) -> Iterator[dict[str, Any]]:
+        """Place, texts, the cosine of anchor and positive, and the rank of the positive."""
+        columns = split.spec.columns
+        rows = (row for batch in split.rows.batches() for row in batch)
+        for row, vectors, find in zip(rows, answers, told.predictions, strict=True):
+            texts = {part: row[columns[part]] for part in PARTS if part in columns}
+            yield {**place_of(row), **texts, "cosine": round(float(vectors[0] @ vectors[1]), 6), "rank": find["rank"]}
+
+    def report(self, split: Split, told: Told) -> dict[str, dict[str, float]] | None:
+        """Nothing more."""
+        return None
+
+    def use(self, spec: JobSpec) -> str:
+        """With sentence-transformers, whose files lie beside the model."""
+        return (
+            "from sentence_transformers import SentenceTransformer\n\n"
+            'model = SentenceTransformer("FOLDER")\nprint(model.similarity(model.encode("…"), model.encode(["…", "…"])))'
+        )
+
+
+def add_modules(folder: Path, spec: JobSpec, resolved: Resolved) -> None:
+    """Write beside a published encoder what sentence-transformers loads it with: pooling, and vectors of length 1."""
+    if not (folder / "config.json").is_file():
+        # An adapter alone goes onto a model that has these.
+        return
+    from sentence_transformers import SentenceTransformer  # noqa: PLC0415 - it takes seconds
+    from sentence_transformers.base.modules import Normalize, Transformer  # noqa: PLC0415
+    from sentence_transformers.sentence_transformer.modules import Pooling  # noqa: PLC0415
+
+    encoder = Transformer(str(folder))
+    pooling = Pooling(encoder.get_embedding_dimension(), cast("SentenceEmbedding", spec.task).pooling)
+    written = folder.with_name("modules")
+    whole = SentenceTransformer(modules=[encoder, pooling, Normalize()], device="cpu")
+    whole.save_pretrained(str(written), create_model_card=False)
+    settings = written / "sentence_bert_config.json"
+    cut = {**json.loads(settings.read_text()), "max_seq_length": resolved.max_length}
+    settings.write_text(json.dumps(cut, indent=4))
+    for path in sorted(path for path in written.rglob("*") if path.is_file()):
+        target = folder / path.relative_to(written)
+        if not target.exists():
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, target)
+    shutil.rmtree(written)
+
+
+def _pooled(hidden: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
+    # (parts * rows, tokens, dimensions) to (parts, rows, dimensions).
+    weights = mask.transpose(0, 1).unsqueeze(-1).float()
+    vectors = hidden.float().view(*weights.shape[:3], -1)
+    if pooling == "cls":
+        first = weights.squeeze(-1).argmax(dim=-1)
+        return vectors.gather(2, first[..., None, None].expand(-1, -1, 1, vectors.shape[-1])).squeeze(2)
+    return (vectors * weights).sum(dim=2) / weights.sum(dim=2).clamp(min=1)

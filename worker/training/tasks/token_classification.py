@@ -1,0 +1,199 @@
+"""One tag for each word: names of people and places, parts of speech.
+
+{"tokens": ["Ada", "Lovelace", "rests"], "tags": ["B-PER", "I-PER", "O"], "_row": 3}
+data.columns: {"tokens": "tokens", "tags": "tags"}
+encoded: {"input_ids": [101, 9450, 15761, 2361, 26315, 102], "labels": [-100, 1, 2, -100, 0, -100], "_words": [0, 1, 2]}
+
+The words go to the tokenizer as one text with a space between them, as a pipeline will later be given them, and not one
+by one: byte-level tokenizers such as RoBERTa's would write each word without the space that they know it by. A word's tag
+is learned and read at its first piece; `_words` are the words that have one.
+"""
+
+from collections.abc import Iterator
+from itertools import accumulate, islice
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import datasets
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
+
+from app.specs import JobSpec
+from app.specs.tasks.token_classification import TokenClassification, words
+from worker.training.class_weights import class_weights
+from worker.training.errors import ModelRefused, NoRows
+from worker.training.metrics import Metrics
+from worker.training.metrics.tagging import TAGS, UNTOLD, per_class
+from worker.training.models import build, load
+from worker.training.table import Row
+from worker.training.tasks.protocol import Collate, Loss, Pass, Split, Told
+from worker.training.truncation import check_lengths, place_of
+
+IGNORED = -100
+"""The label of a position that teaches nothing, as PyTorch's cross entropy has it."""
+
+
+class TokenClassificationTask:
+    """A head over each token, of which the first of each word counts."""
+
+    metrics: ClassVar[Metrics] = TAGS
+    pipeline: ClassVar[str] = "token-classification"
+
+    def check(self, spec: JobSpec, tokenizer: Any, config: Any) -> None:
+        """Words must be found again among the tokens. Raises ModelRefused."""
+        if not tokenizer.is_fast:
+            raise ModelRefused(
+                f"its tokenizer {type(tokenizer).__name__} does not tell which word a token is of",
+                "Use a model whose tokenizer is a fast one: its folder has a tokenizer.json.",
+            )
+
+    def build_model(self, folder: Path, spec: JobSpec, labels: list[str], **kind: Any) -> tuple[Any, tuple[str, ...]]:
+        """The pretrained model with a new head of `len(labels)` tags."""
+        head = {
+            "num_labels": len(labels),
+            "id2label": dict(enumerate(labels)),
+            "label2id": {name: number for number, name in enumerate(labels)},
+        }
+        return build(AutoModelForTokenClassification, folder, spec, head, **kind)
+
+    def load_model(self, folder: Path, spec: JobSpec) -> Any:
+        """A tagger that was saved before."""
+        return load(AutoModelForTokenClassification, folder, spec)
+
+    def encode(
+        self, rows: list[Row], tokenizer: Any, spec: JobSpec, labels: list[str], max_length: int, split: str
+    ) -> dict[str, list[Any]]:
+        """`input_ids` and what else the model takes, `labels` at the first piece of each word, `_words`, and `cut`."""
+        columns, cuts = spec.columns, spec.tokenization.truncation
+        sentences = [_words(row, columns) for row in rows]
+        encoded = tokenizer(
+            [" ".join(sentence) for sentence in sentences],
+            truncation=cuts,
+            max_length=max_length if cuts else None,
+            return_offsets_mapping=True,
+            verbose=False,
+        )
+        if not cuts:
+            check_lengths(rows, encoded["input_ids"], max_length, columns["tokens"])
+        ids = {name: number for number, name in enumerate(labels)}
+        targets: list[Any] = []
+        found: list[Any] = []
+        for row, sentence, offsets in zip(rows, sentences, encoded["offset_mapping"], strict=True):
+            numbers, places = _first_pieces(sentence, np.reshape(offsets, (-1, 2)))
+            tags = np.array([ids[tag] for tag in words(row[columns["tags"]]) or ()])
+            target = np.full(len(offsets), IGNORED)
+            target[places] = tags[numbers]
+            targets.append(target)
+            found.append(numbers)
+        features = {
+            name: values for name, values in encoded.items() if name not in ("attention_mask", "offset_mapping")
+        }
+        cut = [bool(encoding.overflowing) for encoding in encoded.encodings]
+        return {**features, "labels": targets, "_words": found, "cut": cut}
+
+    def collate(self, tokenizer: Any, spec: JobSpec, max_length: int) -> Collate:
+        """Pad to the longest row of the batch, or to `max_length`."""
+        padding = spec.tokenization.padding
+        return cast("Collate", DataCollatorForTokenClassification(tokenizer, padding=padding, max_length=max_length))
+
+    def loss(self, spec: JobSpec, labels: list[str], train: datasets.Dataset) -> Loss:
+        """Cross entropy over words, with the spec's class weights and label smoothing. Raises NoRows too."""
+        targets = _targets(train)
+        weights, smoothing = class_weights(spec, labels, targets), spec.training.label_smoothing
+
+        def cross_entropy(outputs: Any, tags: torch.Tensor, count: Any) -> torch.Tensor:
+            is_learned = tags != IGNORED
+            logits, learned = outputs["logits"][is_learned].float(), tags[is_learned]
+            weight = None if weights is None else weights.to(logits.device)
+            total = torch.nn.functional.cross_entropy(
+                logits, learned, weight=weight, label_smoothing=smoothing, reduction="sum"
+            )
+            # A batch may hold no word that has a piece: its loss is 0 and not 0 / 0.
+            return total / max(1, len(learned) if count is None else count)
+
+        return cross_entropy
+
+    def weight(self, labels: torch.Tensor) -> int:
+        """The words that are learned."""
+        return int((labels != IGNORED).sum())
+
+    def answers(self, done: Pass, spec: JobSpec, tokenizer: Any) -> list[Any]:
+        """The predicted tag ids of the words of each row that have a piece."""
+        is_word = done.labels != IGNORED
+        chosen = done.outputs["logits"].argmax(dim=-1)[is_word].to(torch.int16).cpu().numpy()
+        ends = is_word.sum(dim=-1).cumsum(dim=0).cpu().numpy()
+        return np.split(chosen, ends[:-1])
+
+    def tell(self, split: Split, answers: list[Any]) -> Told:
+        """Rows of tags, or ids of words without a scheme. A word without a piece is "O", or of no class at all."""
+        columns, is_bio = split.spec.columns, _scheme(split.spec) == "BIO"
+        names: list[Any] = list(split.labels if is_bio else range(len(split.labels)))
+        ids = dict(zip(split.labels, names, strict=True))
+        predictions: list[Any] = []
+        references: list[Any] = []
+        found = cast("Any", split.encoded.data).column("_words").to_pylist()
+        for row, numbers, chosen in zip(_rows(split), found, answers, strict=True):
+            true = [ids[tag] for tag in words(row[columns["tags"]]) or ()]
+            told: list[Any] = ["O" if is_bio else UNTOLD] * len(true)
+            for number, tag in zip(numbers, chosen.tolist(), strict=True):
+                told[number] = names[tag]
+            (predictions.append if is_bio else predictions.extend)(told)
+            (references.append if is_bio else references.extend)(true)
+        return Told(predictions, references)
+
+    def describe(self, split: Split, answers: list[Any], told: Told) -> Iterator[dict[str, Any]]:
+        """Place, words, what was true and what was predicted; without a scheme, null for a word without a piece."""
+        columns, is_bio = split.spec.columns, _scheme(split.spec) == "BIO"
+        # Without a scheme the ids of all words stand in one list; -1 is the place of the null.
+        names, predictions = [*split.labels, None], iter(told.predictions)
+        for row in _rows(split):
+            tokens = _words(row, columns)
+            predicted = next(predictions) if is_bio else [names[tag] for tag in islice(predictions, len(tokens))]
+            yield {**place_of(row), "tokens": tokens, "tags": row[columns["tags"]], "predicted": predicted}
+
+    def report(self, split: Split, told: Told) -> dict[str, dict[str, float]] | None:
+        """Precision, recall, F1 and how many, for each name of an entity, or for each tag."""
+        return per_class(told.predictions, told.references, split.labels)
+
+    def use(self, spec: JobSpec) -> str:
+        """The pipeline, which reads a word's tag at its first piece as well."""
+        return (
+            "from transformers import pipeline\n\n"
+            'tag = pipeline("token-classification", model="FOLDER", aggregation_strategy="first")\nprint(tag("…"))'
+        )
+
+
+def _scheme(spec: JobSpec) -> str:
+    return cast("TokenClassification", spec.task).scheme
+
+
+def _words(row: Row, columns: dict[str, str]) -> list[str]:
+    return words(row[columns["tokens"]]) or []
+
+
+def _rows(split: Split) -> Iterator[Row]:
+    return (row for batch in split.rows.batches() for row in batch)
+
+
+def _first_pieces(sentence: list[str], offsets: np.ndarray[Any, Any]) -> tuple[Any, Any]:
+    # The numbers of the words that have a piece, and the place of each one's first. Offsets may take in the space before.
+    lengths = np.array([len(word) for word in sentence])
+    ends = np.array(list(accumulate(len(word) + 1 for word in sentence))) - 1
+    starts, tokens = ends - lengths, np.flatnonzero(offsets[:, 1] > offsets[:, 0])
+    numbers = np.searchsorted(ends, offsets[tokens, 0], side="right")
+    is_in = (numbers < len(ends)) & (starts[np.minimum(numbers, len(ends) - 1)] < offsets[tokens, 1])
+    first, at = np.unique(numbers[is_in], return_index=True)
+    return first, tokens[is_in][at]
+
+
+def _targets(train: datasets.Dataset) -> Any:
+    flat = cast("Any", pc).list_flatten(cast("Any", train.data).column("labels")).to_numpy()
+    learned = flat[flat != IGNORED]
+    if not len(learned):
+        raise NoRows(
+            "train: the tokens have no word to learn from",
+            "Raise tokenization.max_length, or use a model whose tokenizer knows the script of the texts.",
+        )
+    return learned
