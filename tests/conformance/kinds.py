@@ -9,6 +9,7 @@ import pytest
 import tiny
 import tiny_generator
 import tiny_models
+import tiny_texts
 import torch
 
 Line = dict[str, Any]
@@ -83,6 +84,30 @@ def _writes(folder: Path, lines: list[Line]) -> None:
         assert tokenizer.decode(made[0], skip_special_tokens=True).strip() == line["predicted"].strip()
 
 
+def _guesses(folder: Path, lines: list[Line]) -> None:
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForMaskedLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    for line in lines:
+        assert len(line["hidden"]) == len(line["predicted"]) > 0
+        right = sum(one == other for one, other in zip(line["hidden"], line["predicted"], strict=True))
+        assert right / len(line["hidden"]) == pytest.approx(line["token_accuracy"], abs=1e-6)
+    # Where one hidden token is seen as the mask, which one it was is known from the text if that has it once.
+    told = 0
+    for line in lines:
+        ids = tokenizer(line["text"], return_tensors="pt").input_ids
+        if len(line["hidden"]) != 1 or line["text"].split().count(line["hidden"][0]) != 1:
+            continue
+        wanted = tokenizer.convert_tokens_to_ids(line["hidden"][0])
+        masked = ids.masked_fill(ids == wanted, tokenizer.mask_token_id)
+        with torch.no_grad():
+            losses = [
+                -model(input_ids=seen).logits[ids == wanted].log_softmax(-1)[0, wanted].item() for seen in (masked, ids)
+            ]
+        told += any(loss == pytest.approx(line["loss"], abs=1e-4) for loss in losses)
+    assert told > 0
+
+
 def _talks(folder: Path, lines: list[Line]) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -139,6 +164,17 @@ KINDS: dict[str, Kind] = {
         _answers,
         train=48,
         training={**FAST, "epochs": 25},
+    ),
+    "seq2seq": Kind(
+        tiny_texts.make_translator, tiny_texts.translations, _writes, train=36, training={**FAST, "epochs": 25}
+    ),
+    "masked-lm": Kind(
+        tiny_texts.make_guesser,
+        tiny_texts.weeks,
+        _guesses,
+        train=28,
+        evaluation=14,
+        training={"epochs": 25, "learning_rate": 0.005},
     ),
     "causal-lm": Kind(tiny_generator.make_generator, tiny_generator.conversations, _talks, training=FAST),
     "preference": Kind(tiny_generator.make_generator, tiny_generator.preferences, _prefers, training=FAST),

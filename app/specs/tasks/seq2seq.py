@@ -1,9 +1,9 @@
 """From one text to another: summaries, translations, and whatever else an encoder-decoder can be taught."""
 
 from collections.abc import Collection, Iterator
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from app.specs.tasks.base import Columns, Fault, Limits, Row, TaskSpec, text_faults
 
@@ -30,12 +30,23 @@ class Seq2Seq(TaskSpec):
     max_target_length: int = Field(
         default=128, ge=2, le=100_000, description="Tokens of a target at most, also of what is generated to be judged."
     )
-    num_beams: int = Field(default=1, ge=1, le=64, description="Beams of the search that generates, in evaluation.")
+    num_beams: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Beams of the search that generates, in evaluation and as the published model's own setting.",
+    )
+
+    @model_validator(mode="after")
+    def _languages_come_in_pairs(self) -> Self:
+        if (self.source_language is None) != (self.target_language is None):
+            raise ValueError("'source_language' and 'target_language' go together; for one language name it twice")
+        return self
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """ROUGE, BLEU, chrF, and whether the text is exactly the target."""
-        return ("rouge1", "rouge2", "rougeL", "bleu", "chrf", "exact_match")
+        """Of the written texts ROUGE, BLEU, chrF, and whether they are exactly the target; of the targets perplexity."""
+        return ("rouge1", "rouge2", "rougeL", "bleu", "chrf", "exact_match", "perplexity")
 
     @property
     def default_metrics(self) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ from worker.training.plan import Answers, Plan
 from worker.training.prediction import forward, gather, learned, predict, training_loss
 from worker.training.resolve import steps_per_epoch
 from worker.training.saving import Outcome, Shelf
+from worker.training.tasks.protocol import set_epoch
 
 Batch = dict[str, torch.Tensor]
 
@@ -83,11 +84,12 @@ class Loop:
             num_training_steps=resolved.total_steps,
         )
         set_seed(training.seed)
+        self.collate = plan.task.collate(plan.tokenizer, plan.spec, resolved.max_length)
         loader = DataLoader(
             cast("Any", learned(plan)),
             batch_size=resolved.batch_size,
             shuffle=True,
-            collate_fn=cast("Any", plan.task.collate(plan.tokenizer, plan.spec, resolved.max_length)),
+            collate_fn=cast("Any", self.collate),
             pin_memory=resolved.device == "cuda",
         )
         self.model, self.optimizer, self.loader, self.scheduler = self.accelerator.prepare(
@@ -119,6 +121,7 @@ class Loop:
             self.restore()
         loader: Any = skip_first_batches(self.loader, done * passes) if done else self.loader
         loader.set_epoch(epoch)
+        set_epoch(self.collate, epoch)
         rest = iter(loader)
         while batches := list(islice(rest, passes)):
             self.restore()

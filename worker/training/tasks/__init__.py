@@ -5,10 +5,12 @@ from pathlib import Path
 
 from app.specs import JobSpec, Resolved
 from worker.training.tasks.causal_lm import CausalLMTask
+from worker.training.tasks.masked_lm import MaskedLMTask
 from worker.training.tasks.preference import PreferenceTask
 from worker.training.tasks.protocol import Task
 from worker.training.tasks.question_answering import QuestionAnsweringTask
 from worker.training.tasks.sentence_embedding import SentenceEmbeddingTask, add_modules
+from worker.training.tasks.seq2seq import Seq2SeqTask
 from worker.training.tasks.text_classification import TextClassificationTask
 from worker.training.tasks.token_classification import TokenClassificationTask
 
@@ -19,6 +21,8 @@ TASKS: dict[str, Task] = {
     "sentence-embedding": SentenceEmbeddingTask(),
     "token-classification": TokenClassificationTask(),
     "question-answering": QuestionAnsweringTask(),
+    "seq2seq": Seq2SeqTask(),
+    "masked-lm": MaskedLMTask(),
 }
 
 REFERENCED = frozenset({"preference"})

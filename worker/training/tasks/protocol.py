@@ -27,7 +27,11 @@ REFERENCE = "reference"
 
 Batch = Mapping[str, torch.Tensor]
 Collate = Callable[[list[Features]], Batch]
-"""Encoded rows to tensors of one batch. What is to be learned is under `labels`, whatever its shape."""
+"""Encoded rows to tensors of one batch. What is to be learned is under `labels`, whatever its shape.
+
+One that draws random numbers has a method `set_epoch`, and draws them from the epoch and the row alone: batches are made
+before the step that learns from them, so the random state in a checkpoint is already past those of the next step.
+"""
 Loss = Callable[[Any, torch.Tensor, Any], torch.Tensor]
 """(model outputs, labels, weight of the optimiser step) → the summed loss over that weight; without one, the mean.
 
@@ -65,6 +69,13 @@ class Told:
     references: Sequence[Any]
 
 
+def set_epoch(collate: Collate, epoch: int) -> None:
+    """Tell a collation that draws random numbers which epoch (from 0) begins, before its first batch."""
+    begin = getattr(collate, "set_epoch", None)
+    if begin is not None:
+        begin(epoch)
+
+
 class Task(Protocol):
     """Everything that differs between kinds of jobs: how rows are encoded, learned from and judged."""
 
@@ -74,7 +85,11 @@ class Task(Protocol):
     """The task of `transformers.pipeline`, for the model card."""
 
     def check(self, spec: JobSpec, tokenizer: Any, config: Any) -> None:
-        """Raise a TrainingError where this model cannot do the task, such as a tokenizer without a chat template."""
+        """Raise a TrainingError where this model cannot do the task, such as a tokenizer without a chat template.
+
+        What the tokenizer must be told for good, such as its languages, it is told here: `encode` is left out where the
+        tokens are known.
+        """
         ...
 
     def build_model(self, folder: Path, spec: JobSpec, labels: list[str], **kind: Any) -> tuple[Any, tuple[str, ...]]:
