@@ -15,7 +15,7 @@ export TUNESMITH_TENSORFLOW_PYTHON := $(abspath $(TUNESMITH_TENSORFLOW_VENV))/bi
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-tensorflow demo test test-faults check up bench lock
+.PHONY: help install install-tensorflow demo test test-faults test-models check up bench lock
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-26s %s\n", $$1, $$2}'
@@ -43,11 +43,14 @@ $(TENSORFLOW_STAMP): requirements-tensorflow.lock
 demo: $(STAMP) ## Train on real reviews, end to end; SPEC=file runs another job
 	$(BIN)/python tools/demo.py $(SPEC)
 
-test: $(STAMP) $(TENSORFLOW_STAMP) ## Run the tests, with real servers and processes; the long ones are `make test-faults`
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal -m "not faults" $(PYTEST_ARGS)
+test: $(STAMP) $(TENSORFLOW_STAMP) ## Run the tests, with real servers and processes; the long ones are `make test-faults` and `make test-models`
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal -m "not faults and not models" $(PYTEST_ARGS)
 
 test-faults: $(STAMP) $(TENSORFLOW_STAMP) ## Run the long tests in which a process, the broker, the database or a clock fails
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal -m faults $(PYTEST_ARGS)
+
+test-models: $(STAMP) ## Train real pretrained models on real data: token labels, and a chat model of 135 M
+	$(BIN)/python -m pytest -m models $(PYTEST_ARGS)
 
 check: $(STAMP) ## Lint, types, layers, migrations, docs
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ GGUF, written once into the cache as transformers has it.
 
 import importlib.util
 import itertools
+import os
 import random
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import yaml
 
 ADDRESSES, CHAT = "usaddress==0.5.16", "chatterbot-corpus==1.3.3"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+CACHE = Path(os.environ.get("TUNESMITH_TEST_CACHE", Path.home() / ".cache" / "tunesmith-tests"))
 TOPICS = ("tech_support",)
 
 
