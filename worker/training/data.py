@@ -28,6 +28,8 @@ class Data:
     splits: dict[str, Table]
     labels: list[str]
     hashes: dict[str, str]
+    commits: dict[str, str]
+    """Split to the commit of its hub dataset."""
     skipped: int
 
 
@@ -35,9 +37,11 @@ def load(request: TrainingRequest) -> dict[str, Table]:
     """Read all rows of every split that the spec names. Raises the errors of `sources.read`."""
     spec = request.spec
     named = {split: getattr(spec.data, split) for split in SPLITS}
-    columns = spec.columns
+    columns, settled = spec.columns, request.resolved.dataset_commits if request.resolved else {}
     tables = {
-        split: read(split, source, request.datasets, columns) for split, source in named.items() if source is not None
+        split: read(split, source, request.datasets, columns, settled.get(split))
+        for split, source in named.items()
+        if source is not None
     }
     return {split: _read_targets(spec, table) for split, table in tables.items()}
 
@@ -60,6 +64,7 @@ def prepare(tables: dict[str, Table], spec: JobSpec, report: Reporter, stop: thr
         splits=checked,
         labels=labels,
         hashes={split: fingerprint(table, spec.columns.values()) for split, table in checked.items()},
+        commits={split: table.commit for split, table in tables.items() if table.commit is not None},
         skipped=sum(len(chosen[split]) - len(checked[split]) for split in chosen),
     )
 
@@ -72,6 +77,10 @@ def _read_targets(spec: JobSpec, table: Table) -> Table:
     names, known = table.class_names.get(column), dict[tuple[type, str], Any]()
     cells: list[Any] = []
     for cell in table.cells(column):
+        if isinstance(cell, list):
+            # Hardly two are alike, and each would add a long key.
+            cells.append(spec.task.read(cell, names))
+            continue
         # One object a class, however many rows; 1, 1.0 and True are equal, so the type is part of the key.
         key = (type(cell), repr(cell))
         if key not in known:

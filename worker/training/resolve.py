@@ -86,6 +86,7 @@ def _settle(request: TrainingRequest, data: Data, base: BaseModel, limit: int | 
         best_by=spec.best_by if spec.evaluates else None,
         model_commit=base.commit,
         datasets=data.hashes,
+        dataset_commits=data.commits,
         rows={split: len(table) for split, table in data.splits.items()},
         skipped_rows=data.skipped,
         versions=_versions() | _engine_versions(request),

@@ -9,7 +9,7 @@ of that file, where there are several. They travel with the row through every se
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import pyarrow as pa
@@ -27,13 +27,15 @@ class Table:
     columns: dict[str, Column]
     class_names: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     """Columns of class ids, as some hub datasets have them, to the names of the classes."""
+    commit: str | None = None
+    """Of the hub dataset that the rows are of."""
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 
     def take(self, places: Sequence[int]) -> "Table":
         """The rows at these places (from 0), in this order."""
-        return Table({name: _take(column, places) for name, column in self.columns.items()}, self.class_names)
+        return replace(self, columns={name: _take(column, places) for name, column in self.columns.items()})
 
     def cells(self, column: str) -> list[Any]:
         """All cells of one column as Python values."""
@@ -42,7 +44,7 @@ class Table:
 
     def replaced(self, column: str, cells: list[Any]) -> "Table":
         """The same rows with other cells in one column."""
-        return Table({**self.columns, column: cells}, self.class_names)
+        return replace(self, columns={**self.columns, column: cells})
 
     def batches(self, size: int = BATCH) -> Iterator[list[Row]]:
         """The rows as objects, `size` at a time."""
