@@ -87,7 +87,7 @@ def _settle(request: TrainingRequest, data: Data, base: BaseModel, limit: int | 
         model_commit=base.commit,
         datasets=data.hashes,
         dataset_commits=data.commits,
-        rows={split: len(table) for split, table in data.splits.items()},
+        rows={split: len(table) for split, table in data.splits.items() if table.stream is None},
         skipped_rows=data.skipped,
         versions=_versions() | _engine_versions(request),
     )

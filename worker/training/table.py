@@ -8,7 +8,7 @@ of that file, where there are several. They travel with the row through every se
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -29,6 +29,8 @@ class Table:
     """Columns of class ids, as some hub datasets have them, to the names of the classes."""
     commit: str | None = None
     """Of the hub dataset that the rows are of."""
+    stream: Callable[[], Iterator["Table"]] | None = None
+    """Where these are only the first rows of a stream: all of its rows, from the first one on, read as they are taken."""
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -53,10 +55,10 @@ class Table:
             yield [dict(zip(parts, cells, strict=True)) for cells in zip(*parts.values(), strict=True)]
 
 
-def from_arrow(table: pa.Table, class_names: Mapping[str, list[str]] | None = None) -> Table:
-    """Take all columns of an Arrow table, and number its rows."""
+def from_arrow(table: pa.Table, class_names: Mapping[str, list[str]] | None = None, first: int = 1) -> Table:
+    """Take all columns of an Arrow table, and number its rows from `first` on."""
     columns: dict[str, Column] = {name: _wide(name, table.column(name)) for name in table.column_names if name != ROW}
-    columns[ROW] = pa.chunked_array([pa.array(range(1, table.num_rows + 1), pa.int64())])
+    columns[ROW] = pa.chunked_array([pa.array(range(first, first + table.num_rows), pa.int64())])
     return Table(columns, dict(class_names or {}))
 
 
