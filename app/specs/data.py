@@ -26,8 +26,23 @@ class HubData(Strict):
     config: str | None = Field(
         default=None, max_length=200, description="The dataset's configuration, where it has several."
     )
-    split: str = Field(default="train", max_length=100, description="The split to read, such as `train` or `test`.")
+    split: str = Field(
+        default="train",
+        max_length=100,
+        description="The split to read, such as `train`, or a slice or sum of splits, such as `train[:10%]` or `train+test`.",
+    )
     revision: str | None = Field(default=None, max_length=200, description="A branch, tag or commit of the dataset.")
+    streaming: bool = Field(
+        default=False,
+        description="For `train`: read rows as they are needed instead of all before the first step. Needs "
+        "`training.max_steps`, which then also is what an epoch is, and `task.labels` where the dataset does not name its classes.",
+    )
+    shuffle_buffer: int = Field(
+        default=10_000,
+        ge=1,
+        le=1_000_000,
+        description="With `streaming`: rows held in memory, out of which the next one is drawn by `training.seed`.",
+    )
 
 
 class InlineData(Strict):

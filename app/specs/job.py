@@ -10,6 +10,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 from app.specs.data import Data
 from app.specs.durations import seconds
 from app.specs.fit import misfit
+from app.specs.streaming import stream_misfit
 from app.specs.strict import Strict
 from app.specs.tasks import Task
 from app.specs.training import BatchSize, Training
@@ -205,7 +206,7 @@ class JobSpec(Strict):
         best_by = self.evaluation.best_by
         if best_by is not None and best_by != "loss" and best_by not in self.metrics:
             raise _misfit("evaluation.best_by", f"'{best_by}' is not computed; metrics are {', '.join(self.metrics)}")
-        if refused := misfit(self):
+        if refused := stream_misfit(self.data, self.training, self.task) or misfit(self):
             raise _misfit(*refused)
         return self
 

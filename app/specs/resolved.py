@@ -22,8 +22,14 @@ class Resolved(BaseModel):
     metrics: list[str] = Field(description="The metrics computed.")
     best_by: str | None = Field(description="The metric that picks the best checkpoint; null without evaluation.")
     model_commit: str | None = Field(description="The hub commit of the model; null for local models.")
-    datasets: dict[str, str] = Field(description="Split to a hash of the rows used, in order.")
-    rows: dict[str, int] = Field(description="Split to the number of rows used.")
+    datasets: dict[str, str] = Field(
+        description="Split to a hash of the rows used, in order; of a stream, of where they come from."
+    )
+    dataset_commits: dict[str, str] = Field(
+        default_factory=dict[str, str],
+        description="Split to the hub commit of its dataset, where it is one of the hub.",
+    )
+    rows: dict[str, int] = Field(description="Split to the number of rows used, where it is not streamed.")
     skipped_rows: int = Field(description="Unusable rows left out, with on_bad_row 'skip'.")
     versions: dict[str, str] = Field(description="Versions of Python and the packages that shape results.")
 

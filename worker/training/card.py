@@ -93,8 +93,8 @@ def _details(report: dict[str, dict[str, float]]) -> str:
 
 def _data(plan: Plan) -> str:
     rows = (
-        (split, _named(plan, split), str(count), f"`{plan.resolved.datasets[split]}`")
-        for split, count in plan.resolved.rows.items()
+        (split, _named(plan, split), str(plan.resolved.rows.get(split, "streamed")), f"`{digest}`")
+        for split, digest in plan.resolved.datasets.items()
     )
     left_out = f"\n\n{plan.resolved.skipped_rows} unusable rows were left out." if plan.resolved.skipped_rows else ""
     return _table(("split", "source", "rows", "SHA-256 of the rows"), rows) + left_out
@@ -127,7 +127,9 @@ def _named(plan: Plan, split: str) -> str:
     if isinstance(source, UploadedData):
         return f"dataset `{source.dataset}`"
     if isinstance(source, HubData):
-        return f"hub `{source.hub}`, split `{source.split}`"
+        commit = plan.resolved.dataset_commits.get(split)
+        config = f", config `{source.config}`" if source.config else ""
+        return f"hub `{source.hub}`{config}, split `{source.split}`{f' at `{commit}`' if commit else ''}"
     return "rows of the spec"
 
 

@@ -1,5 +1,7 @@
 """Reads, divides, samples and checks the rows of a job: what comes out is exactly what is learned and judged from."""
 
+import hashlib
+import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -12,7 +14,7 @@ from app.specs import JobSpec
 from app.specs.labels import SHOWN_LABELS
 from app.specs.preflight import Survey
 from app.specs.rows import RowProblem, row_problems
-from worker.training.errors import SHOWN_PROBLEMS, BadRows, NoRows, SingleClass, Stopped, TooManyClasses
+from worker.training.errors import SHOWN_PROBLEMS, BadRows, ClassUnknown, NoRows, SingleClass, Stopped, TooManyClasses
 from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
 from worker.training.sources import read
@@ -28,6 +30,8 @@ class Data:
     splits: dict[str, Table]
     labels: list[str]
     hashes: dict[str, str]
+    commits: dict[str, str]
+    """Split to the commit of its hub dataset."""
     skipped: int
 
 
@@ -35,17 +39,19 @@ def load(request: TrainingRequest) -> dict[str, Table]:
     """Read all rows of every split that the spec names. Raises the errors of `sources.read`."""
     spec = request.spec
     named = {split: getattr(spec.data, split) for split in SPLITS}
-    columns = spec.columns
+    columns, settled = spec.columns, request.resolved.dataset_commits if request.resolved else {}
     tables = {
-        split: read(split, source, request.datasets, columns) for split, source in named.items() if source is not None
+        split: read(split, source, request.datasets, columns, settled.get(split))
+        for split, source in named.items()
+        if source is not None
     }
-    return {split: _read_targets(spec, table) for split, table in tables.items()}
+    return {split: read_targets(spec, table) for split, table in tables.items()}
 
 
 def prepare(tables: dict[str, Table], spec: JobSpec, report: Reporter, stop: threading.Event) -> Data:
     """Hold out eval rows, take the subsets, and check the rows used.
 
-    Raises BadRows, NoRows, SingleClass, TooManyClasses or Stopped.
+    Raises BadRows, NoRows, SingleClass, TooManyClasses, ClassUnknown or Stopped.
     """
     labels = _learn_labels(spec, tables["train"])
     chosen = {split: _subset(spec, split, table) for split, table in _hold_out(tables, spec, report).items()}
@@ -59,12 +65,14 @@ def prepare(tables: dict[str, Table], spec: JobSpec, report: Reporter, stop: thr
     return Data(
         splits=checked,
         labels=labels,
-        hashes={split: fingerprint(table, spec.columns.values()) for split, table in checked.items()},
+        hashes={split: _hash(table, spec) for split, table in checked.items()},
+        commits={split: table.commit for split, table in tables.items() if table.commit is not None},
         skipped=sum(len(chosen[split]) - len(checked[split]) for split in chosen),
     )
 
 
-def _read_targets(spec: JobSpec, table: Table) -> Table:
+def read_targets(spec: JobSpec, table: Table) -> Table:
+    """The rows with targets as the task reads them, such as class names instead of ids."""
     role = spec.task.target_role
     if role is None:
         return table
@@ -72,12 +80,25 @@ def _read_targets(spec: JobSpec, table: Table) -> Table:
     names, known = table.class_names.get(column), dict[tuple[type, str], Any]()
     cells: list[Any] = []
     for cell in table.cells(column):
+        if isinstance(cell, list):
+            # Hardly two are alike, and each would add a long key.
+            cells.append(spec.task.read(cell, names))
+            continue
         # One object a class, however many rows; 1, 1.0 and True are equal, so the type is part of the key.
         key = (type(cell), repr(cell))
         if key not in known:
             known[key] = spec.task.read(cell, names)
         cells.append(known[key])
     return table.replaced(column, cells)
+
+
+def _hash(table: Table, spec: JobSpec) -> str:
+    rows = fingerprint(table, spec.columns.values())
+    if table.stream is None:
+        return rows
+    # The rows to come follow from the commit and from where in it they are.
+    told = json.dumps([spec.data.train.model_dump(mode="json"), table.commit, rows], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def _learn_labels(spec: JobSpec, train: Table) -> list[str]:
@@ -89,7 +110,13 @@ def _learn_labels(spec: JobSpec, train: Table) -> list[str]:
         return list(task.class_names)
     if named := train.class_names.get(spec.columns[role]):
         return list(named)
-    return task.learn(_seen(spec, train))
+    learned = task.learn(_seen(spec, train))
+    if learned and train.stream is not None:
+        raise ClassUnknown(
+            "train is streamed, so its classes cannot be learned from its rows, and the dataset does not name them",
+            "Name them in task.labels.",
+        )
+    return learned
 
 
 def _seen(spec: JobSpec, train: Table) -> set[str]:
@@ -106,7 +133,8 @@ def _seen(spec: JobSpec, train: Table) -> set[str]:
 
 
 def _check_classes(spec: JobSpec, labels: list[str], train: Table) -> None:
-    present = _seen(spec, train)
+    # The first rows of a stream may well be of one class.
+    present = _seen(spec, train) if train.stream is None else set(labels)
     message = spec.task.classes_fault(present) or spec.task.classes_fault(labels)
     if message:
         raise (SingleClass if len(present) <= 1 else TooManyClasses)(f"train: {message}")
@@ -117,7 +145,10 @@ def _tell(survey: Survey, checked: dict[str, Table], report: Reporter) -> None:
         for rows in table.batches():
             for row in rows:
                 survey.row(split, cast("int", row[ROW]), row)
-    findings = survey.findings()
+    is_streamed = checked["train"].stream is not None
+    if is_streamed:
+        report.note(f"train is streamed; what is told of it here is of its first {len(checked['train'])} rows")
+    findings = survey.findings(is_complete=not is_streamed)
     report.preflight(data=findings)
     for warning in findings["warnings"]:
         report.note(warning["message"])

@@ -11,6 +11,7 @@
     ├── ProcessDied               training_process_died  yes
     ├── HubUnreachable            hub_unreachable        yes
     ├── DataNotFound              data_not_found         no
+    ├── DataNeedsCode             data_needs_code        no
     ├── ColumnMissing             column_missing         no
     ├── BadRows                   bad_rows               no
     ├── NoRows                    no_rows                no
@@ -128,6 +129,14 @@ class HubUnreachable(TrainingError):
 class DataNotFound(TrainingError):
     code = "data_not_found"
     default_hint = "Check the dataset's id, config, split and revision."
+
+
+class DataNeedsCode(TrainingError):
+    code = "data_needs_code"
+    default_hint = (
+        "Convert the dataset to Parquet once, on a machine of yours, and upload the files or push them to the hub; "
+        'many such datasets have a converted branch: data.*.revision "refs/convert/parquet".'
+    )
 
 
 class ColumnMissing(TrainingError):

@@ -138,6 +138,8 @@ def arguments(plan: Plan, kind: type[Arguments], **more: Any) -> Arguments:
         use_cpu=resolved.device == "cpu",
         dataloader_pin_memory=resolved.device == "cuda",
         remove_unused_columns=False,
+        # Rows of a stream differ in shape from batch to batch, and there is one process to give them to.
+        accelerator_config={"dispatch_batches": False},
         logging_steps=training.logging_steps,
         logging_nan_inf_filter=False,
         eval_strategy="no",

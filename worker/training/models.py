@@ -12,12 +12,14 @@ from typing import Any, cast
 from transformers import AutoConfig, AutoTokenizer, set_seed
 
 from app.specs import JobSpec
-from worker.training.errors import ModelConfigInvalid, ModelNotFound, ModelRefused, nearest
+from worker.training.errors import ArchitectureUnsupported, ModelConfigInvalid, ModelNotFound, ModelRefused, nearest
 from worker.training.hub import fetch
 from worker.training.request import TrainingRequest
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 SHOWN_WEIGHTS = 3
+HEADLESS = "Unrecognized configuration class"
+"""How transformers says that an architecture has no such head, before it names every one that has."""
 OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm", "mpnet"})
 """Model types whose positions start after the padding id, so that they take fewer tokens than they have positions."""
 
@@ -120,7 +122,8 @@ def build(
 
     `head` are settings of the configuration, `loading` arguments of `from_pretrained`. Returns the model, in float32
     where `loading` says nothing else, and the names of the new parameters. Raises ModelRefused where the weights do not
-    fit the body, ModelConfigInvalid for settings that the model does not take.
+    fit the body, ArchitectureUnsupported where there is no such class for it, ModelConfigInvalid for settings that the
+    model does not take.
     """
     config = load_config(folder, spec)
     for key, value in head.items():
@@ -195,6 +198,11 @@ def _from_pretrained(kind: Any, folder: Path, spec: JobSpec, config: Any, **load
             output_loading_info=True,
         )
     except (ImportError, ValueError, TypeError, KeyError) as error:
+        if HEADLESS in str(error):
+            raise ArchitectureUnsupported(
+                f"transformers has no {spec.task.type} model of the type {config.model_type if config else folder.name}",
+                f"Choose a model of another type; {kind.__name__} in the documentation of transformers lists those it has.",
+            ) from error
         raise ModelConfigInvalid(f"the model cannot be built: {error}") from error
     except OSError as error:
         raise ModelRefused(f"the model's weights cannot be loaded: {error}") from error

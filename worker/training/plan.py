@@ -9,6 +9,8 @@ import datasets
 
 from app.specs import JobSpec, Resolved
 from worker.training.reports import Reporter
+from worker.training.resolve import steps_per_epoch
+from worker.training.stream import Stream
 from worker.training.table import Table
 from worker.training.tasks.protocol import Split, Task
 
@@ -29,6 +31,8 @@ class Plan:
     """Split to the rows used."""
     encoded: dict[str, datasets.Dataset]
     """Split to its tokens and targets."""
+    stream: Stream | None
+    """All of train, where it is streamed; its table and tokens are then of its first rows."""
     base: Path
     """The pretrained model, which methods that tune only parts of it load again."""
     out_dir: Path
@@ -43,6 +47,14 @@ class Plan:
     def split(self, name: str) -> Split:
         """What the task reads answers with."""
         return Split(self.spec, self.resolved.labels, self.tokenizer, self.tables[name], self.encoded[name])
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of one pass over train; nobody knows where a stream ends, so its epoch is the whole run."""
+        if self.stream is not None:
+            return self.resolved.total_steps
+        rows = len(self.encoded["train"])
+        return steps_per_epoch(rows, self.resolved.batch_size, self.resolved.gradient_accumulation)
 
     @property
     def scratch(self) -> Path:

@@ -11,6 +11,7 @@ import torch
 from worker.training.errors import Stopped
 from worker.training.methods import load_published
 from worker.training.plan import Answers, Plan
+from worker.training.stream import Stream
 from worker.training.tasks.protocol import Loss, Pass
 from worker.training.tokenization import lengths
 
@@ -37,9 +38,14 @@ def training_loss(plan: Plan) -> Loss:
 
 
 def learned(plan: Plan) -> datasets.Dataset:
-    """The encoded rows of train, without what only an evaluation would need."""
+    """The encoded rows of train, without what only an evaluation would need; of a stream, the first ones."""
     train = plan.encoded["train"]
     return train.remove_columns([name for name in train.column_names if name.startswith("_")])
+
+
+def feed(plan: Plan) -> datasets.Dataset | Stream:
+    """What an engine takes its batches from."""
+    return learned(plan) if plan.stream is None else plan.stream
 
 
 def forward(model: Any, plan: Plan, split: str, loss: Loss) -> Iterator[JudgedBatch]:

@@ -26,7 +26,6 @@ from worker.training.methods import load_trainable
 from worker.training.optimizers import optimizer_of
 from worker.training.plan import Plan
 from worker.training.prediction import autocast, forward, gather, learned, training_loss
-from worker.training.resolve import steps_per_epoch
 from worker.training.tokenization import lengths
 
 BATCHES, SECONDS = 12, 6.0
@@ -65,7 +64,7 @@ class _Rehearsal:
         passes = self._drawn()
         step = self.plan.resolved.gradient_accumulation * float(np.mean(passes)) + update
         evaluation, saving = self._evaluation(), self._saving()
-        course = Course.begin(self.plan.spec, self.plan.resolved, self._steps_per_epoch(), self.plan.head)
+        course = Course.begin(self.plan.spec, self.plan.resolved, self.plan.steps_per_epoch, self.plan.head)
         evaluations, saves = _cadence(course)
         return {
             "batches": len(passes),
@@ -141,10 +140,6 @@ class _Rehearsal:
         seconds = self._since(began)
         shutil.rmtree(folder)
         return seconds
-
-    def _steps_per_epoch(self) -> int:
-        resolved = self.plan.resolved
-        return steps_per_epoch(len(self.rows), resolved.batch_size, resolved.gradient_accumulation)
 
     def _since(self, began: float) -> float:
         if self.plan.resolved.device == "cuda":

@@ -87,7 +87,8 @@ def _settle(request: TrainingRequest, data: Data, base: BaseModel, limit: int | 
         best_by=spec.best_by if spec.evaluates else None,
         model_commit=base.commit,
         datasets=data.hashes,
-        rows={split: len(table) for split, table in data.splits.items()},
+        dataset_commits=data.commits,
+        rows={split: len(table) for split, table in data.splits.items() if table.stream is None},
         skipped_rows=data.skipped,
         versions=_versions() | _engine_versions(request),
     )

@@ -12,6 +12,7 @@ from worker.training.plan import Plan
 from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
 from worker.training.resolve import count_sequences, resolve
+from worker.training.stream import Stream
 from worker.training.tasks import REFERENCED
 from worker.training.tasks.protocol import Task
 from worker.training.token_cache import open_cache
@@ -34,6 +35,7 @@ def settle(request: TrainingRequest, task: Task, data: Data, report: Reporter, s
     encoded = tokenize(data.splits, task, tokenizer, spec, resolved, scratch, report, stop, cache=cache)
     if request.resume_from is None:
         resolved = count_sequences(resolved, spec, len(encoded["train"]), report)
+    rows = data.splits["train"].stream
     return Plan(
         spec=spec,
         resolved=resolved,
@@ -43,6 +45,7 @@ def settle(request: TrainingRequest, task: Task, data: Data, report: Reporter, s
         head=head,
         tables=data.splits,
         encoded=encoded,
+        stream=None if rows is None else Stream(rows, task, tokenizer, spec, resolved, report, stop),
         base=base.folder,
         out_dir=request.out_dir,
         resume_from=request.resume_from,

@@ -1,29 +1,36 @@
 """Reads the rows of a split from where the spec says they are: an uploaded file, the hub, or the spec itself."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets.exceptions import DatasetsError
-from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as BUILDERS  # pyright: ignore[reportPrivateUsage]
 
 from app.specs.data import DataSource, HubData, UploadedData
-from worker.training.errors import ColumnMissing, DataNotFound, HubUnreachable
-from worker.training.table import FILE, LINE, Table, from_arrow, from_rows
+from worker.training.errors import ColumnMissing, DataNotFound, NoRows
+from worker.training.hub_rows import class_names, reasons, stream, whole
+from worker.training.table import BATCH, FILE, LINE, Table, from_arrow, from_rows
 
 
-def read(split: str, source: DataSource, files: Mapping[str, Path], columns: Mapping[str, str]) -> Table:
-    """Read all rows of a split, the columns of its roles only.
+def read(
+    split: str,
+    source: DataSource,
+    files: Mapping[str, Path],
+    columns: Mapping[str, str],
+    commit: str | None = None,
+) -> Table:
+    """Read all rows of a split, the columns of its roles only; of one that is streamed, the first ones.
 
-    `columns` maps role to column name. Raises DataNotFound, HubUnreachable or ColumnMissing.
+    `columns` maps role to column name, `commit` is that of a hub dataset where it was settled before.
+    Raises DataNotFound, DataNeedsCode, HubUnreachable, ColumnMissing or NoRows.
     """
     if isinstance(source, UploadedData):
         return _uploaded(split, source, files, columns)
     if isinstance(source, HubData):
-        return _hub(split, source, columns)
+        return _hub(split, source, columns, commit)
     table = from_rows(source.rows)
     _check_columns(split, list(table.columns), columns)
     return Table({name: cells for name, cells in table.columns.items() if name in _wanted(columns)})
@@ -44,37 +51,37 @@ def _uploaded(split: str, source: UploadedData, files: Mapping[str, Path], colum
         raise DataNotFound(f"the file of dataset {source.dataset} ({split}) cannot be read: {error}") from error
 
 
-def _hub(split: str, source: HubData, columns: Mapping[str, str]) -> Table:
-    rows = _load(source)
+def _hub(split: str, source: HubData, columns: Mapping[str, str], commit: str | None) -> Table:
+    if source.streaming:
+        return _streamed(split, source, columns, commit)
+    rows, commit = whole(source, commit)
     _check_columns(split, rows.column_names, columns)
-    features = cast("dict[str, Any]", rows.features)
-    named = {name: names for name, kind in features.items() if (names := _class_names(kind))}
     kept = rows.select_columns([name for name in rows.column_names if name in set(columns.values())])
-    return from_arrow(cast("pa.Table", kept.with_format("arrow")[:]), named)
+    return replace(from_arrow(cast("pa.Table", kept.with_format("arrow")[:]), _names(rows.features)), commit=commit)
 
 
-def _load(source: HubData) -> datasets.Dataset:
-    # `load_dataset` also takes folders of this machine and the names of file formats; a job may name neither.
-    if Path(source.hub).exists() or source.hub in BUILDERS or ".." in source.hub:
-        raise DataNotFound(f"'{source.hub}' is not the id of a hub dataset")
-    try:
-        loaded = datasets.load_dataset(source.hub, source.config, split=source.split, revision=source.revision)
-    except ConnectionError as error:
-        raise HubUnreachable(f"dataset '{source.hub}' could not be fetched: {error}") from error
-    except OSError as error:
-        if isinstance(error, FileNotFoundError):
-            raise DataNotFound(f"dataset '{source.hub}': {error}") from error
-        raise HubUnreachable(f"dataset '{source.hub}' could not be fetched: {error}") from error
-    except (ValueError, RuntimeError, DatasetsError) as error:
-        # An unknown config or split, or a repository that only holds a loading script.
-        raise DataNotFound(f"dataset '{source.hub}': {error}") from error
-    return cast("datasets.Dataset", loaded)
+def _streamed(split: str, source: HubData, columns: Mapping[str, str], commit: str | None) -> Table:
+    rows, commit = stream(source, commit)
+    names, wanted = _names(rows.features), set(columns.values())
+
+    def tables() -> Iterator[Table]:
+        first = 1
+        with reasons(source):
+            for batch in cast("Iterator[pa.Table]", rows.with_format("arrow").iter(batch_size=BATCH)):
+                _check_columns(split, batch.column_names, columns)
+                yield from_arrow(batch.select([name for name in batch.column_names if name in wanted]), names, first)
+                first += batch.num_rows
+
+    with closing(cast("Generator[Table]", tables())) as some:
+        first = next(some, None)
+    if first is None:
+        raise NoRows(f"{split} has no rows")
+    return replace(first, commit=commit, stream=tables)
 
 
-def _class_names(kind: Any) -> list[str]:
-    # Of a class, or of a list of them, as columns of tags are.
-    inner = kind.feature if isinstance(kind, (datasets.List, datasets.LargeList)) else kind
-    return list(inner.names) if isinstance(inner, datasets.ClassLabel) else []
+def _names(features: Any) -> dict[str, list[str]]:
+    # A stream may not know its features before the first row.
+    return {name: names for name, kind in (features or {}).items() if (names := class_names(kind))}
 
 
 def _check_columns(split: str, present: list[str], columns: Mapping[str, str]) -> None:

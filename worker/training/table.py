@@ -8,8 +8,8 @@ of that file, where there are several. They travel with the row through every se
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import pyarrow as pa
@@ -27,13 +27,17 @@ class Table:
     columns: dict[str, Column]
     class_names: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     """Columns of class ids, as some hub datasets have them, to the names of the classes."""
+    commit: str | None = None
+    """Of the hub dataset that the rows are of."""
+    stream: Callable[[], Iterator["Table"]] | None = None
+    """Where these are only the first rows of a stream: all of its rows, from the first one on, read as they are taken."""
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 
     def take(self, places: Sequence[int]) -> "Table":
         """The rows at these places (from 0), in this order."""
-        return Table({name: _take(column, places) for name, column in self.columns.items()}, self.class_names)
+        return replace(self, columns={name: _take(column, places) for name, column in self.columns.items()})
 
     def cells(self, column: str) -> list[Any]:
         """All cells of one column as Python values."""
@@ -42,7 +46,7 @@ class Table:
 
     def replaced(self, column: str, cells: list[Any]) -> "Table":
         """The same rows with other cells in one column."""
-        return Table({**self.columns, column: cells}, self.class_names)
+        return replace(self, columns={**self.columns, column: cells})
 
     def batches(self, size: int = BATCH) -> Iterator[list[Row]]:
         """The rows as objects, `size` at a time."""
@@ -51,10 +55,10 @@ class Table:
             yield [dict(zip(parts, cells, strict=True)) for cells in zip(*parts.values(), strict=True)]
 
 
-def from_arrow(table: pa.Table, class_names: Mapping[str, list[str]] | None = None) -> Table:
-    """Take all columns of an Arrow table, and number its rows."""
+def from_arrow(table: pa.Table, class_names: Mapping[str, list[str]] | None = None, first: int = 1) -> Table:
+    """Take all columns of an Arrow table, and number its rows from `first` on."""
     columns: dict[str, Column] = {name: _wide(name, table.column(name)) for name in table.column_names if name != ROW}
-    columns[ROW] = pa.chunked_array([pa.array(range(1, table.num_rows + 1), pa.int64())])
+    columns[ROW] = pa.chunked_array([pa.array(range(first, first + table.num_rows), pa.int64())])
     return Table(columns, dict(class_names or {}))
 
 

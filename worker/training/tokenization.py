@@ -69,6 +69,18 @@ def lengths(encoded: datasets.Dataset) -> list[int]:
     return cast("list[int]", np.sum(counts, axis=0).tolist())
 
 
+def compact(features: dict[str, list[Any]]) -> pa.Table:
+    """Encoded rows in Arrow, as training takes them."""
+    # Token ids fit 32 bits: half of what Python's integers would take on disk and in memory.
+    columns = {name: pa.array(values) for name, values in features.items()}
+    lists = {
+        name: values.cast(pa.list_(pa.int32()))
+        for name, values in columns.items()
+        if pa.types.is_list(values.type) and pa.types.is_integer(values.type.value_type)
+    }
+    return pa.table({**columns, **lists})
+
+
 def _spread(encoded: datasets.Dataset) -> dict[str, Any]:
     # How long the sequences are after cutting; the histogram counts those of up to so many tokens, less the bins before.
     found = np.asarray(lengths(encoded))
@@ -124,23 +136,12 @@ def _encode(  # noqa: PLR0917 - it is called once, right above
         if PLACE in features:
             features[PLACE] = [start + place for place in features[PLACE]]
         start += len(rows)
-        batch = _compact(features)
+        batch = compact(features)
         writer = writer or pa.ipc.new_stream(path, batch.schema)
         writer.write_table(batch)
     if writer is not None:
         writer.close()
     return cut
-
-
-def _compact(features: dict[str, list[Any]]) -> pa.Table:
-    # Token ids fit 32 bits: half of what Python's integers would take on disk and in memory.
-    columns = {name: pa.array(values) for name, values in features.items()}
-    lists = {
-        name: values.cast(pa.list_(pa.int32()))
-        for name, values in columns.items()
-        if pa.types.is_list(values.type) and pa.types.is_integer(values.type.value_type)
-    }
-    return pa.table({**columns, **lists})
 
 
 def _keep(

@@ -63,7 +63,7 @@ def test_every_answer_of_a_conversation_is_learned_with_its_end(tokenizer: Any) 
     written = "<system> be kind <end> <user> hello <end> <assistant> good day <end> <user> bye <end> <assistant> so long <end>"
     assert tokenizer.convert_ids_to_tokens(found["input_ids"][0]) == written.split()
     assert said(tokenizer, found["labels"][0]) == "good day <end> so long <end>"
-    assert found["labels"][0][9:12] == found["input_ids"][0][9:12]
+    assert found["labels"][0][8:11] == found["input_ids"][0][8:11]
 
 
 def test_messages_may_be_json_text(tokenizer: Any) -> None:

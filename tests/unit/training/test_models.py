@@ -9,7 +9,7 @@ import torch
 from transformers import BertForSequenceClassification
 
 from app.specs import JobSpec
-from worker.training.errors import ModelConfigInvalid, ModelNotFound, ModelRefused
+from worker.training.errors import ArchitectureUnsupported, ModelConfigInvalid, ModelNotFound, ModelRefused
 from worker.training.models import load_config, load_tokenizer, locate, token_limit
 from worker.training.request import TrainingRequest
 from worker.training.tasks import TASKS
@@ -140,3 +140,13 @@ def test_the_token_limit_is_the_smaller_of_model_and_tokenizer(spec: Make, folde
     config.model_type, config.pad_token_id = "roberta", 1
     tokenizer.model_max_length = 10**30
     assert token_limit(config, tokenizer) == 30
+
+
+def test_an_architecture_without_such_a_head_is_named_and_the_others_are_not(spec: Make, folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "vit"}))
+    with pytest.raises(ArchitectureUnsupported, match="no text-classification model of the type vit") as caught:
+        build(spec(), folder)
+    assert len(caught.value.message) < 100
+    assert "AutoModelForSequenceClassification" in caught.value.hint
+    assert "engine" not in caught.value.hint

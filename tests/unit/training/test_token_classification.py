@@ -14,10 +14,10 @@ from transformers import AutoModelForTokenClassification, PreTrainedTokenizerFas
 
 from app.specs import JobSpec
 from worker.training.errors import ModelRefused, RowTooLong
+from worker.training.hub_rows import class_names
 from worker.training.metrics import compute
 from worker.training.metrics.tagging import TAGS, UNTOLD, per_class
 from worker.training.models import load_tokenizer
-from worker.training.sources import _class_names
 from worker.training.table import from_rows
 from worker.training.tasks import TASKS
 from worker.training.tasks.protocol import Split
@@ -228,11 +228,11 @@ def test_words_that_were_cut_off_are_judged_all_the_same(tokenizer: Any, scheme:
 
 def test_tags_of_a_hub_dataset_have_its_names() -> None:
     names = ["O", "B-PER"]
-    assert _class_names(datasets.ClassLabel(names=names)) == names
-    assert _class_names(datasets.List(datasets.ClassLabel(names=names))) == names
-    assert _class_names(datasets.Sequence(datasets.ClassLabel(names=names))) == names
-    assert _class_names(datasets.List(datasets.Value("int64"))) == []
-    assert _class_names({"a": datasets.Value("int64")}) == []
+    assert class_names(datasets.ClassLabel(names=names)) == names
+    assert class_names(datasets.List(datasets.ClassLabel(names=names))) == names
+    assert class_names(datasets.Sequence(datasets.ClassLabel(names=names))) == names
+    assert class_names(datasets.List(datasets.Value("int64"))) == []
+    assert class_names({"a": datasets.Value("int64")}) == []
 
 
 def predictions(done: Any) -> list[dict[str, Any]]:

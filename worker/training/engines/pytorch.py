@@ -29,8 +29,7 @@ from worker.training.methods import load_trainable
 from worker.training.optimizers import optimizer_of
 from worker.training.pace import Pace
 from worker.training.plan import Answers, Plan
-from worker.training.prediction import forward, gather, learned, predict, training_loss
-from worker.training.resolve import steps_per_epoch
+from worker.training.prediction import feed, forward, gather, predict, training_loss
 from worker.training.saving import Outcome, Shelf
 from worker.training.tasks.protocol import set_epoch
 
@@ -61,9 +60,7 @@ class Loop:
 
     def __init__(self, plan: Plan) -> None:
         self.plan, training, resolved = plan, plan.spec.training, plan.resolved
-        self.per_epoch = steps_per_epoch(
-            len(plan.encoded["train"]), resolved.batch_size, resolved.gradient_accumulation
-        )
+        self.per_epoch = plan.steps_per_epoch
         self.course = (
             Course.resume(plan.spec, resolved, self.per_epoch, plan.resume_from)
             if plan.resume_from
@@ -86,9 +83,9 @@ class Loop:
         set_seed(training.seed)
         self.collate = plan.task.collate(plan.tokenizer, plan.spec, resolved.max_length)
         loader = DataLoader(
-            cast("Any", learned(plan)),
+            cast("Any", feed(plan)),
             batch_size=resolved.batch_size,
-            shuffle=True,
+            shuffle=plan.stream is None,
             collate_fn=cast("Any", self.collate),
             pin_memory=resolved.device == "cuda",
         )
@@ -240,7 +237,7 @@ def _accelerator(plan: Plan) -> Accelerator:
         cpu=plan.resolved.device == "cpu",
         mixed_precision={"fp32": "no"}.get(plan.resolved.precision, plan.resolved.precision),
         # The order of an epoch then follows from the seed and the number of the epoch alone.
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, dispatch_batches=False),
     )
 
 

@@ -28,7 +28,6 @@ from worker.training.keras_process import KerasProcess
 from worker.training.pace import Pace
 from worker.training.plan import Answers, Plan
 from worker.training.prediction import forward, gather, predict, training_loss
-from worker.training.resolve import steps_per_epoch
 from worker.training.saving import Outcome, Shelf
 from worker.training.tokenization import lengths
 
@@ -211,11 +210,9 @@ def _check(plan: Plan) -> None:
 
 
 def _course(plan: Plan) -> Course:
-    resolved = plan.resolved
-    epoch = steps_per_epoch(len(plan.encoded["train"]), resolved.batch_size, resolved.gradient_accumulation)
     if plan.resume_from:
-        return Course.resume(plan.spec, resolved, epoch, plan.resume_from)
-    return Course.begin(plan.spec, resolved, epoch, plan.head)
+        return Course.resume(plan.spec, plan.resolved, plan.steps_per_epoch, plan.resume_from)
+    return Course.begin(plan.spec, plan.resolved, plan.steps_per_epoch, plan.head)
 
 
 def _with_probe(plan: Plan) -> Plan:

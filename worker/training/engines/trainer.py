@@ -13,8 +13,7 @@ from worker.training.dpo import dpo_trainer
 from worker.training.following import Follow, Following, arguments
 from worker.training.methods import load_trainable
 from worker.training.plan import Answers, Plan
-from worker.training.prediction import learned, predict
-from worker.training.resolve import steps_per_epoch
+from worker.training.prediction import feed, predict
 from worker.training.saving import Outcome
 
 
@@ -50,7 +49,7 @@ class CourseTrainer(Following):
         super().__init__(
             model=load_trainable(plan),
             args=arguments(plan, TrainingArguments),
-            train_dataset=learned(plan),
+            train_dataset=cast("Any", feed(plan)),
             data_collator=cast("Any", plan.task.collate(plan.tokenizer, plan.spec, plan.resolved.max_length)),
             processing_class=plan.tokenizer,
             compute_loss_func=self._trainer_loss,
@@ -73,8 +72,6 @@ TRAINERS: dict[str, Callable[[Plan, Course], Following]] = {"preference": dpo_tr
 
 
 def _course(plan: Plan) -> Course:
-    resolved = plan.resolved
-    epoch = steps_per_epoch(len(plan.encoded["train"]), resolved.batch_size, resolved.gradient_accumulation)
     if plan.resume_from:
-        return Course.resume(plan.spec, resolved, epoch, plan.resume_from)
-    return Course.begin(plan.spec, resolved, epoch, plan.head)
+        return Course.resume(plan.spec, plan.resolved, plan.steps_per_epoch, plan.resume_from)
+    return Course.begin(plan.spec, plan.resolved, plan.steps_per_epoch, plan.head)
