@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from app.db import DATABASE_AWAY, Database
-from app.jobs import lifecycle
+from app.jobs import lifecycle, queries
 from app.jobs.lifecycle import Lease
 
 log = logging.getLogger(__name__)
@@ -81,12 +81,18 @@ class Relay:
                 events.append((kind, data))
         self.resolved = columns.get("resolved", self.resolved)
         if events or columns:
-            with self._database.write() as session:
-                lifecycle.record(session, self._lease, events, read_to=end, **columns)
+            self._record(events, columns, end)
         for record in records:
             if record["type"] == "result":
                 self.result = record
             self._on_record(record)
+
+    def _record(self, events: list[tuple[str, Record]], columns: dict[str, Any], end: int) -> None:
+        with self._database.write() as session:
+            if found := columns.get("preflight"):
+                # An earlier attempt may have found out more than this one has so far.
+                columns["preflight"] = {**queries.preflight(session, self.job_id), **found}
+            lifecycle.record(session, self._lease, events, read_to=end, **columns)
 
     def _progress_is_due(self, data: Record) -> bool:
         now = time.monotonic()

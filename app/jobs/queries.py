@@ -219,6 +219,11 @@ def job_datasets(session: Session, job_id: str) -> Sequence[Dataset]:
     ).all()
 
 
+def preflight(session: Session, job_id: str) -> dict[str, Any]:
+    """What is known so far of a job's rows and steps."""
+    return session.scalar(select(Job.preflight).where(Job.id == job_id)) or {}
+
+
 def workers(session: Session, *, silent_for: float) -> Sequence[Row[Worker, bool]]:
     """Workers that have not stopped, with whether each was heard within `silent_for` seconds."""
     return session.execute(

@@ -177,6 +177,9 @@ def _check_earlier_job(session: Session, project_id: str, spec: JobSpec) -> None
     if earlier.status != JobStatus.SUCCEEDED:
         message = f"that job is '{earlier.status}'; only a succeeded job has a model to start from"
         raise InvalidRequest(message, param="model.id", code="model_not_published")
+    if earlier.spec["training"]["method"].get("export") == "adapter":
+        message = 'that job published an adapter alone, which is no whole model; run it again with export "merged"'
+        raise InvalidRequest(message, param="model.id", code="model_not_whole")
 
 
 def _check_hardware(session: Session, spec: JobSpec) -> None:

@@ -85,6 +85,21 @@ def test_records_become_events_and_columns_and_a_torn_line_waits(
         assert queries.log_tail(session, lease.job_id, attempt=1, limit=4) == (1, "two\n")
 
 
+def test_what_an_earlier_attempt_found_out_stays_beside_what_this_one_does(
+    database: Database, lease: Lease, tmp_path: Path
+) -> None:
+    for attempt, found in enumerate(({"data": 1, "steps": 2}, {"data": 3})):
+        reports = tmp_path / f"reports-{attempt}.jsonl"
+        write(reports, {"type": "preflight", "time": 1.0, "preflight": found})
+        assert Relay(database, lease, reports, tmp_path / "output.log", lambda _: None).forward()
+        # The next attempt's file begins anew.
+        with database.write() as session:
+            session.get_one(Job, lease.job_id).reports_read = 0
+    with database.read() as session:
+        assert session.get_one(Job, lease.job_id).preflight == {"data": 3, "steps": 2}
+    assert events_of(database, lease) == []
+
+
 def test_a_record_longer_than_a_batch_and_output_without_line_ends_arrive_whole(
     database: Database, lease: Lease, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,17 @@ from app.specs.data import HubData, UploadedData
 from worker.training.course import Course
 from worker.training.plan import Plan
 
+BASES = {
+    "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+    "causal-lm": "AutoModelForCausalLM",
+    "preference": "AutoModelForCausalLM",
+    "masked-lm": "AutoModelForMaskedLM",
+    "sentence-embedding": "AutoModel",
+}
+"""What the base of an adapter is loaded as."""
 HYPERPARAMETERS = (
     "engine",
     "method",
@@ -117,7 +128,22 @@ def _training(plan: Plan) -> str:
 
 
 def _use(plan: Plan) -> str:
-    return f"```python\n{plan.task.use(plan.spec).strip()}\n```".replace("FOLDER", "PATH/TO/THIS/FOLDER")
+    is_adapter = getattr(plan.spec.training.method, "export", "") == "adapter"
+    code = _onto_base(plan) if is_adapter else plan.task.use(plan.spec).strip()
+    return f"```python\n{code}\n```".replace("FOLDER", "PATH/TO/THIS/FOLDER")
+
+
+def _onto_base(plan: Plan) -> str:
+    kind, labels = BASES[plan.spec.task.type], plan.resolved.labels
+    is_number = plan.spec.task.target_role is not None and not plan.spec.task.has_classes
+    head = f", num_labels={len(labels)}, id2label={dict(enumerate(labels))}" if labels else ""
+    head = ", num_labels=1" if is_number else head
+    base = plan.spec.model.id if ":" not in plan.spec.model.id else "PATH/TO/THE/BASE/MODEL"
+    return (
+        f"from peft import PeftModel\nfrom transformers import AutoTokenizer, {kind}\n\n"
+        f'base = {kind}.from_pretrained("{base}"{head})\n'
+        'model = PeftModel.from_pretrained(base, "FOLDER")\ntokenizer = AutoTokenizer.from_pretrained("FOLDER")'
+    )
 
 
 def _named(plan: Plan, split: str) -> str:

@@ -104,7 +104,7 @@ def _hash(table: Table, spec: JobSpec) -> str:
 def _learn_labels(spec: JobSpec, train: Table) -> list[str]:
     # The spec's, else a hub dataset's own, else those that occur.
     task, role = spec.task, spec.task.target_role
-    if role is None:
+    if role is None or not task.has_classes:
         return []
     if task.class_names:
         return list(task.class_names)

@@ -55,6 +55,11 @@ class TaskSpec(Strict):
         raise NotImplementedError
 
     @property
+    def has_classes(self) -> bool:
+        """Whether the cells of the target role name classes."""
+        return self.target_role is not None
+
+    @property
     def class_names(self) -> Sequence[str] | None:
         """The classes that the spec names, in the order of their ids."""
         return None

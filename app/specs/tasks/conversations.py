@@ -16,6 +16,13 @@ def messages(cell: Any) -> list[dict[str, str]] | None:
     return cast("list[dict[str, str]]", cell) if isinstance(cell, list) else None
 
 
+def is_conversation(cell: Any) -> bool:
+    """Whether a cell that may also be a plain text holds messages: a list, or JSON text of a list of objects."""
+    if isinstance(cell, str) and not cell.lstrip().startswith("[{"):
+        return False
+    return messages(cell) is not None
+
+
 def conversation_fault(cell: Any) -> str | None:
     """Say why nothing can be learned from a conversation, or None."""
     talk = messages(cell)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from app.specs.tasks.base import Columns, Fault, Limits, Row, TaskSpec, text_fault
-from app.specs.tasks.conversations import conversation_fault, messages
+from app.specs.tasks.conversations import conversation_fault, is_conversation, messages
 
 
 class Preference(TaskSpec):
@@ -40,19 +40,27 @@ class Preference(TaskSpec):
 
     def faults(self, row: Row, columns: Columns, known: Collection[str] | None) -> Iterator[Fault]:
         """Rows that lack a text, or whose two answers are the same."""
+        asked = row.get(columns["prompt"])
         faults = [
             (role, message)
             for role in ("prompt", "chosen", "rejected")
-            if (message := _fault(role, row.get(columns[role])))
+            if (message := _fault(role, row.get(columns[role]), is_talk=is_conversation(asked)))
         ]
         yield from faults
         if not faults and row[columns["chosen"]] == row[columns["rejected"]]:
             yield "rejected", "it is the same as the chosen answer"
 
 
-def _fault(role: str, cell: Any) -> str | None:
-    if isinstance(cell, list):
-        # A prompt ends before the answer does.
-        closing = [{"role": "assistant", "content": "…"}] if role == "prompt" else []
-        return conversation_fault([*(messages(cell) or []), *closing])
-    return text_fault(cell)
+def _fault(role: str, cell: Any, *, is_talk: bool) -> str | None:
+    if not is_conversation(cell):
+        return text_fault(cell)
+    if not is_talk:
+        return "the answer is a list of messages and the prompt a text; write both as messages, or both as texts"
+    # A prompt ends before the answer does, and an answer is what comes after it.
+    closing = [{"role": "assistant", "content": "…"}] if role == "prompt" else []
+    found = messages(cell) or []
+    if role != "prompt" and len(found) != 1:
+        return (
+            f"an answer is one message of the assistant, this has {len(found)}; leave the prompt's messages out of it"
+        )
+    return conversation_fault([*found, *closing])

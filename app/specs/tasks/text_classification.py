@@ -3,9 +3,9 @@
 import json
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from app.specs.labels import check_labels, class_name, label_name, ordered, too_many, unknown
 from app.specs.tasks.base import Columns, Fault, Limits, Row, TaskSpec, text_faults
@@ -59,6 +59,19 @@ class TextClassification(TaskSpec):
     @classmethod
     def _labels_are_distinct(cls, labels: list[str] | None) -> list[str] | None:
         return check_labels(labels)
+
+    @model_validator(mode="after")
+    def _options_go_with_the_problem(self) -> Self:
+        if self.problem == "regression" and self.labels is not None:
+            raise ValueError("regression has numbers and no 'labels'")
+        if self.problem != "multi-label" and self.separator is not None:
+            raise ValueError("'separator' goes with problem 'multi-label'")
+        return self
+
+    @property
+    def has_classes(self) -> bool:
+        """Numbers are none."""
+        return self.problem != "regression"
 
     @property
     def fitting(self) -> Limits:
@@ -138,6 +151,9 @@ class TextClassification(TaskSpec):
         return class_name(cell, self.labels)
 
     def _cells(self, cell: Any) -> Any:
+        # An empty cell of a CSV file is null.
+        if cell is None and self.separator is not None:
+            return []
         # A text that is no list stays, for `faults` to refuse with the reason.
         if not isinstance(cell, str):
             return cast("list[Any]", cell) if isinstance(cell, list) else None

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from tiny_generator import conversations, make_generator
-from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, BloomForCausalLM, pipeline
 
 from app.specs import JobSpec
 from worker.training.models import load_tokenizer
@@ -229,3 +230,15 @@ def test_an_encoder_cannot_generate(train: Train) -> None:
     asked = spec({"format": "prompt-completion"}, model={"id": "local:tiny"}, data={"train": rows, "eval": None})
     error = train(asked).result["error"]
     assert (error["code"], "cannot generate" in error["message"]) == ("model_refused", True)
+
+
+def test_packing_is_refused_where_rows_would_run_together(train: Train, generator: Path, models_dir: Path) -> None:
+    folder = models_dir / "bloom"
+    shutil.copytree(generator, folder)
+    (folder / "model.safetensors").unlink()
+    config = BloomConfig(vocab_size=64, hidden_size=32, n_layer=1, n_head=2, initializer_range=0.5)
+    BloomForCausalLM(config).save_pretrained(folder)
+    error = train(spec({"packing": True}, model={"id": "local:bloom"})).result["error"]
+    assert error["code"] == "model_config_invalid"
+    assert "see each other in a bloom model" in error["message"]
+    assert train(spec(model={"id": "local:bloom"}, training={"max_steps": 1}), "plain").result["status"] == "succeeded"

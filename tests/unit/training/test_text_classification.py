@@ -8,6 +8,7 @@ import datasets
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from app.specs import JobSpec
 from worker.training.errors import ClassUnknown
@@ -171,3 +172,51 @@ def test_an_automatic_precision_on_a_cpu_is_fp32(spec: Make, train: Train) -> No
     done = train(spec(training={"batch_size": "auto"}, evaluation={"batch_size": 3}))
     assert (done.resolved.precision, done.resolved.batch_size, done.resolved.eval_batch_size) == ("fp32", 16, 3)
     assert done.resolved.total_steps == 4
+
+
+@pytest.mark.parametrize("engine", ["trainer", "pytorch"])
+def test_several_labels_are_learned_and_told(spec: Make, train: Train, engine: str) -> None:
+    rows = [
+        {
+            "text": f"the film was {first} and {second}",
+            "label": [mood for mood in (MOODS[first], MOODS[second]) if mood],
+        }
+        for first in MOODS
+        for second in MOODS
+    ] * 3
+    asked = spec(
+        task={"problem": "multi-label"},
+        data={"train": {"rows": rows}, "eval": {"rows": rows[:16]}},
+        training={"engine": engine, "epochs": 20},
+    )
+    done = train(asked)
+    assert done.result["status"] == "succeeded", done.result
+    assert done.resolved.labels == ["bad", "good"]
+    assert done.result["metrics"]["eval_f1_micro"] > 0.9
+    classify = pipeline("text-classification", model=str(done.out_dir / "model"), top_k=None)
+    for line in map(json.loads, (done.out_dir / "model" / "evaluation" / "predictions.jsonl").read_text().splitlines()):
+        said = {answer["label"]: answer["score"] for answer in classify([line["text"]])[0]}
+        assert said == pytest.approx(line["scores"], abs=1e-4)
+        assert line["predicted"] == [name for name in ("bad", "good") if line["scores"][name] > 0.5]
+
+
+@pytest.mark.parametrize("engine", ["trainer", "pytorch"])
+def test_numbers_are_learned_and_told(spec: Make, train: Train, engine: str, rows: Any) -> None:
+    numbered = [{**row, "label": 1.5 if row["label"] == "good" else -0.5} for row in rows(24)]
+    asked = spec(
+        task={"problem": "regression"},
+        data={"train": {"rows": numbered}, "eval": {"rows": numbered[:8]}},
+        training={"engine": engine, "epochs": 12},
+        evaluation={"best_by": "rmse"},
+    )
+    done = train(asked)
+    assert done.result["status"] == "succeeded", done.result
+    assert done.result["metrics"]["eval_rmse"] < 0.3
+    model = AutoModelForSequenceClassification.from_pretrained(done.out_dir / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(done.out_dir / "model")
+    line = json.loads((done.out_dir / "model" / "evaluation" / "predictions.jsonl").read_text().splitlines()[0])
+    said = model(**tokenizer(line["text"], return_tensors="pt")).logits.item()
+    assert said == pytest.approx(line["predicted"], abs=1e-4)
+
+
+MOODS = {"good": "good", "bad": "bad", "a": "", "very": ""}

@@ -122,6 +122,9 @@ def _with_adapter(plan: Plan, folder: Path, *, trainable: bool, model: Any) -> A
 
 def _name_base(config: Path, plan: Plan) -> None:
     written = json.loads(config.read_text(encoding="utf-8"))
+    if written.get("modules_to_save"):
+        # Every load adds to them what the kind of model has anyway.
+        written["modules_to_save"] = sorted(set(written["modules_to_save"]))
     written |= {"base_model_name_or_path": plan.spec.model.id, "revision": plan.resolved.model_commit}
     config.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
 

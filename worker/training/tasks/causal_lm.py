@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from app.specs import JobSpec
 from app.specs.tasks.causal_lm import CausalLM
 from app.specs.tasks.conversations import messages
-from worker.training.errors import ChatTemplateMissing, ModelRefused
+from worker.training.errors import ChatTemplateMissing, ModelConfigInvalid, ModelRefused
 from worker.training.metrics import Metrics
 from worker.training.metrics.tokens import TOKENS, token_answers
 from worker.training.models import build, load
@@ -28,6 +28,8 @@ from worker.training.truncation import check_lengths, place_of
 
 UNLEARNED = -100
 """The label of a token that is not learned, as torch's cross entropy has it."""
+CLOSE = 1e-3
+"""How far logits of one row may be apart by another order of adding up."""
 CLOSED = {"add_special_tokens": False}
 """A chat template writes the special tokens itself."""
 
@@ -57,6 +59,10 @@ class CausalLMTask:
             raise ModelRefused(
                 f"the model cannot generate text: its weights have no {', '.join(new[:3])}",
                 "Use a model that was trained to generate, such as a Llama, Qwen or SmolLM.",
+            )
+        if _spec(spec).packing and not keeps_rows_apart(model):
+            raise ModelConfigInvalid(
+                f"packed rows would see each other in a {model.config.model_type} model", "Set task.packing to false."
             )
         return model, ()
 
@@ -161,6 +167,27 @@ class CausalLMTask:
             'generate = pipeline("text-generation", model="FOLDER")\n'
             f'print(generate({asked}, max_new_tokens=100)[0]["generated_text"])'
         )
+
+
+def keeps_rows_apart(model: Any) -> bool:
+    """Whether the model says of a row that is packed behind another what it says of the row alone.
+
+    Those of transformers that make their masks of positions do; others (BLOOM, Falcon, Mamba, …) let rows run together.
+    """
+    ids = torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
+    positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3]], device=model.device)
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        alone = model(input_ids=ids[:, 4:], use_cache=False).logits
+        try:
+            behind = model(input_ids=ids, position_ids=positions, use_cache=False).logits[:, 4:]
+        except TypeError:
+            # It takes no positions.
+            return False
+        finally:
+            model.train(was_training)
+    return torch.allclose(alone.float(), behind.float(), rtol=CLOSE, atol=CLOSE)
 
 
 def _spec(spec: JobSpec) -> CausalLM:

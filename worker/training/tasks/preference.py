@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from app.specs import JobSpec
-from app.specs.tasks.conversations import messages
+from app.specs.tasks.conversations import is_conversation, messages
 from app.specs.tasks.preference import Preference
 from worker.training.errors import ChatTemplateMissing, ModelRefused
 from worker.training.metrics import Metrics
@@ -164,7 +164,7 @@ def _losses(gains: torch.Tensor, lengths: torch.Tensor, asked: Preference) -> to
 
 def _tokens(row: Row, columns: dict[str, str], tokenizer: Any) -> tuple[list[int], ...]:
     prompt, chosen, rejected = (row[columns[part]] for part in ("prompt", *ANSWERS))
-    talk = messages(prompt) if isinstance(prompt, list) else None
+    talk = messages(prompt) if is_conversation(prompt) else None
     if talk is None:
         end = tokenizer.eos_token or ""
         asked: list[int] = tokenizer(prompt, verbose=False)["input_ids"]
@@ -183,7 +183,7 @@ def _tokens(row: Row, columns: dict[str, str], tokenizer: Any) -> tuple[list[int
 
 
 def _answer(cell: Any) -> list[dict[str, str]]:
-    return messages(cell) or [] if isinstance(cell, list) else [{"role": "assistant", "content": cell}]
+    return messages(cell) or [] if is_conversation(cell) else [{"role": "assistant", "content": cell}]
 
 
 def _after(asked: list[int], whole: str, rest: str, tokenizer: Any, told: dict[str, Any]) -> list[int]:
