@@ -3,23 +3,43 @@
 Imports only: one tensor operation, tokenizer call or `torch.cuda` call in here would hang or break the children.
 """
 
+import importlib
 import signal
+import sys
+from typing import Any, cast
 
-import datasets
-import evaluate
-import sklearn.metrics
-import sklearn.model_selection
-import torch
-import transformers
-import transformers.models.auto.modeling_auto
-import transformers.trainer
+PRELOADED = (
+    "datasets",
+    "evaluate",
+    "sklearn.metrics",
+    "sklearn.model_selection",
+    "torch",
+    "transformers",
+    "transformers.models.auto.modeling_auto",
+    "transformers.trainer",
+    "worker.training.engines",
+    "worker.training.run",
+    "worker.training.tasks",
+)
+HIDDEN = "bitsandbytes"
+"""transformers imports peft, which imports this where it is installed; and this asks CUDA for its devices."""
+ASKED_FOR_IT = (
+    ("peft.import_utils", "is_bnb_available"),
+    ("peft.import_utils", "is_bnb_4bit_available"),
+    ("transformers.utils.import_utils", "is_bitsandbytes_available"),
+)
+"""Functions that remember whether it is there. The children shall find it."""
 
-import worker.training.engines
-import worker.training.run
-import worker.training.tasks
+# A module that is None cannot be imported (see the documentation of `sys.modules`).
+sys.modules[HIDDEN] = cast("Any", None)
+try:
+    for name in PRELOADED:
+        importlib.import_module(name)
+finally:
+    del sys.modules[HIDDEN]
+for module, function in ASKED_FOR_IT:
+    getattr(sys.modules[module], function).cache_clear()
 
 # A SIGTERM to the whole process group reaches the forkserver too. Its end would kill the training processes, which are
 # to save a checkpoint instead; each sets a handler of its own.
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-
-__all__ = ["datasets", "evaluate", "sklearn", "torch", "transformers", "worker"]
