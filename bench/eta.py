@@ -33,7 +33,7 @@ def main() -> None:
     """Train each case once."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        train, evaluation = reviews.divided(reviews.rating_rows(reviews.fetch(CACHE)), 2400, 400)
+        train, evaluation = reviews.divided(reviews.rating_rows(reviews.fetch(CACHE)), 1600, 300)
         files = {
             "TRAIN": reviews.write_csv(train, folder / "train.csv"),
             "EVAL": reviews.write_csv(evaluation, folder / "eval.csv"),
