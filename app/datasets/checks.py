@@ -136,7 +136,7 @@ def _check_split(
         message = f"none of the {watched.count:,} rows can be used"
         report.add(DataProblem(f"data.{split}", split, "no_usable_rows", message))
     elif split == "train":
-        report.classes = watched.names
+        report.classes = survey.classes("train")
 
 
 def _check_classes(task: TaskSpec, report: DataReport) -> None:
@@ -160,7 +160,6 @@ class _Watched:
         self._rows, self._task, self._limit, self._split, self._survey = iter(rows), spec.task, limit, split, survey
         self._target = None if spec.task.target_role is None else spec.columns[spec.task.target_role]
         self._is_bad = False
-        self.names: set[str] = set()
         self.count = 0
         self.is_cut = False
 
@@ -173,8 +172,6 @@ class _Watched:
             # Back here, the check has said all it has to say about the row.
             if not self._is_bad:
                 self._survey.row(self._split, self.count, named)
-            if not self._is_bad and self._target is not None:
-                self.names.update(self._task.classes(named[self._target]))
         self.is_cut = next(self._rows, None) is not None
 
     def mark_bad(self) -> int:

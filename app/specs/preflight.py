@@ -64,6 +64,10 @@ class Survey:
         """How many rows of a split are left out."""
         self._skipped[split] = count
 
+    def classes(self, split: str) -> set[str]:
+        """The classes of the usable rows of a split."""
+        return set(self._classes.get(split, ()))
+
     def findings(self, *, is_complete: bool = True) -> Findings:
         """All that was found, as JSON: counts by split, and warnings for people."""
         classes = {split: dict(counts.most_common(SHOWN_CLASSES)) for split, counts in self._classes.items() if counts}

@@ -57,11 +57,12 @@ def prepare(tables: dict[str, Table], spec: JobSpec, report: Reporter, stop: thr
     chosen = {split: _subset(spec, split, table) for split, table in _hold_out(tables, spec, report).items()}
     survey = Survey(spec.task, spec.columns)
     checked = {split: _usable(split, table, spec, labels, survey, report, stop) for split, table in chosen.items()}
-    _check_classes(spec, labels, checked["train"])
+    _tell(survey, checked, report)
+    # The first rows of a stream may well be of one class.
+    _check_classes(spec, labels, survey.classes("train") if tables["train"].stream is None else set(labels))
     if labels and spec.task.class_names is None:
         more = f" and {len(labels) - SHOWN_LABELS} more" if len(labels) > SHOWN_LABELS else ""
         report.note(f"{len(labels)} classes were learned from train: {', '.join(labels[:SHOWN_LABELS])}{more}")
-    _tell(survey, checked, report)
     return Data(
         splits=checked,
         labels=labels,
@@ -132,9 +133,7 @@ def _seen(spec: JobSpec, train: Table) -> set[str]:
     }
 
 
-def _check_classes(spec: JobSpec, labels: list[str], train: Table) -> None:
-    # The first rows of a stream may well be of one class.
-    present = _seen(spec, train) if train.stream is None else set(labels)
+def _check_classes(spec: JobSpec, labels: list[str], present: set[str]) -> None:
     message = spec.task.classes_fault(present) or spec.task.classes_fault(labels)
     if message:
         raise (SingleClass if len(present) <= 1 else TooManyClasses)(f"train: {message}")

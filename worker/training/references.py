@@ -7,20 +7,16 @@ import datasets
 import torch
 
 from worker.training.errors import Stopped
-from worker.training.methods.lora import LoraMethod, QloraMethod
+from worker.training.methods import METHODS
 from worker.training.plan import Plan
 from worker.training.prediction import autocast
 from worker.training.tasks.preference import log_probabilities
 from worker.training.tasks.protocol import REFERENCE
 
-BASES = {"lora": LoraMethod(), "qlora": QloraMethod()}
-
 
 def with_references(plan: Plan) -> Plan:
     """The plan with a column `reference` in each encoded split: the log probabilities of both answers. Raises Stopped."""
-    method = BASES.get(plan.spec.training.method.type)
-    model = method.base(plan) if method else plan.task.build_model(plan.base, plan.spec, plan.resolved.labels)[0]
-    model = model.to(plan.resolved.device).eval()
+    model = METHODS[plan.spec.training.method.type].base(plan).to(plan.resolved.device).eval()
     return replace(plan, encoded={split: _told(plan, model, rows) for split, rows in plan.encoded.items()})
 
 

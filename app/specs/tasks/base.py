@@ -1,5 +1,6 @@
 """What every kind of job says of itself, and of which rows it can be made. Pure Python: submit and training ask the same questions."""
 
+from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, get_args
 
@@ -35,9 +36,9 @@ class TaskSpec(Strict):
         return self.limits
 
     @property
+    @abstractmethod
     def metrics(self) -> tuple[str, ...]:
         """The metrics this task can be judged by; the usual ones come first."""
-        raise NotImplementedError
 
     @classmethod
     def all_metrics(cls) -> tuple[str, ...]:
@@ -51,8 +52,8 @@ class TaskSpec(Strict):
 
     @property
     def default_metrics(self) -> tuple[str, ...]:
-        """The metrics computed where none are asked for; the first picks the best checkpoint."""
-        raise NotImplementedError
+        """The metrics computed where none are asked for; the first picks the best checkpoint. All, without a choice."""
+        return self.metrics
 
     @property
     def has_classes(self) -> bool:
@@ -84,12 +85,12 @@ class TaskSpec(Strict):
         """What a held-out share is balanced by, where the task has such a thing."""
         return None
 
+    @abstractmethod
     def faults(self, row: Row, columns: Columns, known: Collection[str] | None) -> Iterator[Fault]:
         """Say what is wrong with a row whose target was read.
 
         `known` are the classes that may occur, or None where they are still to be learned from train.
         """
-        raise NotImplementedError
 
 
 def text_fault(cell: Any) -> str | None:

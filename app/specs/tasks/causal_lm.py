@@ -42,11 +42,6 @@ class CausalLM(TaskSpec):
         """Over the tokens that are learned."""
         return ("perplexity", "token_accuracy")
 
-    @property
-    def default_metrics(self) -> tuple[str, ...]:
-        """Both."""
-        return self.metrics
-
     def faults(self, row: Row, columns: Columns, known: Collection[str] | None) -> Iterator[Fault]:
         """Conversations with wrong roles or empty messages, and missing texts."""
         if self.format == "prompt-completion":

@@ -24,11 +24,6 @@ class MaskedLM(TaskSpec):
         """Over the hidden tokens."""
         return ("perplexity", "token_accuracy")
 
-    @property
-    def default_metrics(self) -> tuple[str, ...]:
-        """Both."""
-        return self.metrics
-
     def faults(self, row: Row, columns: Columns, known: Collection[str] | None) -> Iterator[Fault]:
         """Rows without text."""
         return text_faults(row, columns, "text")

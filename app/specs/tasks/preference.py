@@ -33,11 +33,6 @@ class Preference(TaskSpec):
         """How often, and by how much, the chosen answer is preferred."""
         return ("reward_accuracy", "reward_margin")
 
-    @property
-    def default_metrics(self) -> tuple[str, ...]:
-        """Both."""
-        return self.metrics
-
     def faults(self, row: Row, columns: Columns, known: Collection[str] | None) -> Iterator[Fault]:
         """Rows that lack a text, or whose two answers are the same."""
         asked = row.get(columns["prompt"])

@@ -36,11 +36,6 @@ class QuestionAnswering(TaskSpec):
         """Those of SQuAD."""
         return ("f1", "exact_match")
 
-    @property
-    def default_metrics(self) -> tuple[str, ...]:
-        """Both."""
-        return self.metrics
-
     def faults(self, row: Row, columns: Columns, known: Collection[str] | None) -> Iterator[Fault]:
         """Rows without question or context, and answers that do not stand where they are said to."""
         faults = list(text_faults(row, columns, "question", "context"))

@@ -37,11 +37,6 @@ class SentenceEmbedding(TaskSpec):
         """How well a positive is found by its anchor among all positives, and told from the negative."""
         return ("mrr", "recall_at_1", "cosine_accuracy")
 
-    @property
-    def default_metrics(self) -> tuple[str, ...]:
-        """All of them."""
-        return self.metrics
-
     def faults(self, row: Row, columns: Columns, known: Collection[str] | None) -> Iterator[Fault]:
         """Rows that lack a text."""
         return text_faults(row, columns, "anchor", "positive", "negative")

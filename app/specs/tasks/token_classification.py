@@ -48,11 +48,6 @@ class TokenClassification(TaskSpec):
         return ("f1", "precision", "recall", "accuracy")
 
     @property
-    def default_metrics(self) -> tuple[str, ...]:
-        """All of them."""
-        return self.metrics
-
-    @property
     def class_names(self) -> Sequence[str] | None:
         """The spec's own list."""
         return self.labels

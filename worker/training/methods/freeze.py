@@ -32,6 +32,10 @@ class FreezeMethod:
         freeze(model, cast("FreezeSpec", spec.training.method).layers, head)
         return model, head
 
+    def base(self, plan: Plan) -> Any:
+        """The pretrained model with its new head."""
+        return plan.task.build_model(plan.base, plan.spec, plan.resolved.labels)[0]
+
     def load(self, plan: Plan, folder: Path, *, trainable: bool) -> Any:
         """The model, its lower part without gradients."""
         model = plan.task.load_model(folder, plan.spec)

@@ -15,6 +15,10 @@ class FullMethod:
         """The pretrained model with its new head."""
         return task.build_model(base, spec, labels)
 
+    def base(self, plan: Plan) -> Any:
+        """The pretrained model with its new head."""
+        return plan.task.build_model(plan.base, plan.spec, plan.resolved.labels)[0]
+
     def load(self, plan: Plan, folder: Path, *, trainable: bool) -> Any:
         """The model, whole."""
         return plan.task.load_model(folder, plan.spec)

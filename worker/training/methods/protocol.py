@@ -18,6 +18,10 @@ class Method(Protocol):
         """
         ...
 
+    def base(self, plan: Plan) -> Any:
+        """The model as it was before training, new head included."""
+        ...
+
     def load(self, plan: Plan, folder: Path, *, trainable: bool) -> Any:
         """The model of the initial folder or of a checkpoint, ready to be trained or to be asked."""
         ...
