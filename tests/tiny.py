@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from seeds import seed
+
 GOOD = ("good", "great", "fine", "lovely")
 BAD = ("bad", "awful", "poor", "dull")
 FILLER = ("the", "film", "was", "a", "plot", "very")
@@ -33,7 +35,7 @@ def make_model(folder: Path, **config: int) -> Path:
         sep_token="[SEP]",
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
-    torch.manual_seed(5)
+    torch.manual_seed(seed(5))
     tiny = {
         "hidden_size": 32,
         "num_hidden_layers": 2,

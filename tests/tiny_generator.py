@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from seeds import seed
+
 GREETINGS = {"hello": "good day", "bye": "so long", "thanks": "you are welcome", "help": "what is wrong"}
 TEMPLATE = (
     "{% for message in messages %}<{{ message.role }}> {{ message.content }} <end> {% endfor %}"
@@ -32,7 +34,7 @@ def make_generator(folder: Path, **config: Any) -> Path:
         model_input_names=["input_ids", "attention_mask"],
     )
     fast.chat_template = TEMPLATE
-    torch.manual_seed(5)
+    torch.manual_seed(seed(5))
     tiny = {
         "hidden_size": 32,
         "intermediate_size": 64,

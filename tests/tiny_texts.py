@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from seeds import seed
+
 NUMBERS = {"one": "uno", "two": "dos", "three": "tres", "four": "cuatro", "five": "cinco", "six": "seis"}
 
 
@@ -32,7 +34,7 @@ def make_translator(folder: Path, kind: str = "t5", **config: Any) -> Path:
         model_input_names=["input_ids", "attention_mask"],
     )
     common = {"vocab_size": len(words), "d_model": 32, "pad_token_id": 0, "eos_token_id": 1}
-    torch.manual_seed(5)
+    torch.manual_seed(seed(5))
     if kind == "t5":
         tiny = {
             "d_kv": 16,
@@ -95,7 +97,7 @@ def make_guesser(folder: Path, *, with_head: bool = True, **config: Any) -> Path
         "intermediate_size": 64,
         "max_position_embeddings": 32,
     }
-    torch.manual_seed(5)
+    torch.manual_seed(seed(5))
     kind = BertForMaskedLM if with_head else BertModel
     model: Any = kind(BertConfig(vocab_size=len(words), initializer_range=0.1, **{**tiny, **config}))
     model.save_pretrained(folder)

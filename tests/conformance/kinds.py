@@ -27,6 +27,7 @@ class Kind:
     evaluation: int = 12
     task: dict[str, Any] = field(default_factory=dict[str, Any])
     training: dict[str, Any] = field(default_factory=dict[str, Any])
+    evaluations: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 def _classifies(folder: Path, lines: list[Line]) -> None:
@@ -163,10 +164,16 @@ KINDS: dict[str, Kind] = {
         tiny_models.questions,
         _answers,
         train=48,
-        training={**FAST, "epochs": 25},
+        training={"epochs": 25, "learning_rate": 0.005},
     ),
     "seq2seq": Kind(
-        tiny_texts.make_translator, tiny_texts.translations, _writes, train=36, training={**FAST, "epochs": 25}
+        tiny_texts.make_translator,
+        tiny_texts.translations,
+        _writes,
+        train=36,
+        training={**FAST, "epochs": 25},
+        # Each evaluation writes texts, which takes longer than the steps between two of them.
+        evaluations={"strategy": "steps", "every": 25},
     ),
     "masked-lm": Kind(
         tiny_texts.make_guesser,

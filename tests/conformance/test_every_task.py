@@ -21,8 +21,9 @@ from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
 from worker.training.run import run
 
+pytestmark = pytest.mark.numeric
 GOLDEN = Path(__file__).parent / "golden_tiny_losses.json"
-"""The losses of the first steps of each task with engine trainer and method full, on the CPU on which they were written down."""
+"""The losses of the first steps of each task with engine trainer and method full."""
 METHODS: dict[str, dict[str, Any]] = {
     "full": {"type": "full"},
     "lora": {"type": "lora", "rank": 8},
@@ -53,7 +54,7 @@ def body(task: str, engine: str, method: str, **more: Any) -> JobSpec:
                 **kind.training,
                 **more,
             },
-            "evaluation": {"at_start": True},
+            "evaluation": {"at_start": True, **kind.evaluations},
             "resources": {"gpus": 0},
         }
     )
@@ -102,5 +103,5 @@ def test_it_learns_and_plain_libraries_agree(task: str, engine: str, method: str
 @pytest.mark.parametrize("task", TASKS)
 def test_the_first_losses_are_those_that_were_written_down(task: str, tmp_path: Path) -> None:
     losses = series(train(body(task, "trainer", "full", max_steps=5), KINDS[task], tmp_path), "loss")
-    # Another CPU adds up in another order: close, not equal.
-    assert losses == pytest.approx(json.loads(GOLDEN.read_text())[task], rel=0.005)
+    # Another processor adds up in another order: with SSE, AVX2 and AVX-512 they differ by 3e-6 at most.
+    assert losses == pytest.approx(json.loads(GOLDEN.read_text())[task], rel=1e-4)

@@ -26,13 +26,18 @@ WHOLE = ("classifier", "score", "qa_outputs", "lm_head", "pooler", "pre_classifi
 KINDS: dict[str, TaskType] = {
     "text-classification": TaskType.SEQ_CLS,
     "token-classification": TaskType.TOKEN_CLS,
-    "question-answering": TaskType.QUESTION_ANS,
     "seq2seq": TaskType.SEQ_2_SEQ_LM,
     "causal-lm": TaskType.CAUSAL_LM,
     "preference": TaskType.CAUSAL_LM,
     "sentence-embedding": TaskType.FEATURE_EXTRACTION,
 }
-"""What peft calls our tasks, where it knows them."""
+"""What peft calls our tasks, where it knows them.
+
+Not question-answering: peft's class for it takes `token_type_ids` and gives them to nobody (0.21.2), so that a model which
+tells question and context apart by them would be trained without, and published to be used with them.
+"""
+POINTING_HEAD = "qa_outputs"
+"""The head that peft tunes whole for question answering, also where it is not newly made."""
 
 
 class LoraMethod:
@@ -102,7 +107,7 @@ class QloraMethod(LoraMethod):
 def _config(spec: JobSpec, model: Any, head: tuple[str, ...]) -> LoraConfig:
     asked = cast("LoraSpec", spec.training.method)
     # Newly made layers have nothing that small changes could be made to: they are tuned, and kept, whole.
-    made = sorted({name.rpartition(".")[0] for name in head})
+    made = sorted({name.rpartition(".")[0] for name in head} | _pointing_head(spec, model))
     return LoraConfig(
         task_type=KINDS.get(spec.task.type),
         r=asked.rank,
@@ -112,6 +117,10 @@ def _config(spec: JobSpec, model: Any, head: tuple[str, ...]) -> LoraConfig:
         exclude_modules=made or None,
         modules_to_save=made or None,
     )
+
+
+def _pointing_head(spec: JobSpec, model: Any) -> set[str]:
+    return {POINTING_HEAD} if spec.task.type == "question-answering" and hasattr(model, POINTING_HEAD) else set()
 
 
 def _with_adapter(plan: Plan, folder: Path, *, trainable: bool, model: Any) -> Any:
