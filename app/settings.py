@@ -70,6 +70,13 @@ class Settings(BaseSettings):
     slots: int = Field(
         default=1, ge=1, le=64, description="Jobs a worker runs at once; each slot of a GPU worker has its own GPU."
     )
+    threads_per_slot: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="CPU threads that one job computes with; without it, the worker's cores divided by its slots. "
+        "Very small models are faster with 1.",
+    )
     poll_seconds: float = Field(
         default=2.0,
         gt=0,

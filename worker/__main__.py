@@ -91,7 +91,7 @@ def _open(settings: Settings, gpus: tuple[str, ...], queues: tuple[str, ...], en
         copies=LocalCopies(storage, settings.cache(), settings.cache_limit_bytes),
         processes=TrainingProcesses(),
         workspaces=settings.cache() / "work",
-        threads_a_slot=max(1, len(os.sched_getaffinity(0)) // settings.slots),
+        threads_a_slot=settings.threads_per_slot or max(1, len(os.sched_getaffinity(0)) // settings.slots),
         gpus=gpus,
     )
 
