@@ -5,7 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SPEC ?= examples/reviews-demo.json
-PYTEST_WORKERS ?= 2
+# Twice the cores: many tests wait for a lease, a clock or a server, and others compute meanwhile.
+PYTEST_WORKERS ?= 4
+SELECT ?= not faults and not models
+PYTEST := $(BIN)/python -m pytest
+SPREAD := -n $(PYTEST_WORKERS) --dist loadscope --no-loadscope-reorder --durations=30 --durations-min=1
 TUNESMITH_TENSORFLOW_VENV ?= .venv-tensorflow
 TENSORFLOW_STAMP := $(TUNESMITH_TENSORFLOW_VENV)/.installed
 TORCH := $(shell sed -n 's/^torch==/torch==/p' requirements.lock)
@@ -15,7 +19,8 @@ export TUNESMITH_TENSORFLOW_PYTHON := $(abspath $(TUNESMITH_TENSORFLOW_VENV))/bi
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-tensorflow demo test test-faults test-models check up bench lock
+SHELL := bash
+.PHONY: help install install-tensorflow demo test test-faults test-models test-portable test-seeds durations check up bench lock
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-26s %s\n", $$1, $$2}'
@@ -44,13 +49,34 @@ demo: $(STAMP) ## Train on real reviews, end to end; SPEC=file runs another job
 	$(BIN)/python tools/demo.py $(SPEC)
 
 test: $(STAMP) $(TENSORFLOW_STAMP) ## Run the tests, with real servers and processes; the long ones are `make test-faults` and `make test-models`
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal -m "not faults and not models" $(PYTEST_ARGS)
+	$(PYTEST) $(SPREAD) -m "$(SELECT)" $(PYTEST_ARGS)
 
 test-faults: $(STAMP) $(TENSORFLOW_STAMP) ## Run the long tests in which a process, the broker, the database or a clock fails
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal -m faults $(PYTEST_ARGS)
+	$(PYTEST) $(SPREAD) -m faults $(PYTEST_ARGS)
 
 test-models: $(STAMP) ## Train real pretrained models on real data: token labels, and a chat model of 135 M
-	$(BIN)/python -m pytest -m models $(PYTEST_ARGS)
+	$(PYTEST) $(SPREAD) -m models $(PYTEST_ARGS)
+
+# What torch, oneDNN and MKL may use of the processor; the last only where there is one.
+COMMA := ,
+LEVELS := default,SSE41,SSE4_2 avx2,AVX2,AVX2 $(if $(shell grep -m1 avx512f /proc/cpuinfo),avx512$(COMMA)AVX512_CORE$(COMMA)AVX512)
+SEEDS ?= 20
+
+durations: $(STAMP) $(TENSORFLOW_STAMP) ## Run all tests and record how long each takes, by which they are spread
+	$(PYTEST) $(SPREAD) --record-durations $(PYTEST_ARGS)
+
+test-portable: $(STAMP) $(TENSORFLOW_STAMP) ## Run the tests that depend on what a model computes, as on other processors
+	for level in $(LEVELS); do \
+	  echo "== $$level"; IFS=, read -r aten onednn mkl <<< "$$level"; \
+	  ATEN_CPU_CAPABILITY=$$aten ONEDNN_MAX_CPU_ISA=$$onednn MKL_ENABLE_INSTRUCTIONS=$$mkl \
+	    $(PYTEST) $(SPREAD) -m numeric $(PYTEST_ARGS) || exit 1; \
+	done
+
+test-seeds: $(STAMP) $(TENSORFLOW_STAMP) ## Run the tests in which a model learns, from SEEDS seeds
+	for seed in $$(seq $(SEEDS)); do \
+	  echo "== seed $$seed"; \
+	  TUNESMITH_TEST_SEED=$$seed $(PYTEST) $(SPREAD) -m "numeric and not models" -k "learn or better" $(PYTEST_ARGS) || exit 1; \
+	done
 
 check: $(STAMP) ## Lint, types, layers, migrations, docs
 	$(BIN)/ruff check .

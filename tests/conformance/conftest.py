@@ -1,10 +1,7 @@
 """Every engine and every method must pass the same tests: a new one is picked up from the tables."""
 
-import fcntl
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 import reviews
+import warm_start
 from deployment import Deployment, deployment
 from tiny import make_model
 
@@ -41,15 +39,10 @@ def pair(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="session")
-def trained(pair: tuple[str, str], tmp_path_factory: pytest.TempPathFactory, testrun_uid: str) -> Trained:
-    """The run of this pair, shared by all tests that only look at it, whichever process they run in."""
-    folder = tmp_path_factory.getbasetemp().parent / f"{'-'.join(pair)}-{testrun_uid}"
-    folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "done").exists():
-            _train(pair, folder)
-            (folder / "done").touch()
+def trained(pair: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The run of this pair, shared by all tests that only look at it."""
+    folder = tmp_path_factory.mktemp("-".join(pair))
+    _train(pair, folder)
     lines = (folder / "out" / "reports.jsonl").read_text().splitlines()
     return Trained(folder / "out", [json.loads(line) for line in lines])
 
@@ -57,13 +50,14 @@ def trained(pair: tuple[str, str], tmp_path_factory: pytest.TempPathFactory, tes
 def _train(pair: tuple[str, str], folder: Path) -> None:
     train, evaluation = reviews.divided(reviews.rating_rows(reviews.fetch(CACHE)), 640, 200)
     (folder / "spec.json").write_text(json.dumps(real_spec(*pair)))
-    command = [sys.executable, "-m", "worker.training", str(folder / "spec.json"), str(folder / "out")]
+    command = ["-m", "worker.training", str(folder / "spec.json"), str(folder / "out")]
     command += [f"--dataset=TRAIN={reviews.write_csv(train, folder / 'train.csv')}"]
     command += [f"--dataset=EVAL={reviews.write_csv(evaluation, folder / 'eval.csv')}"]
     command += [f"--models-dir={reviews.models_dir(folder / 'models')}"]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=500)
-    assert done.returncode == 0, done.stderr[-4000:]
+    log_file = folder / "log"
+    with log_file.open("wb") as log:
+        process = warm_start.start(command, os.environ, ROOT, log)
+        assert process.wait(500) == 0, log_file.read_text()[-4000:]
 
 
 def real_spec(engine: str, method: str) -> dict[str, Any]:

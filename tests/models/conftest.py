@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import real_models
 import reviews
+import warm_start
 
 ROOT = Path(__file__).parents[2]
 Rows = list[dict[str, Any]]
@@ -36,13 +35,12 @@ def train(tmp_path: Path, models: Path) -> Callable[..., list[dict[str, Any]]]:
         sources = {"train": {"dataset": "TRAIN"}, "eval": {"dataset": "EVAL"}}
         body = {"data": sources, "resources": {"gpus": 0}, "evaluation": {"at_start": True}, **spec}
         (tmp_path / "spec.json").write_text(json.dumps(body))
-        command = [sys.executable, "-m", "worker.training", str(tmp_path / "spec.json"), str(tmp_path / "out")]
+        command = ["-m", "worker.training", str(tmp_path / "spec.json"), str(tmp_path / "out")]
         command += [f"--dataset=TRAIN={tmp_path}/train.parquet", f"--dataset=EVAL={tmp_path}/eval.parquet"]
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(
-            [*command, f"--models-dir={models}"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr[-4000:]
+        command += [f"--models-dir={models}"]
+        with (tmp_path / "log").open("wb") as log:
+            process = warm_start.start(command, os.environ, ROOT, log)
+            assert process.wait() == 0, (tmp_path / "log").read_text()[-4000:]
         return [json.loads(line) for line in (tmp_path / "out" / "reports.jsonl").read_text().splitlines()]
 
     return go

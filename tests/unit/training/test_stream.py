@@ -21,7 +21,8 @@ dataset_info:
 ---
 """
 RUNS = """
-import json, resource, sys, threading
+import worker.training.warm
+import json, os, resource, sys, threading
 from pathlib import Path
 import torch
 from app.specs import JobSpec, Resolved
@@ -30,26 +31,35 @@ from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
 from worker.training.run import run
 
-torch.set_num_threads(1)
-asked = json.loads(sys.argv[1])
-for attempt in asked["attempts"]:
-    out, stop, records = Path(attempt["out"]), threading.Event(), []
 
-    def listen(record):
-        records.append(record)
-        if record.get("step", 0) >= attempt.get("stop_after", 1e9) and "loss" in record.get("values", {}):
-            stop.set()
+def attempt_all(asked):
+    torch.set_num_threads(1)
+    for attempt in asked["attempts"]:
+        out, stop, records = Path(attempt["out"]), threading.Event(), []
 
-    checkpoint = newest_valid(out / "checkpoints")
-    settled = Resolved.model_validate(json.loads((out / "resolved.json").read_text())) if checkpoint else None
-    spec = JobSpec.model_validate(attempt["spec"])
-    request = TrainingRequest(spec, out, {}, Path(asked["models"]), {}, settled, checkpoint)
-    run(request, Reporter(out, listen), stop)
-    for record in records:
-        if record["type"] == "resolved":
-            (out / "resolved.json").write_text(json.dumps(record["resolved"]))
-    (out / "peak").write_text(str(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
-    print(json.dumps(records))
+        def listen(record):
+            records.append(record)
+            if record.get("step", 0) >= attempt.get("stop_after", 1e9) and "loss" in record.get("values", {}):
+                stop.set()
+
+        checkpoint = newest_valid(out / "checkpoints")
+        settled = Resolved.model_validate(json.loads((out / "resolved.json").read_text())) if checkpoint else None
+        spec = JobSpec.model_validate(attempt["spec"])
+        request = TrainingRequest(spec, out, {}, Path(asked["models"]), {}, settled, checkpoint)
+        run(request, Reporter(out, listen), stop)
+        for record in records:
+            if record["type"] == "resolved":
+                (out / "resolved.json").write_text(json.dumps(record["resolved"]))
+        (out / "peak").write_text(str(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+        print(json.dumps(records), flush=True)
+
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        attempt_all(json.loads(line))
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    print(json.dumps({"code": os.waitstatus_to_exitcode(status)}), flush=True)
 """
 Records = list[dict[str, Any]]
 Go = Callable[..., list[Records]]
@@ -69,10 +79,6 @@ def spoiled(count: int) -> list[dict[str, Any]]:
     return [{**row, "text": ""} if number == 1234 else row for number, row in enumerate(sentences(count), start=1)]
 
 
-BIG_ROWS = 60_000
-BIG = lines([{**row, "padding": "x" * 4000} for row in sentences(BIG_ROWS)])
-
-
 @pytest.fixture(scope="module")
 def hub() -> Iterator[DatasetHub]:
     repositories = {
@@ -80,14 +86,36 @@ def hub() -> Iterator[DatasetHub]:
         "unnamed": Repository.of(main={"train.jsonl": lines(sentences(30))}),
         "spoiled": Repository.of(main={"train.jsonl": lines(spoiled(1500))}),
         "hopeless": Repository.of(main={"train.jsonl": lines([{"text": "", "label": "bad"}] * 3)}),
-        "big": Repository.of(main={"train.jsonl": BIG}),
     }
     with dataset_hub(**repositories) as server:
         yield server
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the libraries keep what they downloaded."""
+    return tmp_path_factory.mktemp("hf")
+
+
+@pytest.fixture(scope="module")
+def forks(hub: DatasetHub, home: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that uses this hub, and forks one for the attempts of each line that it is given."""
+    with (home / "stderr").open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", RUNS],
+            cwd=ROOT,
+            env={**os.environ, **environment(hub.url, home)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        yield process
+        process.communicate()
+
+
 @pytest.fixture
-def go(hub: DatasetHub, tmp_path: Path, models_dir: Path) -> Go:
+def go(forks: subprocess.Popen[str], home: Path, tmp_path: Path, models_dir: Path) -> Go:
     """Runs attempts one after the other and gives the records of each; an attempt goes on from what is in its folder."""
 
     def start(*attempts: dict[str, Any]) -> list[Records]:
@@ -95,17 +123,18 @@ def go(hub: DatasetHub, tmp_path: Path, models_dir: Path) -> Go:
             "models": str(models_dir),
             "attempts": [{**attempt, "out": str(tmp_path / attempt["out"])} for attempt in attempts],
         }
-        done = subprocess.run(
-            [sys.executable, "-c", RUNS, json.dumps(asked)],
-            cwd=ROOT,
-            env={**os.environ, **environment(hub.url, tmp_path / "hf")},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=400,
-        )
-        assert done.returncode == 0, done.stderr
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        assert forks.stdin is not None
+        assert forks.stdout is not None
+        forks.stdin.write(json.dumps(asked) + "\n")
+        forks.stdin.flush()
+        found: list[Records] = []
+        for line in forks.stdout:
+            answer = json.loads(line)
+            if isinstance(answer, dict):
+                assert answer == {"code": 0}, (home / "stderr").read_text()
+                return found
+            found.append(answer)
+        raise AssertionError((home / "stderr").read_text())
 
     return start
 
@@ -128,6 +157,10 @@ def spec(name: str, engine: str, *, labels: bool = True, **parts: Any) -> dict[s
         "resources": {"gpus": 0},
         **parts,
     }
+
+
+def stored_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def result(records: Records) -> dict[str, Any]:
@@ -216,14 +249,18 @@ def test_what_cannot_be_learned_from_a_stream_is_told(go: Go) -> None:
     assert "'train'" in result(split)["error"]["message"]
 
 
-def test_of_data_larger_than_is_needed_only_the_beginning_is_read(go: Go, hub: DatasetHub, tmp_path: Path) -> None:
-    assert len(BIG) > 240_000_000
+def test_of_data_larger_than_is_needed_only_the_beginning_is_read(
+    go: Go, hub: DatasetHub, home: Path, tmp_path: Path
+) -> None:
+    big_file = lines([{**row, "padding": "x" * 4000} for row in sentences(60_000)])
+    assert len(big_file) > 240_000_000
+    hub.repositories["someone/big"] = Repository.of(main={"train.jsonl": big_file})
     small, big = (spec(name, "pytorch", shuffle_buffer=1000) for name in ("unnamed", "big"))
-    before = hub.served.file_bytes
+    served, stored = hub.served.file_bytes, stored_bytes(home)
     _, records = go({"out": "small", "spec": small}, {"out": "big", "spec": big})
     assert result(records)["status"] == "succeeded"
     # Read twice: the first rows before training, and then again with those of the buffer.
-    assert hub.served.file_bytes - before < 100_000_000
-    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 5_000_000
+    assert hub.served.file_bytes - served < 100_000_000
+    assert stored_bytes(home) - stored + stored_bytes(tmp_path) < 5_000_000
     peaks = [int((tmp_path / name / "peak").read_text()) for name in ("small", "big")]
     assert peaks[1] - peaks[0] < 150_000_000
