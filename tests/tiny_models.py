@@ -86,7 +86,7 @@ def make_reader(folder: Path, **config: float) -> Path:
         "num_attention_heads": 2,
         "intermediate_size": 64,
         "max_position_embeddings": 64,
-        # Matrices of rank 8 that are learned in 150 steps bear none of it.
+        # With dropout, LoRA matrices of rank 8 do not learn this task in 150 steps.
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
     }

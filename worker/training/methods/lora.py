@@ -33,11 +33,11 @@ KINDS: dict[str, TaskType] = {
 }
 """What peft calls our tasks, where it knows them.
 
-Not question-answering: peft's class for it takes `token_type_ids` and gives them to nobody (0.21.2), so that a model which
-tells question and context apart by them would be trained without, and published to be used with them.
+Question answering is left out: peft's class for it (0.21.2) accepts `token_type_ids` but does not pass them to the model. A
+BERT would be trained without them and then used with them.
 """
 POINTING_HEAD = "qa_outputs"
-"""The head that peft tunes whole for question answering, also where it is not newly made."""
+"""The question-answering head. All of its weights are trained, even if it was loaded and not randomly initialized."""
 
 
 class LoraMethod:
