@@ -113,11 +113,13 @@ class Deployment:
         wait_until(lambda: _answers(self.url), process)
         return process
 
-    def start_up(self) -> Process:
+    def start_up(self, **environment: str) -> Process:
         """Start API and worker the way one machine does, with `tunesmith up`."""
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        process = self._start("up", "-m", "app.cli", "up", "--port", str(port), "--data", str(self.folder))
+        process = self._start(
+            "up", "-m", "app.cli", "up", "--port", str(port), "--data", str(self.folder), **environment
+        )
         wait_until(lambda: "takes jobs for" in process.log and _answers(self.url), process)
         return process
 

@@ -1,7 +1,8 @@
 """Faults at exact moments inside the service's own processes, without a line of test code in the product.
 
 A worker that is started with `injected(…)` imports tests/acceptance/faults/injected/sitecustomize.py, and so do the
-forkserver and its children. There an audit hook kills the process at the chosen event, each fault once in all.
+forkserver and its children. There an audit hook kills the process at the chosen event, each fault once in all. With
+`unhurried()` it waits after every training step.
 """
 
 import json
@@ -37,6 +38,15 @@ def injected(done: Path, *kills: Kill) -> dict[str, str]:
 def visibility_timeout(seconds: float) -> dict[str, str]:
     """The environment of a worker whose broker gives back what was not acknowledged within so many seconds."""
     return {**_python_path(), "FAULT_VISIBILITY_SECONDS": str(seconds)}
+
+
+def unhurried(step_seconds: float = 0.03) -> dict[str, str]:
+    """The environment of a worker whose training waits after each step.
+
+    So a job of a few hundred steps lasts long enough for something to happen to it, however fast the machine is, and
+    leaves the processor to other tests.
+    """
+    return {**_python_path(), "FAULT_STEP_SECONDS": str(step_seconds)}
 
 
 def happened(done: Path) -> list[int]:

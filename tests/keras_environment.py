@@ -3,13 +3,21 @@
 from pathlib import Path
 
 import pytest
+import warm_start
 
 from app.settings import Settings
 from worker.training import tensorflow_environment
+from worker.training.keras_process import environment
 
 
 def tensorflow_python() -> Path:
+    """The interpreter of that environment, as a worker starts it."""
     python = Settings().tensorflow()
     if tensorflow_environment.versions(python) is None:
         pytest.fail(f"{python} has no TensorFlow: run `make install-tensorflow`", pytrace=False)
     return python
+
+
+def warm_tensorflow_python() -> Path:
+    """One that has imported TensorFlow already, for tests in which nothing happens to its process."""
+    return warm_start.tensorflow_python(tensorflow_python(), environment())

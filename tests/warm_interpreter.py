@@ -1,7 +1,8 @@
 """The warm interpreter of tests/warm_start.py: imports everything once, forks a process for each request.
 
-`python -P warm_interpreter.py SOCKET OWNER`. It imports and does nothing else with the libraries, like the worker's own
-forkserver. A client that goes takes the processes with it that it asked for; the end of OWNER ends it all.
+`python -P warm_interpreter.py SOCKET OWNER KIND`. It imports what its kind needs and does nothing else with the libraries,
+like the worker's own forkserver. A client that goes takes the processes with it that it asked for; the end of OWNER ends it
+all.
 """
 
 import atexit
@@ -22,14 +23,25 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-PRELOADED = ("app.__main__", "app.cli", "worker.__main__", "worker.celery", "worker.child", "worker.training.__main__")
 WARM = "worker.training.warm"
+PRELOADED = {
+    "main": (
+        "app.__main__", "app.cli", "worker.__main__", "worker.celery", "worker.child", "worker.training.__main__", WARM,
+    ),
+    "tensorflow": (
+        "tensorflow", "tf_keras", "transformers", "transformers.modeling_tf_utils",
+        *(
+            f"transformers.models.{kind}.modeling_tf_{kind}"
+            for kind in ("albert", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm_roberta")
+        ),
+    ),
+}  # fmt: skip
 DEFAULTS = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler, signal.SIGCHLD: signal.SIG_DFL}
 
 
-def serve(address: str, owner: int) -> None:
+def serve(address: str, owner: int, kind: str) -> None:
     """Answer requests until the owner's end."""
-    for name in (*PRELOADED, WARM):
+    for name in PRELOADED[kind]:
         importlib.import_module(name)
     ends = os.pidfd_open(owner)
     clients: dict[int, socket.socket] = {}
@@ -67,8 +79,9 @@ def _answer(client: socket.socket, children: set[int]) -> bool:
         return True
     pid = os.fork()
     if pid == 0:
-        _become(asked, descriptors[0])
-    os.close(descriptors[0])
+        _become(asked, descriptors)
+    for descriptor in descriptors:
+        os.close(descriptor)
     children.add(pid)
     client.sendall(json.dumps({"pid": pid}).encode())
     return True
@@ -81,12 +94,12 @@ def _kill(pids: set[int]) -> None:
         os.waitpid(pid, 0)
 
 
-def _become(asked: dict[str, Any], log: int) -> NoReturn:
+def _become(asked: dict[str, Any], descriptors: Sequence[int]) -> NoReturn:
     """Be the process that was asked for, from its first line to its exit code."""
-    module, *arguments = asked["start"]
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    for number, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, number)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
     os.environ.clear()
     os.environ.update(asked["environment"])
@@ -94,15 +107,22 @@ def _become(asked: dict[str, Any], log: int) -> NoReturn:
     for folder in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
         if (Path(folder) / "sitecustomize.py").exists():
             runpy.run_path(str(Path(folder) / "sitecustomize.py"))
-    if module == "worker":
+    if asked["start"][:2] == ["-m", "worker"]:
         _keep_a_forkserver_ready()
     for number, handler in DEFAULTS.items():
         signal.signal(number, handler)
-    _end(lambda: _run(module, arguments))
+    if "parent" in asked:
+        # It asks for itself whether the process that wants it is still there.
+        os.getppid = lambda: asked["parent"]
+    _end(lambda: _run(*asked["start"]))
 
 
-def _run(module: str, arguments: list[str]) -> None:
-    sys.argv = [module, *arguments]
+def _run(program: str, *arguments: str) -> None:
+    sys.argv = [program, *arguments]
+    if program != "-m":
+        runpy.run_path(program, run_name="__main__")
+        return
+    module, *sys.argv = arguments[0], *arguments
     # runpy warns of a module that is imported already; the one that runs is a new one, named __main__.
     sys.modules.pop(f"{module}.__main__", None)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -172,4 +192,4 @@ def _above(descriptor: int, least: int) -> int:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], int(sys.argv[2]))
+    serve(sys.argv[1], int(sys.argv[2]), sys.argv[3])

@@ -22,8 +22,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -66,13 +66,13 @@ class Started(Protocol):
 
 
 def begin() -> None:
-    """Say where the warm interpreter of this run is to live. It is started by whoever needs it first."""
+    """Say where the warm interpreters of this run are to live. Each is started by whoever needs it first."""
     os.environ[HOME] = tempfile.mkdtemp(prefix="warm-")
     os.environ[OWNER] = str(os.getpid())
 
 
 def end() -> None:
-    """Remove what `begin` made. The interpreter itself ends with this process."""
+    """Remove what `begin` made. The interpreters themselves end with this process."""
     shutil.rmtree(os.environ.pop(HOME))
 
 
@@ -82,6 +82,20 @@ def start(arguments: Sequence[str], environment: Mapping[str, str], folder: Path
         return Forked(_connection(), arguments[1:], environment, folder, log)
     command = [sys.executable, "-P", *arguments]
     return subprocess.Popen(command, env=dict(environment), stdout=log, stderr=log, cwd=folder)
+
+
+def tensorflow_python(python: Path, environment: Mapping[str, str]) -> Path:
+    """A stand-in for the interpreter of the environment with TensorFlow, which has imported it already."""
+    if HOME not in os.environ or COLD in os.environ:
+        return python
+    home = Path(os.environ[HOME]) / "tensorflow"
+    with _locked(home):
+        if not (home / "python").exists():
+            _start_interpreter(home, python, "tensorflow", {**os.environ, **environment})
+            program = Path(__file__).with_name("warm_python.py").read_text()
+            (home / "python").write_text(f"#!{python} -IS\n{program}")
+            (home / "python").chmod(0o755)
+    return home / "python"
 
 
 def is_warm(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
@@ -110,10 +124,11 @@ class Forked:
         folder: Path,
         log: BinaryIO,
     ) -> None:
-        asked = {"start": list(arguments), "environment": dict(environment), "folder": str(folder)}
+        asked = {"start": ["-m", *arguments], "environment": dict(environment), "folder": str(folder)}
         self.returncode: int | None = None
         self._connection, self._lock = connection, threading.Lock()
-        self.pid = int(_ask(connection, asked, [log.fileno()])["pid"])
+        with open(os.devnull, "rb") as nothing:  # noqa: PTH123 - it is a name, no path of ours
+            self.pid = int(_ask(connection, asked, [nothing.fileno(), log.fileno(), log.fileno()])["pid"])
         # It is reaped by nobody before it is asked for below, so the number is still its own.
         self._pidfd = os.pidfd_open(self.pid)
 
@@ -167,23 +182,30 @@ def _ask(connection: socket.socket, asked: object, descriptors: Sequence[int] = 
 
 @functools.cache
 def _connection() -> socket.socket:
-    home = Path(os.environ[HOME])
-    with (home / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    home = Path(os.environ[HOME]) / "main"
+    with _locked(home):
         if not (home / "socket").exists():
-            _start_interpreter(home)
+            _start_interpreter(home, Path(sys.executable), "main", {**os.environ, **SETTLED})
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(str(home / "socket"))
     atexit.register(connection.close)
     return connection
 
 
-def _start_interpreter(home: Path) -> None:
-    command = [sys.executable, "-P", str(Path(__file__).with_name("warm_interpreter.py")), str(home / "socket")]
+@contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    home.mkdir(exist_ok=True)
+    with (home / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _start_interpreter(home: Path, python: Path, kind: str, environment: Mapping[str, str]) -> None:
+    program = Path(__file__).with_name("warm_interpreter.py")
     with (home / "log").open("wb") as log:
         interpreter = subprocess.Popen(
-            [*command, os.environ[OWNER]],
-            env={**os.environ, **SETTLED},
+            [python, "-P", program, home / "socket", os.environ[OWNER], kind],
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

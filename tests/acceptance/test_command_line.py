@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from deployment import Deployment, Process, wait_until
+from injection import unhurried
 from tiny import sentences, spec
 
 
@@ -100,7 +101,7 @@ def test_failed_and_cancelled_jobs_have_exit_codes_of_their_own(local: Deploymen
 
 def test_a_watch_outlives_a_restart_of_the_service(local: Deployment, tmp_path: Path) -> None:
     api = local.start_api()
-    local.start_worker()
+    local.start_worker(**unhurried())
     body = tmp_path / "job.json"
     body.write_text(json.dumps(spec(training={"max_steps": 50_000})))
     log_file = tmp_path / "watch.log"

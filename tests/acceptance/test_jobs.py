@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from deployment import Deployment
+from injection import unhurried
 from tiny import sentences, spec
 from transformers import pipeline
 
@@ -70,7 +71,7 @@ def test_a_job_can_start_from_the_model_of_an_earlier_one(service: Deployment) -
 
 def test_two_slots_run_two_jobs_at_once(local: Deployment) -> None:
     local.start_api()
-    local.start_worker("--slots", "2")
+    local.start_worker("--slots", "2", **unhurried())
     jobs = [local.client.post("/v1/jobs", spec(training={"max_steps": 3000}))["id"] for _ in range(2)]
     for job_id in jobs:
         local.wait_for(job_id, lambda job: bool(job["progress"]))
@@ -82,7 +83,7 @@ def test_two_slots_run_two_jobs_at_once(local: Deployment) -> None:
 
 def test_cancelling_a_running_job_keeps_a_checkpoint_that_loads(service: Deployment, tmp_path: Path) -> None:
     service.start_api()
-    service.start_worker()
+    service.start_worker(**unhurried())
     job = service.client.post("/v1/jobs", spec(training={"max_steps": 5000}, checkpoints={"strategy": "none"}))
     service.wait_for(job["id"], lambda seen: bool(seen["progress"]) and seen["progress"]["step"] > 5)
     asked = service.http.post(f"/v1/jobs/{job['id']}/cancel")
@@ -128,7 +129,7 @@ def test_a_bad_row_that_only_the_worker_sees_fails_the_job_with_its_place(local:
 
 def test_a_job_that_runs_past_its_timeout_fails_and_keeps_its_checkpoint(local: Deployment) -> None:
     local.start_api()
-    local.start_worker()
+    local.start_worker(**unhurried())
     job = local.client.post("/v1/jobs", spec(training={"max_steps": 100_000}, resources={"timeout": "6s"}))
     done = local.wait_for_end(job["id"], 60)
     assert (done["status"], done["error"]["code"]) == ("failed", "timeout"), done
@@ -142,8 +143,8 @@ def model_sha(service: Deployment, job_id: str) -> str:
 
 def test_a_paused_job_frees_its_slot_and_resumes_to_the_weights_of_an_undisturbed_run(service: Deployment) -> None:
     service.start_api()
-    service.start_worker()
-    body = spec(training={"max_steps": 1500}, checkpoints={"strategy": "none"}, data={"eval": None})
+    service.start_worker(**unhurried())
+    body = spec(training={"max_steps": 150}, checkpoints={"strategy": "none"}, data={"eval": None})
     undisturbed = service.client.post("/v1/jobs", body)
     assert service.wait_for_end(undisturbed["id"])["status"] == "succeeded"
     job = service.client.post("/v1/jobs", body)

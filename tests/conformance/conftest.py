@@ -48,7 +48,7 @@ def trained(pair: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def _train(pair: tuple[str, str], folder: Path) -> None:
-    train, evaluation = reviews.divided(reviews.rating_rows(reviews.fetch(CACHE)), 640, 200)
+    train, evaluation = reviews.divided(reviews.extreme_rows(reviews.fetch(CACHE)), 240, 100)
     (folder / "spec.json").write_text(json.dumps(real_spec(*pair)))
     command = ["-m", "worker.training", str(folder / "spec.json"), str(folder / "out")]
     command += [f"--dataset=TRAIN={reviews.write_csv(train, folder / 'train.csv')}"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from keras_environment import tensorflow_python
+from keras_environment import warm_tensorflow_python
 from kinds import KINDS, Kind
 
 from app.specs import TASKS, JobSpec
@@ -64,7 +64,7 @@ def train(spec: JobSpec, kind: Kind, folder: Path) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     if not (folder / "models").exists():
         kind.make_model(folder / "models" / "tiny")
-    python = tensorflow_python() if spec.training.engine == "tensorflow" else None
+    python = warm_tensorflow_python() if spec.training.engine == "tensorflow" else None
     out = folder / "out"
     request = TrainingRequest(spec, out, {}, folder / "models", {}, None, None, tensorflow_python=python)
     run(request, Reporter(out), threading.Event())

@@ -1,4 +1,4 @@
-"""What comes out of a run, whatever trained it: it learned, it loads anywhere, and it says what it was judged to say."""
+"""What comes out of a run, whatever trained it: it learned, it loads anywhere, and it predicts what its evaluation says."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from transformers import pipeline
 from worker.training.checkpoints import newest_valid, verify
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
-"""The losses of steps 1, 2, 5, 10 and 20 of each pair, on the CPU on which they were written down."""
+"""The losses of steps 1, 2, 5, 10 and 20 of each pair, on the CPU on which they were recorded."""
 FILES = {
     "README.md",
     "config.json",
@@ -26,16 +26,16 @@ FILES = {
 
 def test_the_loss_falls_and_the_model_gets_better(trained: Any) -> None:
     losses = trained.series("loss")
-    assert len(losses) == 80
-    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+    assert len(losses) == 30
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
     before, *_, after = trained.series("eval_accuracy")
-    assert before < 0.3
-    assert after >= before + 0.08
+    assert before < 0.7
+    assert after >= before + 0.1
 
 
 def test_progress_rates_and_an_estimate_are_told(trained: Any) -> None:
     progress = [record for record in trained.records if record["type"] == "progress"]
-    assert (progress[0]["step"], progress[-1]["step"], progress[-1]["of"]) == (1, 80, 80)
+    assert (progress[0]["step"], progress[-1]["step"], progress[-1]["of"]) == (1, 30, 30)
     assert all(record["samples_per_second"] > 0 for record in progress[1:])
     assert progress[-1]["eta_seconds"] == 0
     phases = [record["phase"] for record in trained.records if record["type"] == "phase"]
@@ -63,9 +63,9 @@ def test_plain_transformers_says_of_raw_text_what_the_evaluation_said(trained: A
     assert [answer["score"] for answer in found] == pytest.approx([line["score"] for line in told], abs=1e-4)
 
 
-def test_the_losses_are_those_that_were_written_down(trained: Any, pair: tuple[str, str]) -> None:
+def test_the_losses_are_those_that_were_recorded(trained: Any, pair: tuple[str, str]) -> None:
     losses = trained.series("loss")
     expected = json.loads(GOLDEN.read_text())["-".join(pair)]
-    # Another CPU adds up in another order, and dropout does the rest: close, not equal, and ever less so.
+    # Another CPU adds up in another order: `make test-portable` saw differences of 3e-7.
     for step, loss in expected.items():
-        assert losses[int(step) - 1] == pytest.approx(loss, rel=0.002 if int(step) <= 5 else 0.03), step
+        assert losses[int(step) - 1] == pytest.approx(loss, rel=1e-3), step

@@ -43,7 +43,7 @@ def records(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture
 def prepared(tmp_path: Path) -> list[str]:
     """Real reviews and a real encoder; returns the command that trains on them."""
-    train, evaluation = reviews.divided(reviews.rating_rows(reviews.fetch(CACHE)), 640, 200)
+    train, evaluation = reviews.divided(reviews.extreme_rows(reviews.fetch(CACHE)), 240, 100)
     (tmp_path / "spec.json").write_text(json.dumps(SPEC))
     return command(
         tmp_path,
@@ -75,13 +75,13 @@ def test_a_stopped_command_resumes_and_its_model_got_better(prepared: list[str],
     story = records(tmp_path)
     before = next(record["values"] for record in story if record["type"] == "metric" and record["step"] == 0)
     after = story[-1]["metrics"]
-    assert before["eval_accuracy"] < 0.3
-    assert after["eval_accuracy"] >= before["eval_accuracy"] + 0.08
+    assert before["eval_accuracy"] < 0.7
+    assert after["eval_accuracy"] >= before["eval_accuracy"] + 0.1
     resumed = [record["step"] for record in story[story.index(stopped) :] if record["type"] == "progress"]
     assert resumed[0] == stopped["step"] + 1
     verify(tmp_path / "out" / "model")
     classify = pipeline("text-classification", model=str(tmp_path / "out" / "model"))
-    assert classify("A masterpiece, moving and wonderfully acted.")[0]["label"] in ("4 stars", "5 stars")
+    assert classify("A masterpiece, moving and wonderfully acted.")[0]["label"] == "5 stars"
 
 
 def test_a_failing_command_says_what_to_do(tmp_path: Path) -> None:

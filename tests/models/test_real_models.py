@@ -28,7 +28,7 @@ def test_a_real_encoder_learns_the_parts_of_addresses(train: Train, tmp_path: Pa
             "task": {"type": "token-classification"},
             "model": "local:all-minilm-l6-v2",
             "tokenization": {"max_length": 64},
-            "training": {"epochs": 3, "batch_size": 16, "learning_rate": 5e-4, "head_learning_rate": 2e-3},
+            "training": {"epochs": 1, "batch_size": 16, "learning_rate": 5e-4, "head_learning_rate": 2e-3},
         },
     )
     before, *_, after = series(records, "eval_f1")
@@ -45,7 +45,7 @@ def test_a_real_chat_model_learns_to_answer_with_small_matrices(
 ) -> None:
     rows = real_models.support_chat(real_models.CACHE)
     records = train(
-        rows[:96],
+        rows[:48],
         rows[160:180],
         {
             "task": {"type": "causal-lm", "packing": True},
@@ -53,7 +53,7 @@ def test_a_real_chat_model_learns_to_answer_with_small_matrices(
             "tokenization": {"max_length": 256},
             "training": {
                 "method": {"type": "lora", "rank": 8, "export": export},
-                "epochs": 2 if export == "merged" else 1,
+                "epochs": 1,
                 "batch_size": 2,
                 "learning_rate": 5e-4,
                 "logging_steps": 1,

@@ -38,7 +38,7 @@ class KerasProcess:
             [python, "-P", "-s", PROGRAM, request_file],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={name: os.environ[name] for name in KEPT if name in os.environ} | _environment(),
+            env=environment(),
         )
 
     def __enter__(self) -> Self:
@@ -107,8 +107,9 @@ class KerasProcess:
         return answer
 
 
-def _environment() -> dict[str, str]:
-    return {
+def environment() -> dict[str, str]:
+    """The variables of that process: nothing of ours but where things are."""
+    return {name: os.environ[name] for name in KEPT if name in os.environ} | {
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "false",

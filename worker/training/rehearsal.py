@@ -28,8 +28,10 @@ from worker.training.plan import Plan
 from worker.training.prediction import autocast, forward, gather, learned, training_loss
 from worker.training.tokenization import lengths
 
-BATCHES, SECONDS = 12, 6.0
-"""Drawn batches at most, and no more once so many seconds are gone."""
+BATCHES, SECONDS, SHARE = 12, 6.0, 0.1
+"""Drawn batches at most, no more once so many seconds are gone, and no more than this share of those of the run."""
+FEWEST = 2
+"""One batch alone may be odd."""
 SAVED_BYTES = 1 << 30
 """Larger models are not saved for the sake of an estimate: beside their training, saving counts little."""
 
@@ -83,9 +85,11 @@ class _Rehearsal:
         return sorted(range(len(tokens)), key=lambda place: -tokens[place])[: self.plan.resolved.batch_size]
 
     def _drawn(self) -> list[float]:
-        size, passes = min(self.plan.resolved.batch_size, len(self.rows)), list[float]()
+        resolved, passes = self.plan.resolved, list[float]()
+        size = min(resolved.batch_size, len(self.rows))
+        most = min(BATCHES, max(FEWEST, int(SHARE * resolved.total_steps * resolved.gradient_accumulation)))
         began = time.perf_counter()
-        while len(passes) < BATCHES and (len(passes) < 2 or time.perf_counter() - began < SECONDS):  # noqa: PLR2004 - one may be odd
+        while len(passes) < most and (len(passes) < FEWEST or time.perf_counter() - began < SECONDS):
             passes.append(self._pass([int(place) for place in self.draw.choice(len(self.rows), size, replace=False)]))
         self.optimizer.zero_grad()
         return passes

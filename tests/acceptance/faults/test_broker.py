@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 from deployment import Answer, Deployment, Process, wait_until
-from injection import visibility_timeout
+from injection import unhurried, visibility_timeout
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from servers import RedisServer, free_port, redis_server
@@ -21,7 +21,7 @@ from app.jobs.wakeup import WAKE_TASK, CeleryWakeup
 QUICK_SECONDS = 5.0
 QUEUE = "any"
 SHORT = spec(training={"max_steps": 20}, data={"eval": None})
-ENDLESS = spec(training={"max_steps": 1_000_000, "logging_steps": 1000}, data={"eval": None})
+ENDLESS = spec(training={"max_steps": 1_000_000, "logging_steps": 100}, data={"eval": None})
 
 
 @dataclass
@@ -131,7 +131,7 @@ def test_jobs_start_without_the_broker_and_are_woken_when_it_is_back(
 
 @pytest.mark.faults
 def test_a_broker_that_forgets_everything_delays_no_job(served: Deployment, broker: Broker) -> None:
-    worker = served.start_worker()
+    worker = served.start_worker(**unhurried())
     busy = post(served, ENDLESS)
     starts(served, busy)
     waiting = [post(served) for _ in range(3)]
@@ -159,7 +159,7 @@ def test_a_broker_that_does_not_answer_for_a_while_keeps_nothing_waiting(served:
 
 @pytest.mark.faults
 def test_a_job_outlasts_the_brokers_visibility_timeout_and_runs_once(served: Deployment, broker: Broker) -> None:
-    workers = [served.start_worker(**visibility_timeout(5)) for _ in range(2)]
+    workers = [served.start_worker(**visibility_timeout(5), **unhurried()) for _ in range(2)]
     jobs = [post(served, ENDLESS) for _ in workers]
     for job in jobs:
         starts(served, job)
@@ -175,11 +175,11 @@ def test_a_job_outlasts_the_brokers_visibility_timeout_and_runs_once(served: Dep
 @pytest.mark.faults
 def test_the_same_wake_up_fifty_times_is_one_run(served: Deployment, broker: Broker) -> None:
     served.settings["TUNESMITH_POLL_SECONDS"] = "50"
-    workers = [served.start_worker("--slots", "2") for _ in range(2)]
+    workers = [served.start_worker("--slots", "2", **unhurried()) for _ in range(2)]
     for worker in workers:
         wait_until(lambda log=worker: "ready" in log.log, worker)
     wakeup = CeleryWakeup(broker.url)
-    job = post(served, spec(training={"max_steps": 1500, "logging_steps": 10}, data={"eval": None}))
+    job = post(served, spec(training={"max_steps": 200}, data={"eval": None}))
     for _ in range(50):
         wakeup.hint(QUEUE)
     succeeds_at_once(served, job)

@@ -8,14 +8,11 @@ from pathlib import Path
 
 import pytest
 from deployment import Deployment, Process
+from injection import unhurried
 from tiny import spec
 
 HOUR = 3600
-JOB = spec(
-    training={"max_steps": 2000, "logging_steps": 10},
-    checkpoints={"strategy": "steps", "every": 300},
-    data={"eval": None},
-)
+JOB = spec(training={"max_steps": 200}, checkpoints={"strategy": "steps", "every": 30}, data={"eval": None})
 
 
 def wrong_by(seconds: int) -> dict[str, str]:
@@ -48,8 +45,8 @@ def test_a_clock_that_is_wrong_by_an_hour_changes_nothing(fleet: Deployment, err
     fleet.settings["TUNESMITH_UPKEEP_SECONDS"] = "1"
     wrong_api = fleet.start_api(**wrong_by(error))
     fleet.start_api()
-    wrong = fleet.start_worker(**wrong_by(error))
-    right = fleet.start_worker()
+    wrong = fleet.start_worker(**wrong_by(error), **unhurried())
+    right = fleet.start_worker(**unhurried())
     for process in (wrong_api, wrong):
         assert abs(clock_error(process) - error) < HOUR / 4
     assert abs(clock_error(right)) < HOUR / 4

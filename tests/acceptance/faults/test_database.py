@@ -15,18 +15,15 @@ import httpx
 import psycopg
 import pytest
 from deployment import Deployment, Process, is_alive, wait_until
+from injection import unhurried
 from servers import PostgresServer, postgres_cluster
 from sqlalchemy.engine import make_url
 from tiny import spec
 
 SHORT = spec(training={"max_steps": 20}, data={"eval": None})
-ENDING = spec(
-    training={"max_steps": 2000, "logging_steps": 10},
-    checkpoints={"strategy": "steps", "every": 300},
-    data={"eval": None},
-)
+ENDING = spec(training={"max_steps": 300}, checkpoints={"strategy": "steps", "every": 50}, data={"eval": None})
 """Ends while the database is away, or at least tries to."""
-ENDLESS = spec(training={"max_steps": 10_000_000, "logging_steps": 1000}, data={"eval": None})
+ENDLESS = spec(training={"max_steps": 10_000_000, "logging_steps": 100}, data={"eval": None})
 CUT_SECONDS, EVERY_SECONDS = 20.0, 0.5
 DOWN_SECONDS = 30.0
 LOCKED_SECONDS = 10
@@ -124,7 +121,7 @@ def test_connections_that_are_cut_twice_a_second_cost_no_job_its_attempt(
     fleet: Deployment, postgres: PostgresServer
 ) -> None:
     api = fleet.start_api()
-    worker = fleet.start_worker("--slots", "2")
+    worker = fleet.start_worker("--slots", "2", **unhurried())
     endless, ending = two_jobs_in_training(fleet)
     codes: list[int] = []
     with connections_cut(postgres, str(make_url(fleet.database_url).database)) as cut:
@@ -148,7 +145,7 @@ def test_a_server_that_dies_and_comes_back_finds_the_same_attempts(
         settings = {**fleet_settings, "TUNESMITH_DATABASE_URL": server.create_database("tunesmith")}
         with watch(**settings) as service:
             api = service.start_api()
-            worker = service.start_worker("--slots", "2")
+            worker = service.start_worker("--slots", "2", **unhurried())
             endless, ending = two_jobs_in_training(service)
             # PostgreSQL's immediate stop: no farewell to clients, and recovery at the next start.
             os.kill(server.pid, signal.SIGQUIT)
@@ -178,14 +175,14 @@ def test_a_server_that_stays_away_ends_training_with_a_checkpoint_that_is_record
         }
         with watch(**settings) as service:
             service.start_api()
-            worker = service.start_worker()
+            worker = service.start_worker(**unhurried())
             body = spec(
-                training={"max_steps": 10_000_000, "logging_steps": 1000},
+                training={"max_steps": 10_000_000, "logging_steps": 100},
                 data={"eval": None},
                 checkpoints={"strategy": "none"},
             )
             job = service.client.post("/v1/jobs", body)["id"]
-            before = service.wait_for(job, lambda seen: bool(seen["progress"]) and seen["progress"]["step"] > 100)
+            before = service.wait_for(job, lambda seen: bool(seen["progress"]) and seen["progress"]["step"] > 30)
             pid = worker.training_pid
             servers.close()
             deadline = time.monotonic() + 60
@@ -205,7 +202,7 @@ def test_a_server_that_stays_away_ends_training_with_a_checkpoint_that_is_record
 @pytest.mark.faults
 def test_a_sqlite_file_that_another_process_locks_makes_requests_wait_and_loses_nothing(local: Deployment) -> None:
     api = local.start_api()
-    worker = local.start_worker("--slots", "2")
+    worker = local.start_worker("--slots", "2", **unhurried())
     endless, ending = two_jobs_in_training(local)
     file = str(make_url(local.database_url).database)
     answers: list[httpx.Response] = []

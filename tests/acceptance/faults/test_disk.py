@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 from deployment import Deployment
+from injection import unhurried
 from tiny import sentences, spec
 
 MIB = 1024**2
-STEADY = {"strategy": "steps", "every": 80, "keep": 1}
+STEADY = {"strategy": "steps", "every": 20, "keep": 1}
 
 
 @pytest.fixture
@@ -71,8 +72,8 @@ def test_a_checkpoint_without_room_ends_the_attempt_and_the_job_goes_on_from_the
 ) -> None:
     local.settings.update({"TUNESMITH_CACHE_DIR": str(small_disk / "cache")})
     local.start_api()
-    worker = local.start_worker()
-    body = spec(training={"max_steps": 800, "logging_steps": 50}, data={"eval": None}, checkpoints=STEADY)
+    worker = local.start_worker(**unhurried())
+    body = spec(training={"max_steps": 200}, data={"eval": None}, checkpoints=STEADY)
     undisturbed = local.client.post("/v1/jobs", body)
     assert local.wait_for_end(undisturbed["id"])["status"] == "succeeded"
     job = local.client.post("/v1/jobs", body)
@@ -91,7 +92,7 @@ def test_a_checkpoint_without_room_ends_the_attempt_and_the_job_goes_on_from_the
         for event in local.client.events(job["id"], 0)
         if event["type"] == "metric" and event["attempt"] == done["attempt"]
     ]
-    assert min(later) > 50, "the last attempt began at the first step"
+    assert min(later) > 20, "the last attempt began at the first step"
     assert local.model_sha(job["id"]) == local.model_sha(undisturbed["id"])
     assert worker.popen.poll() is None
 

@@ -11,11 +11,12 @@ from typing import Any
 import httpx
 import pytest
 from deployment import Deployment
+from injection import unhurried
 from tiny import spec
 
 from app.settings import Settings
 
-LONG = spec(training={"max_steps": 2000, "logging_steps": 10}, checkpoints={"strategy": "none"}, data={"eval": None})
+LONG = spec(training={"max_steps": 250}, checkpoints={"strategy": "none"}, data={"eval": None})
 
 
 class Reader(threading.Thread):
@@ -45,7 +46,7 @@ class Reader(threading.Thread):
 @pytest.mark.faults
 def test_sigterm_of_the_worker_saves_a_checkpoint_and_gives_the_job_back_uncounted(service: Deployment) -> None:
     service.start_api()
-    worker = service.start_worker()
+    worker = service.start_worker(**unhurried())
     job = service.client.post("/v1/jobs", LONG)
     service.wait_for(job["id"], lambda seen: bool(seen["progress"]) and seen["progress"]["step"] > 20)
     assert worker.stop(signal.SIGTERM, patience=30) == 0
@@ -62,7 +63,7 @@ def test_sigterm_of_the_worker_saves_a_checkpoint_and_gives_the_job_back_uncount
 @pytest.mark.faults
 def test_sigterm_of_all_processes_of_a_worker_at_once_is_a_stop_and_no_crash(local: Deployment) -> None:
     local.start_api()
-    worker = local.start_worker()
+    worker = local.start_worker(**unhurried())
     job = local.client.post("/v1/jobs", LONG)
     local.wait_for(job["id"], lambda seen: bool(seen["progress"]) and seen["progress"]["step"] > 20)
     forkserver = int(Path(f"/proc/{worker.training_pid}/stat").read_text().rpartition(")")[2].split()[1])
@@ -85,7 +86,7 @@ def test_sigterm_while_the_worker_starts_stops_it(fleet: Deployment) -> None:
 @pytest.mark.faults
 def test_sigterm_of_both_under_an_open_stream_loses_and_repeats_no_event(fleet: Deployment) -> None:
     api = fleet.start_api()
-    worker = fleet.start_worker()
+    worker = fleet.start_worker(**unhurried())
     job = fleet.client.post("/v1/jobs", LONG)
     first = Reader(fleet, job["id"], 0)
     fleet.wait_for(job["id"], lambda seen: bool(seen["progress"]))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from deployment import Deployment, Process
+from injection import unhurried
 from tiny import make_model, sentences, spec
 
 GIB = 1024**3
@@ -80,9 +81,9 @@ def test_an_automatic_batch_is_halved_until_it_fits_and_a_step_keeps_its_rows(li
 @pytest.mark.faults
 def test_a_kill_by_the_kernel_for_want_of_memory_is_told_from_a_crash(local: Deployment) -> None:
     local.start_api()
-    worker = local.start_worker()
+    worker = local.start_worker(**unhurried())
     body = spec(
-        training={"max_steps": 800, "batch_size": "auto", "logging_steps": 50},
+        training={"max_steps": 200, "batch_size": "auto"},
         data={"eval": None},
         checkpoints={"strategy": "steps", "every": 40},
         evaluation={"at_start": False},

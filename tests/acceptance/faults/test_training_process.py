@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from deployment import Answer, Deployment, is_alive
-from injection import Kill, happened, injected
+from injection import Kill, happened, injected, unhurried
 from tiny import sentences, spec
 
 FILES = ["config.json", "model.safetensors", "optimizer.pt", "rng_state.pth", "scheduler.pt", "tokenizer.json",
@@ -17,11 +17,7 @@ FILES = ["config.json", "model.safetensors", "optimizer.pt", "rng_state.pth", "s
 MODEL_FILES = ["README.md", "config.json", "evaluation/predictions.jsonl", "evaluation/report.json", "job.json",
                "model.safetensors", "tokenizer.json", "tokenizer_config.json"]  # fmt: skip
 STEADY = {"strategy": "steps", "every": 40}
-LONG = spec(
-    training={"max_steps": 1500, "logging_steps": 10},
-    checkpoints={"strategy": "steps", "every": 100},
-    data={"eval": None},
-)
+LONG = spec(training={"max_steps": 200}, checkpoints={"strategy": "steps", "every": 20}, data={"eval": None})
 PATIENT = {"TUNESMITH_MAX_FAILURES": "50", "TUNESMITH_MAX_STALLED": "50", "TUNESMITH_BACKOFF_SECONDS": "0"}
 
 
@@ -47,8 +43,8 @@ def during_a_commit(folder: str, files: list[str]) -> list[Kill]:
 @pytest.mark.faults
 def test_kill_9_ends_in_a_second_attempt_that_resumes_to_the_same_weights(service: Deployment) -> None:
     service.start_api()
-    worker = service.start_worker()
-    body = spec(training={"max_steps": 600}, checkpoints=STEADY)
+    worker = service.start_worker(**unhurried())
+    body = spec(training={"max_steps": 160}, checkpoints=STEADY, evaluation={"strategy": "steps", "every": 20})
     reference = undisturbed(service, body)
 
     job = service.client.post("/v1/jobs", body)
@@ -73,7 +69,7 @@ def test_kill_9_while_tokenizing_and_while_evaluating_changes_nothing(local: Dep
     rows.write_text("\n".join(["text,label", *(f"{row['text']},{row['label']}" for row in sentences(60_000))]) + "\n")
     source = {"dataset": local.client.upload(rows)["id"]}
     body = spec(
-        data={"train": source, "eval": source, "subset": {"eval": 20_000}},
+        data={"train": source, "eval": source, "subset": {"eval": 8_000}},
         training={"max_steps": 40},
         evaluation={"at_start": False},
     )
@@ -135,7 +131,7 @@ def test_a_death_between_any_two_files_of_the_model_is_made_good(local: Deployme
 @pytest.mark.faults
 def test_two_slots_whose_processes_are_both_killed_both_resume(local: Deployment) -> None:
     local.start_api()
-    worker = local.start_worker("--slots", "2")
+    worker = local.start_worker("--slots", "2", **unhurried())
     jobs = [local.client.post("/v1/jobs", LONG)["id"] for _ in range(2)]
     for job_id in jobs:
         local.wait_for_checkpoint(job_id)
@@ -152,7 +148,7 @@ def test_two_slots_whose_processes_are_both_killed_both_resume(local: Deployment
 def test_one_that_is_stopped_is_killed_by_the_watchdog_and_tried_again(local: Deployment) -> None:
     local.settings["TUNESMITH_HUNG_SECONDS"] = "4"
     local.start_api()
-    worker = local.start_worker()
+    worker = local.start_worker(**unhurried())
     job = local.client.post("/v1/jobs", LONG)
     local.wait_for_checkpoint(job["id"])
     hung = worker.training_pid
@@ -166,7 +162,7 @@ def test_one_that_is_stopped_is_killed_by_the_watchdog_and_tried_again(local: De
 @pytest.mark.faults
 def test_a_forkserver_that_is_killed_takes_its_children_along_and_a_new_one_is_started(local: Deployment) -> None:
     local.start_api()
-    worker = local.start_worker("--slots", "2")
+    worker = local.start_worker("--slots", "2", **unhurried())
     jobs = [local.client.post("/v1/jobs", LONG)["id"] for _ in range(2)]
     for job_id in jobs:
         local.wait_for_checkpoint(job_id)

@@ -6,20 +6,17 @@ import time
 
 import pytest
 from deployment import Deployment, is_alive, wait_until
+from injection import unhurried
 from invariants import processes_in
 from tiny import spec
 
-LONG = spec(
-    training={"max_steps": 2000, "logging_steps": 10},
-    checkpoints={"strategy": "steps", "every": 200},
-    data={"eval": None},
-)
+LONG = spec(training={"max_steps": 250}, checkpoints={"strategy": "steps", "every": 25}, data={"eval": None})
 
 
 @pytest.mark.faults
 def test_kill_9_takes_its_training_process_along_and_another_worker_goes_on(service: Deployment) -> None:
     service.start_api()
-    worker = service.start_worker()
+    worker = service.start_worker(**unhurried())
     job = service.client.post("/v1/jobs", LONG)
     service.wait_for_checkpoint(job["id"])
     pid = worker.training_pid
@@ -36,7 +33,7 @@ def test_kill_9_takes_its_training_process_along_and_another_worker_goes_on(serv
 
 @pytest.mark.faults
 def test_one_machine_restarts_one_that_was_killed(local: Deployment) -> None:
-    up = local.start_up()
+    up = local.start_up(**unhurried())
     job = local.client.post("/v1/jobs", LONG)
     local.wait_for_checkpoint(job["id"])
     os.kill(local.client.get("/v1/workers")["data"][0]["pid"], signal.SIGKILL)
@@ -48,7 +45,7 @@ def test_one_machine_restarts_one_that_was_killed(local: Deployment) -> None:
 @pytest.mark.faults
 def test_one_that_was_stopped_past_its_lease_writes_nothing_more_and_serves_on(fleet: Deployment) -> None:
     fleet.start_api()
-    workers = [fleet.start_worker(), fleet.start_worker()]
+    workers = [fleet.start_worker(**unhurried()) for _ in range(2)]
     job = fleet.client.post("/v1/jobs", LONG)
     fleet.wait_for_checkpoint(job["id"])
     # Its training process writes on, all of it too late.
@@ -76,7 +73,7 @@ def test_one_that_was_stopped_past_its_lease_writes_nothing_more_and_serves_on(f
 @pytest.mark.faults
 def test_a_machine_that_slept_past_all_leases_goes_on_where_it_was(local: Deployment) -> None:
     local.start_api()
-    worker = local.start_worker()
+    worker = local.start_worker(**unhurried())
     job = local.client.post("/v1/jobs", LONG)
     local.wait_for_checkpoint(job["id"])
     pid = worker.training_pid

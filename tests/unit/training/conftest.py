@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from keras_environment import tensorflow_python
+from keras_environment import warm_tensorflow_python
 from tiny import make_model, sentences
 
 from app.specs import JobSpec, Resolved
@@ -70,7 +70,7 @@ def plan(models_dir: Path, tmp_path: Path) -> Callable[[JobSpec], Plan]:
     """Makes what an engine is given."""
 
     def make(spec: JobSpec) -> Plan:
-        python = tensorflow_python() if spec.training.engine == "tensorflow" else None
+        python = warm_tensorflow_python() if spec.training.engine == "tensorflow" else None
         request = TrainingRequest(spec, tmp_path, {}, models_dir, {}, None, None, tensorflow_python=python)
         report, stop, task = Reporter(tmp_path), threading.Event(), TASKS[spec.task.type]
         data = prepare(load(request), spec, report, stop)
@@ -121,7 +121,7 @@ def train(tmp_path: Path, models_dir: Path) -> Callable[..., Run]:
                 "jobs_models": {},
                 "resolved": None,
                 "resume_from": None,
-                "tensorflow_python": tensorflow_python() if spec.training.engine == "tensorflow" else None,
+                "tensorflow_python": warm_tensorflow_python() if spec.training.engine == "tensorflow" else None,
                 **more,
             }
         )

@@ -169,7 +169,7 @@ def test_a_process_that_is_killed_is_an_error_that_another_attempt_mends(spec: M
             os.kill(int(keras[0]), signal.SIGKILL)
         return False
 
-    done = train(spec(), stop_when=kill)
+    done = train(spec(), stop_when=kill, tensorflow_python=tensorflow_python())
     assert done.result["status"] == "failed"
     assert done.result["error"]["code"] == "training_process_died"
     assert done.result["retryable"] is True

@@ -207,7 +207,7 @@ class Run:
         self.weights.load(Path(source))
         archive = tf_keras.export.ExportArchive()
         archive.track(self.learner.body)
-        archive.add_endpoint("serve", lambda tokens: {"logits": self.learner(tokens)}, [self.learner.shape()])
+        archive.add_endpoint("serve", lambda tokens: {"logits": self.learner.logits(tokens)}, [self.learner.shape()])
         archive.write_out(folder)
 
 

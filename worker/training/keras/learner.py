@@ -19,7 +19,7 @@ class Learner(tf_keras.Model):
         self.features, self.passes = tuple(request["features"]), int(request["passes"])
         self.max_grad_norm = float(request["max_grad_norm"])
         self.soft_targets = tf.constant(request["soft_targets"], tf.float32)
-        self.logits = tf.function(self.call, input_signature=[self.shape()])
+        self.logits = tf.function(self.call, input_signature=[self.shape()], autograph=False)
 
     def shape(self) -> dict[str, Any]:
         """Rows by tokens of each feature, of any number."""
@@ -29,6 +29,8 @@ class Learner(tf_keras.Model):
         """Logits (rows by classes)."""
         return self.body(tokens, training=training).logits
 
+    # No `if` or `for` of these models depends on a tensor, and to look for one takes longer than to trace the rest.
+    @tf.autograph.experimental.do_not_convert
     def train_step(self, data: dict[str, Any]) -> dict[str, Any]:
         """One optimiser step; the first dimension of `data` counts its forward passes."""
         weights = self.trainable_variables

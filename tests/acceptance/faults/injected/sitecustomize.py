@@ -5,7 +5,12 @@ import os
 import re
 import signal
 import sys
+import time
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 
@@ -33,8 +38,50 @@ def kill_at_events(kills: list[dict[str, Any]], done: Path) -> None:
     sys.addaudithook(hook)
 
 
+class WaitAfterSteps(MetaPathFinder):
+    """Makes training wait after each step, whatever trains, once the module that counts steps is imported."""
+
+    MODULE = "worker.training.pace"
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def install(self) -> None:
+        """Change the module now, or as it is imported: importing it here would take seconds in every process."""
+        if self.MODULE in sys.modules:
+            self._change(sys.modules[self.MODULE])
+        else:
+            sys.meta_path.insert(0, self)
+
+    def find_spec(self, name: str, path: object, target: object = None) -> ModuleSpec | None:
+        if name != self.MODULE:
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        load = spec.loader.exec_module
+
+        def load_and_change(module: ModuleType) -> None:
+            load(module)
+            self._change(module)
+
+        spec.loader.exec_module = load_and_change
+        return spec
+
+    def _change(self, module: ModuleType) -> None:
+        tick = module.Pace.tick
+
+        def tick_slowly(pace: object) -> None:
+            time.sleep(self._seconds)
+            tick(pace)
+
+        module.Pace.tick = tick_slowly
+
+
 if "FAULT_KILLS" in os.environ:
     kill_at_events(json.loads(os.environ["FAULT_KILLS"]), Path(os.environ["FAULT_DONE"]))
+
+if "FAULT_STEP_SECONDS" in os.environ:
+    WaitAfterSteps(float(os.environ["FAULT_STEP_SECONDS"])).install()
 
 if "FAULT_VISIBILITY_SECONDS" in os.environ:
     from kombu.transport.redis import Channel
