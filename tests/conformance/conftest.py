@@ -11,6 +11,7 @@ import pytest
 import reviews
 import warm_start
 from deployment import Deployment, deployment
+from keras_environment import warm_tensorflow_python
 from tiny import make_model
 
 from worker.training.engines import ENGINES
@@ -86,9 +87,10 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def local(tmp_path: Path, tiny_model: Path) -> Iterator[Deployment]:
-    """SQLite, a folder, no broker; API and worker run."""
-    with deployment(tmp_path / "service") as service:
+def local(tmp_path: Path, tiny_model: Path, pair: tuple[str, str]) -> Iterator[Deployment]:
+    """SQLite, a folder, no broker, and an API; its workers offer the engine of this pair."""
+    python = {"TUNESMITH_TENSORFLOW_PYTHON": str(warm_tensorflow_python())} if pair[0] == "tensorflow" else {}
+    with deployment(tmp_path / "service", **python) as service:
         (service.folder / "models" / "tiny").symlink_to(tiny_model)
         service.start_api()
         yield service

@@ -8,7 +8,7 @@ What is kept and published is always a PyTorch-format folder, and each one is lo
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -16,6 +16,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from app.specs import JobSpec
@@ -84,7 +85,7 @@ class Loop:
         self.plan, self.course, self.shelf, self.keras, self.folder = plan, course, shelf, keras, folder
         self.loss = training_loss(plan)
         self.rows_per_step = plan.resolved.batch_size * plan.resolved.gradient_accumulation
-        self.rates = _rates(plan)
+        self.rate_of = _rates(plan)
         self.logged_loss, self.logged_step = course.loss_sum, course.step
         self.first_step = course.step
         self.is_stopped = False
@@ -106,7 +107,7 @@ class Loop:
 
     def step(self, rows: list[int]) -> None:
         """One optimiser step over these rows, and what the course wants after it."""
-        course, rate = self.course, self.rates[self.course.step]
+        course, rate = self.course, self.rate_of(self.course.step)
         command: dict[str, Any] = {"rows": rows, "rate": rate}
         if course.step == self.first_step:
             # Tracing takes many seconds, and so far there is nothing to lose.
@@ -271,16 +272,17 @@ def _order(plan: Plan, epoch: int) -> list[int]:
     return torch.randperm(len(plan.encoded["train"]), generator=shuffled).tolist()
 
 
-def _rates(plan: Plan) -> list[float]:
-    training, steps = plan.spec.training, plan.resolved.total_steps
+def _rates(plan: Plan) -> Callable[[int], float]:
+    """The learning rate of each step, counted from 0."""
+    training = plan.spec.training
     weight = torch.nn.Parameter(torch.zeros(()))
     optimizer = torch.optim.SGD([weight], lr=training.learning_rate)
     scheduler = get_scheduler(
-        training.scheduler, optimizer, num_warmup_steps=training.warmup_steps, num_training_steps=steps
+        training.scheduler,
+        optimizer,
+        num_warmup_steps=training.warmup_steps,
+        num_training_steps=plan.resolved.total_steps,
     )
-    rates: list[float] = []
-    for _ in range(steps):
-        rates.append(float(scheduler.get_last_lr()[0]))
-        optimizer.step()
-        scheduler.step()
-    return rates
+    # All schedulers of a spec are of this class. To step through them would take seconds in a long job.
+    (factor,), (rate,) = cast("LambdaLR", scheduler).lr_lambdas, scheduler.base_lrs
+    return lambda step: float(rate * factor(step))
