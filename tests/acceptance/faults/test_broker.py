@@ -159,7 +159,7 @@ def test_a_broker_that_does_not_answer_for_a_while_keeps_nothing_waiting(served:
 
 @pytest.mark.faults
 def test_a_job_outlasts_the_brokers_visibility_timeout_and_runs_once(served: Deployment, broker: Broker) -> None:
-    workers = [served.start_worker(**visibility_timeout(5), **unhurried()) for _ in range(2)]
+    workers = [served.start_worker(**visibility_timeout(5) | unhurried()) for _ in range(2)]
     jobs = [post(served, ENDLESS) for _ in workers]
     for job in jobs:
         starts(served, job)
