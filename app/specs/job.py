@@ -98,7 +98,8 @@ class Evaluation(Strict):
     best_by: str | None = Field(
         default=None,
         max_length=100,
-        description="The metric, or `loss`, that picks the best checkpoint; the first of `metrics` without it.",
+        description="The metric, or `loss`, that picks the best checkpoint; the first of `metrics` without it. "
+        "Of equal checkpoints, the one with the lower loss is the best, then the later one.",
     )
     predictions: bool = Field(default=True, description="Publish the eval predictions with their rows.")
 

@@ -54,6 +54,11 @@ class Course:
         saved["head"] = tuple(saved["head"])
         return cls(spec, resolved.total_steps, steps_per_epoch, resolved.best_by, **saved)
 
+    @staticmethod
+    def head_at(folder: Path) -> tuple[str, ...]:
+        """The names of the randomly initialized parameters of the run that wrote this checkpoint."""
+        return tuple(json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))["head"])
+
     def save(self, folder: Path) -> None:
         """Write the course into a checkpoint folder that is being built."""
         given = ("spec", "total_steps", "steps_per_epoch", "best_by")
@@ -104,7 +109,7 @@ class Course:
             return
         gain = self._gain(metrics)
         stopping = self.spec.training.early_stopping
-        if gain > 0:
+        if gain > 0 or self._wins_tie(metrics):
             self.best_step, self.best_metrics = self.step, dict(metrics)
         if stopping is None or gain > stopping.min_delta:
             self.without_improvement = 0
@@ -132,3 +137,9 @@ class Course:
             return math.inf
         difference = metrics[name] - self.best_metrics[name]
         return difference if greater_is_better(self.best_by) else -difference
+
+    def _wins_tie(self, metrics: Mapping[str, float]) -> bool:
+        """Whether the metric equals that of the best, and the loss is lower, or equal at this later step."""
+        if self.best_by is None or self._gain(metrics) != 0:
+            return False
+        return metrics["eval_loss"] <= self.best_metrics["eval_loss"]

@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from worker.training.course import Course
 from worker.training.data import Data
 from worker.training.methods import METHODS
 from worker.training.methods.lora import ADAPTER
@@ -72,7 +73,7 @@ def _initial(
     request: TrainingRequest, task: Task, base: BaseModel, labels: list[str], tokenizer: Any, report: Reporter
 ) -> tuple[Path, tuple[str, ...]]:
     if request.resume_from is not None:
-        return request.resume_from, ()
+        return request.resume_from, Course.head_at(request.resume_from)
     model, head = METHODS[request.spec.training.method.type].begin(task, base.folder, request.spec, labels)
     model.config.pad_token_id = tokenizer.pad_token_id
     if not head and request.spec.task.target_role is not None:

@@ -66,8 +66,23 @@ def test_the_best_follows_the_metrics_direction(spec: Make) -> None:
         for it in (by_accuracy, by_loss):
             it.step = step
             it.evaluated({"eval_accuracy": accuracy, "eval_loss": loss})
-    assert by_accuracy.best_step == 8
+    assert by_accuracy.best_step == 10
     assert by_loss.best_step == 10
+
+
+@pytest.mark.parametrize(
+    ("losses", "best"), [((5.5, 32.1, 7.0), 4), ((32.1, 5.5, 7.0), 8), ((7.0, 7.0, 7.0), 10)], ids=str
+)
+def test_equal_metrics_are_decided_by_the_loss_and_then_the_later_step(
+    spec: Make, losses: tuple[float, ...], best: int
+) -> None:
+    it = course(spec(training={"early_stopping": {"patience": 3}}))
+    for step, loss in zip((4, 8, 10), losses, strict=True):
+        it.step = step
+        it.evaluated({"eval_accuracy": 0.6, "eval_loss": loss})
+    assert it.best_step == best
+    assert it.best_metrics["eval_loss"] == min(losses)
+    assert it.without_improvement == 2, "a tie is no improvement"
 
 
 def test_the_baseline_is_never_the_best(spec: Make) -> None:

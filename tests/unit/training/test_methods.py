@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from tiny import make_model
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from app.specs import JobSpec
 from worker.training.methods import load_trainable
@@ -76,6 +76,25 @@ def test_resuming_ends_where_an_undisturbed_run_does(spec: Make, train: Train) -
     whole = train(asked, "whole")
     stopped = train(asked, "stopped", stop_when=lambda record: record.get("step") == 4)
     assert stopped.result["status"] == "stopped"
+    checkpoint = max((stopped.out_dir / "checkpoints").iterdir())
+    again = train(asked, "again", resume_from=checkpoint, resolved=stopped.resolved)
+    assert again.result["status"] == "succeeded", again.result
+    assert again.weights == whole.weights
+
+
+def test_a_new_pooler_is_trained_beside_a_frozen_body_and_still_after_a_resume(
+    spec: Make, train: Train, models_dir: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(models_dir / "tiny")
+    for part in (AutoModel.from_pretrained(models_dir / "tiny", add_pooling_layer=False), tokenizer):
+        part.save_pretrained(models_dir / "without-pooler")
+    asked = spec(
+        model={"id": "local:without-pooler"},
+        training={"method": {"type": "freeze"}},
+        checkpoints={"strategy": "steps", "every": 3},
+    )
+    whole = train(asked, "whole")
+    stopped = train(asked, "stopped", stop_when=lambda record: record.get("step") == 4)
     checkpoint = max((stopped.out_dir / "checkpoints").iterdir())
     again = train(asked, "again", resume_from=checkpoint, resolved=stopped.resolved)
     assert again.result["status"] == "succeeded", again.result
