@@ -12,6 +12,7 @@ from worker.parts import Parts
 from worker.publish import fetch, fetch_checkpoint, newest_checkpoint
 from worker.supervise import Assignment
 from worker.training.checkpoints import Manifest, read_manifest
+from worker.training.errors import CheckpointBroken
 from worker.training.request import TrainingRequest
 
 
@@ -20,7 +21,7 @@ class Unpreparable(Exception):
 
 
 def prepare(parts: Parts, job: Job, folder: Path, slot: int) -> Assignment:
-    """Fetch datasets, an earlier job's model and the newest checkpoint. Raises Unpreparable, StorageError."""
+    """Fetch datasets, an earlier job's model and the newest checkpoint. Raises Unpreparable, StorageError, OSError."""
     spec = JobSpec.model_validate(job.spec)
     out_dir = folder / "out"
     out_dir.mkdir()
@@ -96,6 +97,8 @@ def _earlier_model(parts: Parts, job: Job, spec: JobSpec, folder: Path) -> dict[
         fetch(parts.storage, artifact, target)
     except ObjectNotFound as error:
         raise Unpreparable(f"the model of job {earlier_id} is no longer in storage: {error}") from error
+    except CheckpointBroken as error:
+        raise Unpreparable(f"the stored model of job {earlier_id} is damaged: {error}") from error
     return {earlier_id: target}
 
 

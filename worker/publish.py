@@ -1,5 +1,6 @@
 """Puts finished folders into storage: every file first, the manifest last, and only then a row."""
 
+import errno
 import logging
 import shutil
 from hashlib import sha256
@@ -51,7 +52,10 @@ def publish(storage: Storage, lease: Lease, folder: Path, kind: str, record: Rec
 
 
 def newest_checkpoint(database: Database, storage: Storage, job_id: str, target: Path) -> Path | None:
-    """Fetch the newest checkpoint of any attempt whose files verify; older ones are tried in turn. Raises StorageError."""
+    """Fetch the newest checkpoint of any attempt whose stored files verify; older ones are tried in turn.
+
+    Raises StorageError, and OSError where this machine's disk fails: then no checkpoint is given up.
+    """
     with database.read() as session:
         candidates = queries.checkpoints(session, job_id)
     for artifact in candidates:
@@ -65,7 +69,10 @@ def newest_checkpoint(database: Database, storage: Storage, job_id: str, target:
 
 
 def fetch_checkpoint(database: Database, storage: Storage, artifact: Artifact, target: Path) -> Path | None:
-    """Fetch a checkpoint, and beside it the best one that it names. None when its files do not verify. Raises StorageError."""
+    """Fetch a checkpoint, and beside it the best one that it names. None when its stored files do not verify.
+
+    Raises StorageError, and OSError where this machine's disk fails.
+    """
     found = _fetch_verified(storage, artifact, target)
     if found is None:
         return None
@@ -83,11 +90,15 @@ def _fetch_verified(storage: Storage, artifact: Artifact, target: Path) -> Manif
     shutil.rmtree(folder, ignore_errors=True)
     try:
         fetch(storage, artifact, folder)
-        return verify(folder)
     except (CheckpointBroken, ObjectNotFound) as error:
-        log.warning("job %s: the checkpoint of step %s is passed over: %s", artifact.job_id, artifact.step, error)
+        log.warning("job %s: the checkpoint of step %s is skipped: %s", artifact.job_id, artifact.step, error)
         shutil.rmtree(folder, ignore_errors=True)
         return None
+    try:
+        return verify(folder)
+    except CheckpointBroken as error:
+        # The stored bytes are those that were published, so the fault lies with this machine.
+        raise OSError(errno.EIO, f"the copy of a stored checkpoint is damaged: {error}", str(folder)) from error
 
 
 def _name(artifact: Artifact) -> str:
@@ -95,10 +106,17 @@ def _name(artifact: Artifact) -> str:
 
 
 def fetch(storage: Storage, artifact: Artifact, folder: Path) -> None:
-    """Download all files of an artifact, its manifest included. Raises StorageError."""
-    for path in [*(str(file["path"]) for file in artifact.files), MANIFEST]:
-        target = folder / path
+    """Download all files of an artifact, its manifest included.
+
+    Raises StorageError, and CheckpointBroken where the stored bytes are not those that were published.
+    """
+    published = {str(file["path"]): str(file["sha256"]) for file in artifact.files}
+    for path, expected in {**published, MANIFEST: artifact.manifest_sha256}.items():
+        target, stored = folder / path, sha256()
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("wb") as file:
             for chunk in storage.read(f"{artifact.prefix}/{path}"):
+                stored.update(chunk)
                 file.write(chunk)
+        if stored.hexdigest() != expected:
+            raise CheckpointBroken(f"{artifact.prefix}: the stored bytes of {path} are not those that were published")

@@ -40,7 +40,8 @@ def events(  # noqa: PLR0917 - FastAPI passes them by name
     reconnects with Last-Event-ID misses nothing and sees nothing twice, and gets 204 when there is nothing more to come.
     """
     if "text/event-stream" in request.headers.get("accept", ""):
-        return _stream(parts, streams, project, job_id, _event_id(last_event_id, after))
+        is_head = bool(getattr(request.state, "is_head", False))
+        return _stream(parts, streams, project, job_id, _event_id(last_event_id, after), is_head=is_head)
     with parts.database.read() as session:
         job = job_of(queries.job(session, project, job_id))
         found, has_more = queries.events(session, job.id, after=after, limit=limit, kind=type)
@@ -48,7 +49,7 @@ def events(  # noqa: PLR0917 - FastAPI passes them by name
         return Page(data=data, has_more=has_more)
 
 
-def _stream(parts: Service, streams: Feed, project: str, job_id: str, after: int) -> Response:
+def _stream(parts: Service, streams: Feed, project: str, job_id: str, after: int, *, is_head: bool) -> Response:
     if streams.is_closing:
         raise Unavailable("this service is stopping; connect again")
     with parts.database.read() as session:
@@ -57,6 +58,9 @@ def _stream(parts: Service, streams: Feed, project: str, job_id: str, after: int
         # By the standard, this is what stops an EventSource from connecting again.
         return Response(status_code=204)
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+    if is_head:
+        # The stream has no end that an answer without a body could wait for.
+        return Response(media_type="text/event-stream", headers=headers)
     return StreamingResponse(streams.stream(job.id, after), media_type="text/event-stream", headers=headers)
 
 

@@ -82,20 +82,31 @@ def waiting_for(session: Session, job: Job, *, silent_for: float) -> str | None:
     if wait := session.scalar(select(Job.available_at - now()).where(Job.id == job.id, Job.available_at > now())):
         return f"the next attempt begins in {wait:.0f} s"
     alive = [worker for worker, is_alive in workers(session, silent_for=silent_for) if is_alive]
+    with_engine = [worker for worker in alive if job.engine in worker.engines.split(",")]
+    able = _of_queue(job.queue, with_engine)
+    if able:
+        return _waiting_for_slot(session, able)
     if not alive:
         return "no worker is alive"
-    alive = [worker for worker in alive if job.engine in worker.engines.split(",")]
-    if not alive:
+    if not with_engine:
         return f"no live worker offers the engine {job.engine}"
-    if job.queue == "gpu" and not any("gpu" in worker.queues.split(",") for worker in alive):
-        return "no live worker offers a GPU"
-    busy = session.scalar(select(func.count()).where(Job.status == JobStatus.RUNNING)) or 0
-    slots = sum(worker.slots for worker in alive)
-    return (
-        f"all {slots} slots of the {len(alive)} live workers are busy"
-        if busy >= slots
-        else "a worker is about to take it"
-    )
+    return "no live worker offers a GPU" if job.queue == "gpu" else "all live workers take only jobs that want a GPU"
+
+
+def _of_queue(queue: str, alive: Sequence[Worker]) -> Sequence[Worker]:
+    with_gpu = [worker for worker in alive if "gpu" in worker.queues.split(",")]
+    if queue == "any":
+        # It is left to workers with a GPU while there is one.
+        return with_gpu or alive
+    return with_gpu if queue == "gpu" else [worker for worker in alive if "cpu" in worker.queues.split(",")]
+
+
+def _waiting_for_slot(session: Session, able: Sequence[Worker]) -> str:
+    slots = sum(worker.slots for worker in able)
+    running = select(func.count()).where(Job.status == JobStatus.RUNNING, Job.owner.in_(worker.id for worker in able))
+    if (session.scalar(running) or 0) < slots:
+        return "a worker is about to take it"
+    return f"all {slots} slots of the {len(able)} live workers that can take it are busy"
 
 
 def events(

@@ -32,6 +32,12 @@ def frames(response: httpx.Response) -> Iterator[dict[str, Any]]:
             frame[name] = json.loads(value) if name == "data" else value
 
 
+def test_a_head_of_the_stream_ends_at_once(http: httpx.Client) -> None:
+    answer = http.head(f"/v1/jobs/{post(http)}/events", headers=ACCEPT, timeout=5)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+
+
 def test_a_stream_follows_a_job_to_its_end_and_then_closes(http: httpx.Client, service: Deployment) -> None:
     job = post(http)
     database, lease = claim(service, job)

@@ -42,11 +42,11 @@ def submit(database: Database) -> Callable[..., str]:
     return submit
 
 
-def add_worker(database: Database, engines: str, queues: str = "cpu", age: float = 0) -> None:
+def add_worker(database: Database, engines: str, queues: str = "cpu", age: float = 0, name: str = "") -> None:
     with database.write() as session:
         session.add(
             Worker(
-                id=uuid4().hex,
+                id=name or uuid4().hex,
                 host="test",
                 pid=1,
                 version="0",
@@ -108,6 +108,21 @@ def test_a_job_says_that_no_live_worker_offers_its_engine_until_one_does(
     assert waiting_for(database, job_id) == "no live worker offers the engine tensorflow"
     add_worker(database, "trainer,tensorflow")
     assert waiting_for(database, job_id) == "a worker is about to take it"
+
+
+def test_a_job_says_that_slots_are_busy_only_of_workers_that_can_take_it(
+    database: Database, submit: Callable[..., str]
+) -> None:
+    submit("trainer", queue="gpu")
+    claimed(database, PLAIN, ("gpu",))
+    add_worker(database, "trainer", queues="gpu", name="w")
+    for_cpu, for_gpu, for_either = (submit("trainer", queue=queue) for queue in ("cpu", "gpu", "any"))
+    busy = "all 1 slots of the 1 live workers that can take it are busy"
+    assert waiting_for(database, for_cpu) == "all live workers take only jobs that want a GPU"
+    assert (waiting_for(database, for_gpu), waiting_for(database, for_either)) == (busy, busy)
+    add_worker(database, "trainer")
+    assert waiting_for(database, for_cpu) == "a worker is about to take it"
+    assert (waiting_for(database, for_gpu), waiting_for(database, for_either)) == (busy, busy)
 
 
 def test_after_a_while_its_log_says_so_too_once(database: Database, submit: Callable[..., str]) -> None:

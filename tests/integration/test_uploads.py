@@ -15,7 +15,8 @@ from app.jobs import lifecycle, queries
 from app.jobs.lifecycle import Lease
 from app.jobs.tables import Job
 from app.storage import Storage, StorageUnavailable, Stored, open_storage
-from worker.training.checkpoints import commit, folder_name
+from worker.publish import newest_checkpoint
+from worker.training.checkpoints import MANIFEST, commit, folder_name
 from worker.uploads import CheckpointUploads
 
 
@@ -96,6 +97,40 @@ def test_while_the_storage_is_away_the_newest_and_the_best_wait_and_then_arrive(
     assert list((out_dir / "outbox").iterdir()) == []
     steps = {path.split("/")[3] for path in storage.list(f"jobs/{lease.job_id}")}
     assert steps == {folder_name(step) for step in (2, 6, 7)}
+
+
+class BadDisk(Gate):
+    """A real store on a machine whose disk damages a file between two downloads."""
+
+    def __init__(self, storage: Storage, damaged: Path) -> None:
+        super().__init__(storage)
+        self._damaged = damaged
+
+    def read(self, path: str) -> Iterator[bytes]:
+        if path.endswith(MANIFEST):
+            self._damaged.write_bytes(b"x")
+        yield from self._storage.read(path)
+
+
+def test_a_damaged_copy_gives_up_no_stored_checkpoint_and_damaged_stored_bytes_do(
+    database: Database, lease: Lease, storage: Gate, tmp_path: Path
+) -> None:
+    storage.open.set()
+    uploads = CheckpointUploads(database, storage, lease, tmp_path / "out", keep=2)
+    for step in (1, 2):
+        uploads.add(report(tmp_path / "out", step, best_step=None))
+    uploads.finish(60)
+    target = tmp_path / "resume"
+    bad_disk = BadDisk(storage, target / folder_name(2) / "weights")
+    with pytest.raises(OSError, match="damaged"):
+        newest_checkpoint(database, bad_disk, lease.job_id, target)
+    assert kept(database, lease) == [(2, False), (1, False)]
+    assert newest_checkpoint(database, storage, lease.job_id, target) == target / folder_name(2)
+    for path in storage.list(f"jobs/{lease.job_id}"):
+        if path.endswith(f"{folder_name(2)}/weights"):
+            (tmp_path / "storage" / path).write_bytes(b"weights of step 7")
+    assert newest_checkpoint(database, storage, lease.job_id, target) == target / folder_name(1)
+    assert kept(database, lease) == [(1, False)]
 
 
 def test_what_could_not_be_removed_is_removed_the_next_time(

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
+import app.specs
 from app.specs import JobSpec, Resolved
 
 Identity = dict[str, Any]
@@ -84,9 +85,13 @@ def _versions() -> dict[str, str]:
 
 def _code() -> str:
     """SHA-256 over our own sources, so that nobody has to think of the cache when they change how rows are encoded."""
-    folder = Path(__file__).parent
-    files = sorted(folder.rglob("*.py"))
-    return _sha256(json.dumps([[str(path.relative_to(folder)), _sha256(path.read_bytes())] for path in files]).encode())
+    folders = {"worker/training": Path(__file__).parent, "app/specs": Path(app.specs.__file__).parent}
+    sources = [
+        [name, path.relative_to(folder).as_posix(), _sha256(path.read_bytes())]
+        for name, folder in folders.items()
+        for path in sorted(folder.rglob("*.py"))
+    ]
+    return _sha256(json.dumps(sources).encode())
 
 
 def _sha256(content: bytes) -> str:

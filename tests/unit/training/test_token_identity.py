@@ -150,8 +150,14 @@ def test_it_does_not_matter_where_a_tokenizer_came_from_or_whether_it_was_used(
     assert identify(tokenizer=fresh) == identify(tokenizer=used) == identify(tokenizer=resumed)
 
 
-def test_versions_and_our_own_code_are_part_of_it(identify: Callable[..., Identity], tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "worker", tmp_path / "worker", ignore=shutil.ignore_patterns("__pycache__"))
+@pytest.mark.parametrize(
+    "source", ["worker/training/tasks/text_classification.py", "app/specs/tasks/question_answering.py"]
+)
+def test_versions_and_our_own_code_are_part_of_it(
+    identify: Callable[..., Identity], tmp_path: Path, source: str
+) -> None:
+    for package in ("app", "worker"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
 
     def told() -> Any:
         environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
@@ -163,8 +169,8 @@ def test_versions_and_our_own_code_are_part_of_it(identify: Callable[..., Identi
     known = identify()
     assert told() == [known["code"], known["versions"]]
     assert {"tokenizers", "transformers"} <= set(known["versions"])
-    with (tmp_path / "worker" / "training" / "tasks" / "text_classification.py").open("a") as source:
-        source.write("# changed\n")
+    with (tmp_path / source).open("a") as file:
+        file.write("# changed\n")
     installed = tmp_path / "tokenizers-99.0.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: tokenizers\nVersion: 99.0\n")
