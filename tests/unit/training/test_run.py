@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
+from tiny import sentences
 from transformers import pipeline
 
 from app.specs import JobSpec
@@ -120,7 +121,7 @@ def test_a_stopped_and_resumed_run_ends_in_the_same_bytes(
 def test_a_crashed_run_goes_on_from_its_newest_checkpoint_to_the_same_bytes(
     spec: Make, train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = spec(checkpoints={"strategy": "steps", "every": 4}, evaluation={"strategy": "steps", "every": 3})
+    asked = spec(checkpoints={"strategy": "steps", "every": 4}, evaluation={"strategy": "steps", "every": 5})
     whole = train(asked, "whole")
 
     def greedy(pace: Pace) -> None:
@@ -184,7 +185,13 @@ def test_checkpoints_rotate_but_the_best_stays(spec: Make, train: Train) -> None
 
 
 def test_the_best_survives_a_resume(spec: Make, train: Train) -> None:
-    asked = spec(evaluation={"strategy": "steps", "every": 2, "best_by": "accuracy"}, training={"epochs": 3})
+    # A model that is ever surer has an ever higher loss over rows of which some have the wrong label.
+    wrong = [{**row, "label": "bad" if number < 6 else row["label"]} for number, row in enumerate(sentences(10))]
+    asked = spec(
+        data={"eval": {"rows": wrong}},
+        evaluation={"strategy": "steps", "every": 2, "best_by": "accuracy"},
+        training={"epochs": 3},
+    )
     first = train(asked, stop_when=after_step(16))
     best = [record["step"] for record in first.of("checkpoint") if record["is_best"]][-1]
     assert best < first.result["step"] == 16
