@@ -19,5 +19,5 @@ def tensorflow_python() -> Path:
 
 
 def warm_tensorflow_python() -> Path:
-    """One that has imported TensorFlow already, for tests in which nothing happens to its process."""
+    """An interpreter that has already imported TensorFlow, for tests that do not kill or inspect its process."""
     return warm_start.tensorflow_python(tensorflow_python(), environment())

@@ -1,8 +1,8 @@
-"""A Python of another environment whose imports were done once: hands what it is asked to run to a warm interpreter.
+"""An interpreter of another environment that starts fast, because a warm interpreter has already done the imports.
 
-`tests/warm_start.py` writes this program, with the interpreter of that environment on its first line, beside the socket of
-the warm interpreter that runs there. Whatever is no program in a folder is run by that interpreter itself. The process
-that does the work ends with this one, and this one ends with its exit code.
+`tests/warm_start.py` copies this program beside the socket of the warm interpreter, with the real interpreter on its first
+line. A program in a folder (`python -P -s FOLDER`) runs in a fork of the warm interpreter; the real interpreter runs
+everything else. If this process is killed, the fork is killed too. If the fork ends, this process ends with its exit code.
 """
 
 import json
@@ -19,7 +19,7 @@ def main() -> int:
     if options != ["-P", "-s"] or not os.path.isdir(arguments[0]):  # noqa: PTH112 - pathlib takes as long to import as all else
         os.execv(sys.executable, [sys.executable, *sys.argv[1:]])  # noqa: S606
     for number in (signal.SIGINT, signal.SIGTERM):
-        # Where a group is signaled, the warm process would not hear it; what does the work says how it ends.
+        # A signal to the process group does not reach the fork. The fork decides how this process ends.
         signal.signal(number, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as warm:
         warm.connect(os.path.join(os.path.dirname(__file__), "socket"))  # noqa: PTH118, PTH120
@@ -29,7 +29,7 @@ def main() -> int:
         warm.sendall(payload)
         pid = json.loads(warm.recv(1000))["pid"]
         for number in (0, 1):
-            # Whoever reads what it writes is to see the end of the process that does the work.
+            # Only the fork may hold the pipes, so that the other side sees when the fork ends.
             os.close(number)
         ended = os.pidfd_open(pid)
         select.select([ended], [], [])

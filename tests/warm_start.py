@@ -85,7 +85,7 @@ def start(arguments: Sequence[str], environment: Mapping[str, str], folder: Path
 
 
 def tensorflow_python(python: Path, environment: Mapping[str, str]) -> Path:
-    """A stand-in for the interpreter of the environment with TensorFlow, which has imported it already."""
+    """A program that behaves like this interpreter of the environment with TensorFlow, and has already imported it."""
     if HOME not in os.environ or COLD in os.environ:
         return python
     home = Path(os.environ[HOME]) / "tensorflow"

@@ -46,7 +46,7 @@ def rating_rows(archive: Path) -> list[dict[str, str]]:
 
 
 def extreme_rows(archive: Path) -> list[dict[str, str]]:
-    """The reviews of the lowest class and of the highest: a difference that a small model learns from a few hundred."""
+    """The reviews of the lowest and of the highest class. A small model learns the difference from a few hundred rows."""
     return [row for row in rating_rows(archive) if row["label"] in (STARS[0], STARS[-1])]
 
 

@@ -54,7 +54,7 @@ def publish(storage: Storage, lease: Lease, folder: Path, kind: str, record: Rec
 def newest_checkpoint(database: Database, storage: Storage, job_id: str, target: Path) -> Path | None:
     """Fetch the newest checkpoint of any attempt whose stored files verify; older ones are tried in turn.
 
-    Raises StorageError, and OSError where this machine's disk fails: then no checkpoint is given up.
+    Raises StorageError, and OSError if this machine's disk fails. No checkpoint is discarded then.
     """
     with database.read() as session:
         candidates = queries.checkpoints(session, job_id)
@@ -71,7 +71,7 @@ def newest_checkpoint(database: Database, storage: Storage, job_id: str, target:
 def fetch_checkpoint(database: Database, storage: Storage, artifact: Artifact, target: Path) -> Path | None:
     """Fetch a checkpoint, and beside it the best one that it names. None when its stored files do not verify.
 
-    Raises StorageError, and OSError where this machine's disk fails.
+    Raises StorageError, and OSError if this machine's disk fails.
     """
     found = _fetch_verified(storage, artifact, target)
     if found is None:
@@ -97,7 +97,7 @@ def _fetch_verified(storage: Storage, artifact: Artifact, target: Path) -> Manif
     try:
         return verify(folder)
     except CheckpointBroken as error:
-        # The stored bytes are those that were published, so the fault lies with this machine.
+        # The stored bytes are correct, so the fault is on this machine.
         raise OSError(errno.EIO, f"the copy of a stored checkpoint is damaged: {error}", str(folder)) from error
 
 
@@ -108,7 +108,7 @@ def _name(artifact: Artifact) -> str:
 def fetch(storage: Storage, artifact: Artifact, folder: Path) -> None:
     """Download all files of an artifact, its manifest included.
 
-    Raises StorageError, and CheckpointBroken where the stored bytes are not those that were published.
+    Raises StorageError, and CheckpointBroken if the stored bytes are not those that were published.
     """
     published = {str(file["path"]): str(file["sha256"]) for file in artifact.files}
     for path, expected in {**published, MANIFEST: artifact.manifest_sha256}.items():

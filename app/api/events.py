@@ -59,7 +59,7 @@ def _stream(parts: Service, streams: Feed, project: str, job_id: str, after: int
         return Response(status_code=204)
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
     if is_head:
-        # The stream has no end that an answer without a body could wait for.
+        # A HEAD response has no body, so it must not wait for the end of the stream.
         return Response(media_type="text/event-stream", headers=headers)
     return StreamingResponse(streams.stream(job.id, after), media_type="text/event-stream", headers=headers)
 

@@ -90,13 +90,13 @@ def waiting_for(session: Session, job: Job, *, silent_for: float) -> str | None:
         return "no worker is alive"
     if not with_engine:
         return f"no live worker offers the engine {job.engine}"
-    return "no live worker offers a GPU" if job.queue == "gpu" else "all live workers take only jobs that want a GPU"
+    return "no live worker offers a GPU" if job.queue == "gpu" else "all live workers run only jobs that need a GPU"
 
 
 def _of_queue(queue: str, alive: Sequence[Worker]) -> Sequence[Worker]:
     with_gpu = [worker for worker in alive if "gpu" in worker.queues.split(",")]
     if queue == "any":
-        # It is left to workers with a GPU while there is one.
+        # Only workers with a GPU run such a job while one of them is alive.
         return with_gpu or alive
     return with_gpu if queue == "gpu" else [worker for worker in alive if "cpu" in worker.queues.split(",")]
 
@@ -106,7 +106,7 @@ def _waiting_for_slot(session: Session, able: Sequence[Worker]) -> str:
     running = select(func.count()).where(Job.status == JobStatus.RUNNING, Job.owner.in_(worker.id for worker in able))
     if (session.scalar(running) or 0) < slots:
         return "a worker is about to take it"
-    return f"all {slots} slots of the {len(able)} live workers that can take it are busy"
+    return f"all {slots} slots of the {len(able)} live workers that can run it are busy"
 
 
 def events(

@@ -108,7 +108,7 @@ class KerasProcess:
 
 
 def environment() -> dict[str, str]:
-    """The variables of that process: nothing of ours but where things are."""
+    """The environment variables of the process. Of this process's own variables it gets only those in `KEPT`."""
     return {name: os.environ[name] for name in KEPT if name in os.environ} | {
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_VERBOSITY": "error",

@@ -29,9 +29,9 @@ from worker.training.prediction import autocast, forward, gather, learned, train
 from worker.training.tokenization import lengths
 
 BATCHES, SECONDS, SHARE = 12, 6.0, 0.1
-"""Drawn batches at most, no more once so many seconds are gone, and no more than this share of those of the run."""
+"""The maximum number of drawn batches, the seconds after which no more are drawn, and the share of the run's batches to draw."""
 FEWEST = 2
-"""One batch alone may be odd."""
+"""The minimum number of drawn batches. One batch alone may be an outlier."""
 SAVED_BYTES = 1 << 30
 """Larger models are not saved for the sake of an estimate: beside their training, saving counts little."""
 

@@ -283,6 +283,6 @@ def _rates(plan: Plan) -> Callable[[int], float]:
         num_warmup_steps=training.warmup_steps,
         num_training_steps=plan.resolved.total_steps,
     )
-    # All schedulers of a spec are of this class. To step through them would take seconds in a long job.
+    # All schedulers of a spec are of this class. Stepping through them would take seconds in a long job.
     (factor,), (rate,) = cast("LambdaLR", scheduler).lr_lambdas, scheduler.base_lrs
     return lambda step: float(rate * factor(step))

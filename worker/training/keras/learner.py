@@ -29,7 +29,7 @@ class Learner(tf_keras.Model):
         """Logits (rows by classes)."""
         return self.body(tokens, training=training).logits
 
-    # No `if` or `for` of these models depends on a tensor, and to look for one takes longer than to trace the rest.
+    # These models have no `if` or `for` that depends on a tensor, and AutoGraph takes longer than all other tracing.
     @tf.autograph.experimental.do_not_convert
     def train_step(self, data: dict[str, Any]) -> dict[str, Any]:
         """One optimiser step; the first dimension of `data` counts its forward passes."""
