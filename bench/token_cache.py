@@ -18,13 +18,13 @@ import reviews
 from transformers.utils import logging as transformers_logging
 
 from app.specs import JobSpec
-from worker.training.data import load, prepare
+from worker.training.inputs.data import load, prepare
+from worker.training.planning.settle import settle
 from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
-from worker.training.settle import settle
 from worker.training.tasks import TASKS
-from worker.training.token_cache import TokenCache
-from worker.training.tokenization import tokenize
+from worker.training.tokens.cache import TokenCache
+from worker.training.tokens.tokenization import tokenize
 
 ROWS, RUNS, GIB = 50_000, 5, 1024**3
 DATASET = "ds_" + "0" * 26

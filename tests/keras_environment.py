@@ -6,8 +6,8 @@ import pytest
 import warm_start
 
 from app.settings import Settings
-from worker.training import tensorflow_environment
-from worker.training.keras_process import environment
+from worker.training.engines.keras_process import environment
+from worker.training.keras import environment as tensorflow_environment
 
 
 def tensorflow_python() -> Path:

@@ -21,7 +21,7 @@ from worker.parts import Parts
 from worker.processes import TrainingProcesses
 from worker.registration import Registration
 from worker.slots import Slots
-from worker.training import tensorflow_environment
+from worker.training.keras import environment as tensorflow_environment
 
 log = logging.getLogger("worker")
 

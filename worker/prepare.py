@@ -11,7 +11,7 @@ from app.storage import ObjectNotFound, StorageFull
 from worker.parts import Parts
 from worker.publish import fetch, fetch_checkpoint, newest_checkpoint
 from worker.supervise import Assignment
-from worker.training.checkpoints import Manifest, read_manifest
+from worker.training.checkpoints.folders import Manifest, read_manifest
 from worker.training.errors import CheckpointBroken
 from worker.training.request import TrainingRequest
 

@@ -15,7 +15,7 @@ from app.jobs import queries
 from app.jobs.lifecycle import Lease
 from app.jobs.tables import Artifact
 from app.storage import ObjectNotFound, Storage
-from worker.training.checkpoints import MANIFEST, Manifest, verify
+from worker.training.checkpoints.folders import MANIFEST, Manifest, verify
 from worker.training.errors import CheckpointBroken
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from app.jobs.lifecycle import Lease, LostLease
 from app.jobs.tables import Artifact
 from app.storage import Storage, StorageError
 from worker.publish import publish
-from worker.training.checkpoints import read_manifest
+from worker.training.checkpoints.folders import read_manifest
 from worker.training.errors import CheckpointBroken
 
 log = logging.getLogger(__name__)

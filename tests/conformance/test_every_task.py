@@ -15,8 +15,8 @@ from kinds import KINDS, Kind
 
 from app.specs import TASKS, JobSpec
 from app.specs.fit import methods_for
-from worker.training.checkpoints import verify
-from worker.training.metrics import greater_is_better
+from worker.training.checkpoints.folders import verify
+from worker.training.evaluation.metrics import greater_is_better
 from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
 from worker.training.run import run

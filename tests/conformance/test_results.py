@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import pipeline
 
-from worker.training.checkpoints import newest_valid, verify
+from worker.training.checkpoints.folders import newest_valid, verify
 
 GOLDEN = Path(__file__).parent / "golden_losses.json"
 """The losses of steps 1, 2, 5, 10 and 20 of each pair, on the CPU on which they were recorded."""

@@ -13,7 +13,7 @@ import pytest
 import reviews
 from transformers import pipeline
 
-from worker.training.checkpoints import newest_valid, verify
+from worker.training.checkpoints.folders import newest_valid, verify
 
 ROOT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("TUNESMITH_TEST_CACHE", Path.home() / ".cache" / "tunesmith-tests"))

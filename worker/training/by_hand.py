@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from app.specs import JobSpec, Resolved, problems
-from worker.training.checkpoints import newest_valid
+from worker.training.checkpoints.folders import newest_valid
 from worker.training.request import TrainingRequest
 
 SPLITS = ("train", "eval", "test")

@@ -9,20 +9,20 @@ import datasets
 import torch
 from transformers.utils import logging as transformers_logging
 
-from worker.training.course import Course
-from worker.training.data import load, prepare
+from worker.training.checkpoints.shelf import Outcome
 from worker.training.engines import ENGINES
 from worker.training.errors import InternalError, Stopped, TrainingError, without_none
-from worker.training.evaluation import judge_told
+from worker.training.evaluation.evaluation import judge_told
+from worker.training.evaluation.references import with_references
+from worker.training.export.package import Judged, Judgement, package
+from worker.training.inputs.data import load, prepare
+from worker.training.loop.course import Course
+from worker.training.loop.rehearsal import rehearse
 from worker.training.methods import publish
-from worker.training.package import Judged, Judgement, package
-from worker.training.plan import Plan
-from worker.training.references import with_references
-from worker.training.rehearsal import rehearse
+from worker.training.planning.plan import Plan
+from worker.training.planning.settle import settle
 from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
-from worker.training.saving import Outcome
-from worker.training.settle import settle
 from worker.training.shortage import shortage_of
 from worker.training.tasks import REFERENCED, TASKS
 

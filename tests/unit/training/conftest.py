@@ -12,12 +12,12 @@ from keras_environment import warm_tensorflow_python
 from tiny import make_model, sentences
 
 from app.specs import JobSpec, Resolved
-from worker.training.data import load, prepare
-from worker.training.plan import Plan
+from worker.training.inputs.data import load, prepare
+from worker.training.planning.plan import Plan
+from worker.training.planning.settle import settle
 from worker.training.reports import Record, Reporter
 from worker.training.request import TrainingRequest
 from worker.training.run import run
-from worker.training.settle import settle
 from worker.training.tasks import TASKS
 
 

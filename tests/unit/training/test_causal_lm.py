@@ -13,9 +13,9 @@ from tiny_generator import conversations, make_generator
 from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, BloomForCausalLM, pipeline
 
 from app.specs import JobSpec
-from worker.training.models import load_tokenizer
-from worker.training.packing import packed
+from worker.training.models.pretrained import load_tokenizer
 from worker.training.tasks import TASKS
+from worker.training.tokens.packing import packed
 
 Train = Callable[..., Any]
 TASK = TASKS["causal-lm"]

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.training.checkpoints import commit, folder_name, newest_valid, rotate, verify
+from worker.training.checkpoints.folders import commit, folder_name, newest_valid, rotate, verify
 from worker.training.errors import CheckpointBroken
 
 

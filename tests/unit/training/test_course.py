@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from app.specs import JobSpec
-from worker.training.course import Course
 from worker.training.errors import LossNotFinite
+from worker.training.loop.course import Course
 
 Make = Callable[..., JobSpec]
 

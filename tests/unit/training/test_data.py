@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from app.specs import JobSpec
-from worker.training.data import Data, load, prepare
 from worker.training.errors import (
     BadRows,
     ColumnMissing,
@@ -20,9 +19,10 @@ from worker.training.errors import (
     Stopped,
     TooManyClasses,
 )
+from worker.training.inputs.data import Data, load, prepare
+from worker.training.inputs.table import Table
 from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
-from worker.training.table import Table
 
 DATASET = "ds_" + "0" * 26
 
@@ -73,7 +73,7 @@ def from_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., D
 
     def go(cells: list[Any], **task: Any) -> Data:
         table = Table({"text": ["t"] * len(cells), "label": cells, "_row": list(range(1, len(cells) + 1))}, NAMED)
-        monkeypatch.setattr("worker.training.data.read", lambda *_: table)
+        monkeypatch.setattr("worker.training.inputs.data.read", lambda *_: table)
         data = {"train": {"hub": "x"}, "on_bad_row": "skip"}
         spec = JobSpec.model_validate({"task": {"type": "text-classification", **task}, "model": "m", "data": data})
         request = TrainingRequest(spec, tmp_path, {}, None, {}, None, None)

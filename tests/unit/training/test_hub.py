@@ -12,8 +12,8 @@ import huggingface_hub.constants
 import pytest
 
 from worker.training.errors import HubUnreachable, ModelNotFound, ModelRefused
-from worker.training.hub import WANTED, fetch
-from worker.training.models import check_weights
+from worker.training.models.hub import WANTED, fetch
+from worker.training.models.pretrained import check_weights
 
 ROOT = Path(__file__).parents[3]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -27,7 +27,7 @@ FILES = {
 FETCH = """
 import sys
 from worker.training.errors import TrainingError
-from worker.training.hub import fetch
+from worker.training.models.hub import fetch
 try:
     print(*fetch(*sys.argv[1:]))
 except TrainingError as error:

@@ -34,7 +34,7 @@ READ = """
 import json, sys
 from app.specs.data import HubData
 from worker.training.errors import TrainingError
-from worker.training.sources import read
+from worker.training.inputs.sources import read
 for asked in json.loads(sys.argv[1]):
     commit = asked.pop("commit", None)
     try:

@@ -2,7 +2,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-LIGHT = ("checkpoints", "errors", "reports", "request")
+LIGHT = ("checkpoints.folders", "errors", "reports", "request")
 ROOT = Path(__file__).parents[3]
 
 

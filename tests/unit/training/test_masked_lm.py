@@ -11,10 +11,10 @@ from tiny_texts import WEEK, make_guesser, weeks
 from transformers import AutoModelForMaskedLM, pipeline
 
 from app.specs import JobSpec
-from worker.training.checkpoints import newest_valid
+from worker.training.checkpoints.folders import newest_valid
 from worker.training.errors import ModelConfigInvalid, ModelRefused, RowTooLong
-from worker.training.models import load_config, load_tokenizer
-from worker.training.plan import Plan
+from worker.training.models.pretrained import load_config, load_tokenizer
+from worker.training.planning.plan import Plan
 from worker.training.tasks import TASKS
 from worker.training.tasks.masked_lm import Mask
 

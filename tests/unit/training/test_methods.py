@@ -12,8 +12,8 @@ from tiny import make_model
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from app.specs import JobSpec
+from worker.training.evaluation.prediction import learned, training_loss
 from worker.training.methods import load_trainable
-from worker.training.prediction import learned, training_loss
 
 Make = Callable[..., JobSpec]
 Train = Callable[..., Any]

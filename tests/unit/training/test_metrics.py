@@ -4,9 +4,9 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
 
 from app.specs.tasks import TASKS as SPECS
-from worker.training.metrics import compute, greater_is_better
-from worker.training.metrics.classification import CLASSES
-from worker.training.metrics.regression import NUMBERS
+from worker.training.evaluation.metrics import compute, greater_is_better
+from worker.training.evaluation.metrics.classification import CLASSES
+from worker.training.evaluation.metrics.regression import NUMBERS
 from worker.training.tasks import TASKS
 
 TRUTH = [0, 0, 0, 1, 1, 2, 2, 2, 2]

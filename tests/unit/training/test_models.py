@@ -10,7 +10,7 @@ from transformers import BertForSequenceClassification
 
 from app.specs import JobSpec
 from worker.training.errors import ArchitectureUnsupported, ModelConfigInvalid, ModelNotFound, ModelRefused
-from worker.training.models import load_config, load_tokenizer, locate, token_limit
+from worker.training.models.pretrained import load_config, load_tokenizer, locate, token_limit
 from worker.training.request import TrainingRequest
 from worker.training.tasks import TASKS
 

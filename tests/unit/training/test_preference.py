@@ -10,7 +10,7 @@ from tiny_generator import make_generator, preferences
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from app.specs import JobSpec
-from worker.training.models import load_tokenizer
+from worker.training.models.pretrained import load_tokenizer
 from worker.training.tasks import TASKS
 from worker.training.tasks.preference import log_probabilities
 

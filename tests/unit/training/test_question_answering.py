@@ -14,11 +14,11 @@ from transformers import AutoModelForQuestionAnswering, PreTrainedTokenizerFast
 
 from app.specs import JobSpec
 from worker.training.errors import ModelConfigInvalid, ModelRefused, RowTooLong
+from worker.training.evaluation.metrics import compute
+from worker.training.evaluation.metrics.spans import SPANS, scores
+from worker.training.inputs.table import from_rows
 from worker.training.methods import load_trainable
-from worker.training.metrics import compute
-from worker.training.metrics.spans import SPANS, scores
-from worker.training.models import load_tokenizer
-from worker.training.table import from_rows
+from worker.training.models.pretrained import load_tokenizer
 from worker.training.tasks import TASKS
 from worker.training.tasks.protocol import Pass, Split
 from worker.training.tasks.question_answering import Found

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from app.specs import JobSpec
-from worker.training.checkpoints import newest_valid
+from worker.training.checkpoints.folders import newest_valid
 from worker.training.reports import Record
 
 # TensorFlow takes seconds to start, and has its own tests of the same in test_tensorflow.py.

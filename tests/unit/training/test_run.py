@@ -10,8 +10,8 @@ from tiny import sentences
 from transformers import pipeline
 
 from app.specs import JobSpec
-from worker.training.checkpoints import newest_valid, verify
-from worker.training.pace import Pace
+from worker.training.checkpoints.folders import newest_valid, verify
+from worker.training.loop.pace import Pace
 from worker.training.reports import Record
 
 # TensorFlow takes seconds to start, and has its own tests of the same in test_tensorflow.py.

@@ -11,9 +11,9 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from tiny import pairs
 
 from app.specs import JobSpec
-from worker.training.metrics import compute
-from worker.training.metrics.retrieval import RETRIEVAL, finds
-from worker.training.models import load_tokenizer
+from worker.training.evaluation.metrics import compute
+from worker.training.evaluation.metrics.retrieval import RETRIEVAL, finds
+from worker.training.models.pretrained import load_tokenizer
 from worker.training.tasks import TASKS
 
 Train = Callable[..., Any]

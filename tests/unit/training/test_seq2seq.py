@@ -23,12 +23,12 @@ from transformers import (
 )
 
 from app.specs import JobSpec
-from worker.training.checkpoints import newest_valid
+from worker.training.checkpoints.folders import newest_valid
 from worker.training.errors import ModelConfigInvalid, ModelRefused, RowTooLong
+from worker.training.evaluation.prediction import forward, gather, learned, training_loss
 from worker.training.methods import load_published, load_trainable
-from worker.training.models import load_config, load_tokenizer
-from worker.training.plan import Plan
-from worker.training.prediction import forward, gather, learned, training_loss
+from worker.training.models.pretrained import load_config, load_tokenizer
+from worker.training.planning.plan import Plan
 from worker.training.tasks import TASKS
 
 Train = Callable[..., Any]

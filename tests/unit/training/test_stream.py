@@ -26,7 +26,7 @@ import json, os, resource, sys, threading
 from pathlib import Path
 import torch
 from app.specs import JobSpec, Resolved
-from worker.training.checkpoints import newest_valid
+from worker.training.checkpoints.folders import newest_valid
 from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
 from worker.training.run import run

@@ -15,10 +15,10 @@ from tiny_models import make_reader, make_tagger, questions, tagged_sentences
 
 from app.specs import JobSpec
 from worker.training.errors import Stopped
-from worker.training.plan import Plan
-from worker.training.prediction import learned
-from worker.training.stream import Stream
-from worker.training.table import Table, from_rows
+from worker.training.evaluation.prediction import learned
+from worker.training.inputs.stream import Stream
+from worker.training.inputs.table import Table, from_rows
+from worker.training.planning.plan import Plan
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 PAIRS = [{"anchor": row["text"], "positive": f"the {row['text']}"} for row in sentences(40)]

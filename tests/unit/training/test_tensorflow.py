@@ -20,11 +20,11 @@ from tiny import sentences
 from transformers import AutoConfig, AutoModel, AutoTokenizer, pipeline
 
 from app.specs import JobSpec
-from worker.training.checkpoints import newest_valid, verify
+from worker.training.checkpoints.folders import newest_valid, verify
 from worker.training.engines.tensorflow import ARCHITECTURES, compare
 from worker.training.errors import ModelRefused, ResultDiffers
-from worker.training.plan import Plan
-from worker.training.prediction import forward, gather, training_loss
+from worker.training.evaluation.prediction import forward, gather, training_loss
+from worker.training.planning.plan import Plan
 from worker.training.reports import Record
 
 Make = Callable[..., JobSpec]

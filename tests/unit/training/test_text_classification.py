@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 from app.specs import JobSpec
 from worker.training.errors import ClassUnknown
-from worker.training.models import load_tokenizer
+from worker.training.models.pretrained import load_tokenizer
 from worker.training.tasks import TASKS
 from worker.training.tasks.protocol import Loss
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from worker.training.metrics import compute, greater_is_better
-from worker.training.metrics.text import READ_FROM_TEXT, WRITTEN, Words
+from worker.training.evaluation.metrics import compute, greater_is_better
+from worker.training.evaluation.metrics.text import READ_FROM_TEXT, WRITTEN, Words
 
 
 def measured(tmp_path: Path, *pairs: tuple[str, str]) -> dict[str, float]:

@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 from injection import Kill, happened, injected
 
-from worker.training.token_cache import EntryBroken, TokenCache, open_cache
+from worker.training.tokens.cache import EntryBroken, TokenCache, open_cache
 
 SIZE = 100_000
 KEEP = """
 import sys
 from pathlib import Path
-from worker.training.token_cache import TokenCache
+from worker.training.tokens.cache import TokenCache
 folder, source = map(Path, sys.argv[1:])
 TokenCache(folder, 10**9).keep({"rows": "a"}, source, rows=3, cut=1)
 """
 CONTEND = """
 import random, sys
 from pathlib import Path
-from worker.training.token_cache import TokenCache
+from worker.training.tokens.cache import TokenCache
 folder, own, size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 own.mkdir()
 cache = TokenCache(folder, 3 * size)

@@ -14,11 +14,11 @@ from transformers import AutoModelForTokenClassification, PreTrainedTokenizerFas
 
 from app.specs import JobSpec
 from worker.training.errors import ModelRefused, RowTooLong
-from worker.training.hub_rows import class_names
-from worker.training.metrics import compute
-from worker.training.metrics.tagging import TAGS, UNTOLD, per_class
-from worker.training.models import load_tokenizer
-from worker.training.table import from_rows
+from worker.training.evaluation.metrics import compute
+from worker.training.evaluation.metrics.tagging import TAGS, UNTOLD, per_class
+from worker.training.inputs.hub_rows import class_names
+from worker.training.inputs.table import from_rows
+from worker.training.models.pretrained import load_tokenizer
 from worker.training.tasks import TASKS
 from worker.training.tasks.protocol import Split
 

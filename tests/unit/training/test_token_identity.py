@@ -13,13 +13,13 @@ from tokenizers import normalizers
 
 from app.api.examples import EXAMPLES
 from app.specs import JobSpec, Resolved
-from worker.training.models import load_tokenizer
-from worker.training.plan import Plan
+from worker.training.models.pretrained import load_tokenizer
+from worker.training.planning.plan import Plan
 from worker.training.tasks import TASKS
-from worker.training.token_identity import Identity, identities
+from worker.training.tokens.identity import Identity, identities
 
 ROOT = Path(__file__).parents[3]
-TELL = "from worker.training.token_identity import CODE, VERSIONS; import json; print(json.dumps([CODE, VERSIONS]))"
+TELL = "from worker.training.tokens.identity import CODE, VERSIONS; import json; print(json.dumps([CODE, VERSIONS]))"
 TEMPLATE = "{% for message in messages %}{{ message.content }} {% endfor %}"
 SEEN = ("task", "tokenization", "columns")
 """What the identity holds of a spec."""

@@ -9,12 +9,12 @@ import pytest
 from tiny import sentences
 
 from app.specs import JobSpec
-from worker.training.checkpoints import newest_valid
-from worker.training.data import load, prepare
-from worker.training.plan import Plan
+from worker.training.checkpoints.folders import newest_valid
+from worker.training.inputs.data import load, prepare
+from worker.training.planning.plan import Plan
+from worker.training.planning.settle import settle
 from worker.training.reports import Record, Reporter
 from worker.training.request import TrainingRequest
-from worker.training.settle import settle
 from worker.training.tasks import TASKS
 
 LIMIT = 10**8

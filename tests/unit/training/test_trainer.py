@@ -15,10 +15,10 @@ from transformers import (
 )
 
 from app.specs import JobSpec
-from worker.training.course import Course
 from worker.training.engines.trainer import CourseTrainer
-from worker.training.pace import Pace
-from worker.training.plan import Plan
+from worker.training.loop.course import Course
+from worker.training.loop.pace import Pace
+from worker.training.planning.plan import Plan
 from worker.training.reports import Record, Reporter
 
 
@@ -41,7 +41,7 @@ def test_progress_comes_at_the_first_and_last_step_and_once_a_second(
     spec: Callable[..., JobSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("worker.training.pace.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("worker.training.loop.pace.time.monotonic", lambda: now[0])
     records: list[Record] = []
     course = Course(spec(), 10, 5, None)
     pace = Pace(Reporter(tmp_path, records.append), course, 4)

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Protocol
 
-from worker.training.plan import Answers, Plan
-from worker.training.saving import Outcome
+from worker.training.checkpoints.shelf import Outcome
+from worker.training.planning.plan import Answers, Plan
 
 
 class Engine(Protocol):

@@ -22,15 +22,15 @@ from accelerate.utils import DataLoaderConfiguration
 from torch.utils.data import DataLoader
 from transformers import get_scheduler, set_seed
 
-from worker.training.course import Course
+from worker.training.checkpoints.shelf import Outcome, Shelf
 from worker.training.errors import LossNotFinite, Stopped
-from worker.training.evaluation import judge
+from worker.training.evaluation.evaluation import judge
+from worker.training.evaluation.prediction import feed, forward, gather, predict, training_loss
+from worker.training.loop.course import Course
+from worker.training.loop.optimizers import optimizer_of
+from worker.training.loop.pace import Pace
 from worker.training.methods import load_trainable
-from worker.training.optimizers import optimizer_of
-from worker.training.pace import Pace
-from worker.training.plan import Answers, Plan
-from worker.training.prediction import feed, forward, gather, predict, training_loss
-from worker.training.saving import Outcome, Shelf
+from worker.training.planning.plan import Answers, Plan
 from worker.training.tasks.protocol import set_epoch
 
 Batch = dict[str, torch.Tensor]

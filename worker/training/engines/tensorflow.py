@@ -20,17 +20,17 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from app.specs import JobSpec
-from worker.training import tensorflow_environment
-from worker.training.course import Course
-from worker.training.decay import decaying_names
+from worker.training.checkpoints.shelf import Outcome, Shelf
+from worker.training.engines.keras_process import KerasProcess
 from worker.training.errors import ArchitectureUnsupported, EngineMissing, LossNotFinite, ResultDiffers, Stopped
-from worker.training.evaluation import judge
-from worker.training.keras_process import KerasProcess
-from worker.training.pace import Pace
-from worker.training.plan import Answers, Plan
-from worker.training.prediction import forward, gather, predict, training_loss
-from worker.training.saving import Outcome, Shelf
-from worker.training.tokenization import lengths
+from worker.training.evaluation.evaluation import judge
+from worker.training.evaluation.prediction import forward, gather, predict, training_loss
+from worker.training.keras import environment as tensorflow_environment
+from worker.training.loop.course import Course
+from worker.training.loop.decay import decaying_names
+from worker.training.loop.pace import Pace
+from worker.training.planning.plan import Answers, Plan
+from worker.training.tokens.tokenization import lengths
 
 ARCHITECTURES = ("albert", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
 """Model types that were seen to compute the same in both frameworks, and to come back whole."""

@@ -8,13 +8,13 @@ from typing import Any, cast
 import torch
 from transformers import PrinterCallback, TrainingArguments
 
-from worker.training.course import Course
-from worker.training.dpo import dpo_trainer
-from worker.training.following import Follow, Following, arguments
+from worker.training.checkpoints.shelf import Outcome
+from worker.training.engines.dpo import dpo_trainer
+from worker.training.engines.following import Follow, Following, arguments
+from worker.training.evaluation.prediction import feed, predict
+from worker.training.loop.course import Course
 from worker.training.methods import load_trainable
-from worker.training.plan import Answers, Plan
-from worker.training.prediction import feed, predict
-from worker.training.saving import Outcome
+from worker.training.planning.plan import Answers, Plan
 
 
 class TrainerEngine:

@@ -7,7 +7,7 @@ from worker.training.methods.freeze import FreezeMethod
 from worker.training.methods.full import FullMethod
 from worker.training.methods.lora import ADAPTER, LoraMethod, QloraMethod
 from worker.training.methods.protocol import Method
-from worker.training.plan import Plan
+from worker.training.planning.plan import Plan
 
 METHODS: dict[str, Method] = {
     "full": FullMethod(),

@@ -8,7 +8,7 @@ import torch
 from app.specs import JobSpec
 from app.specs.training import FreezeMethod as FreezeSpec
 from worker.training.errors import ModelConfigInvalid
-from worker.training.plan import Plan
+from worker.training.planning.plan import Plan
 from worker.training.tasks.protocol import Task
 
 LAYERS = (

@@ -17,7 +17,7 @@ from transformers import BitsAndBytesConfig, set_seed
 from app.specs import JobSpec
 from app.specs.training import LoraMethod as LoraSpec
 from worker.training.errors import ModelConfigInvalid, nearest
-from worker.training.plan import Plan
+from worker.training.planning.plan import Plan
 from worker.training.tasks.protocol import Task
 
 ADAPTER = "adapter_config.json"

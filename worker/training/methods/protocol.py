@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from app.specs import JobSpec
-from worker.training.plan import Plan
+from worker.training.planning.plan import Plan
 from worker.training.tasks.protocol import Task
 
 

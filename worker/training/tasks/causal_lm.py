@@ -18,13 +18,13 @@ from app.specs import JobSpec
 from app.specs.tasks.causal_lm import CausalLM
 from app.specs.tasks.conversations import messages
 from worker.training.errors import ChatTemplateMissing, ModelConfigInvalid, ModelRefused
-from worker.training.metrics import Metrics
-from worker.training.metrics.tokens import TOKENS, token_answers
-from worker.training.models import build, load
-from worker.training.packing import packed
-from worker.training.table import Row
+from worker.training.evaluation.metrics import Metrics
+from worker.training.evaluation.metrics.tokens import TOKENS, token_answers
+from worker.training.inputs.table import Row
+from worker.training.models.pretrained import build, load
 from worker.training.tasks.protocol import Batch, Collate, Features, Loss, Pass, Split, Told
-from worker.training.truncation import check_lengths, place_of
+from worker.training.tokens.packing import packed
+from worker.training.tokens.truncation import check_lengths, place_of
 
 UNLEARNED = -100
 """The label of a token that is not learned, as torch's cross entropy has it."""

@@ -20,12 +20,12 @@ from app.specs import JobSpec
 from app.specs.tasks.masked_lm import MaskedLM
 from app.specs.training import LoraMethod
 from worker.training.errors import ModelConfigInvalid, ModelRefused
-from worker.training.metrics import Metrics
-from worker.training.metrics.tokens import TOKENS, token_answers
-from worker.training.models import build, load
-from worker.training.table import Row
+from worker.training.evaluation.metrics import Metrics
+from worker.training.evaluation.metrics.tokens import TOKENS, token_answers
+from worker.training.inputs.table import Row
+from worker.training.models.pretrained import build, load
 from worker.training.tasks.protocol import PLACE, Batch, Collate, Features, Loss, Pass, Split, Told
-from worker.training.truncation import check_lengths, place_of
+from worker.training.tokens.truncation import check_lengths, place_of
 
 UNLEARNED = -100
 """The label of a token that is not to be guessed, as torch's cross entropy has it."""

@@ -18,12 +18,12 @@ from app.specs import JobSpec
 from app.specs.tasks.conversations import is_conversation, messages
 from app.specs.tasks.preference import Preference
 from worker.training.errors import ChatTemplateMissing, ModelRefused
-from worker.training.metrics import Metrics
-from worker.training.metrics.preferences import PREFERENCES
-from worker.training.models import build, load
-from worker.training.table import Row
+from worker.training.evaluation.metrics import Metrics
+from worker.training.evaluation.metrics.preferences import PREFERENCES
+from worker.training.inputs.table import Row
+from worker.training.models.pretrained import build, load
 from worker.training.tasks.protocol import REFERENCE, Batch, Collate, Features, Loss, Pass, Split, Told
-from worker.training.truncation import check_lengths, place_of
+from worker.training.tokens.truncation import check_lengths, place_of
 
 UNLEARNED = -100
 ANSWERS = ("chosen", "rejected")

@@ -15,8 +15,8 @@ import datasets
 import torch
 
 from app.specs import JobSpec
-from worker.training.metrics.table import Metrics
-from worker.training.table import Row, Table
+from worker.training.evaluation.metrics.table import Metrics
+from worker.training.inputs.table import Row, Table
 
 Features = dict[str, Any]
 """One encoded row. Names that begin with "_" are for the evaluation alone and never reach `collate`."""

@@ -6,7 +6,7 @@ encoded: {"input_ids": [101, 2073, …, 102, 1996, 3145, …, 102], "labels": [1
           "_null": 0, "_context": 7, "_offsets": [0, 3, 4, 7, …]}
 
 A context too long for one sequence is read through several windows, which overlap by `task.stride` tokens: each is an
-encoded row of its own (`worker/training/windows.py`). One that does not hold the answer whole points at the `_null` place.
+encoded row of its own (`worker/training/tokens/windows.py`). One that does not hold the answer whole points at the `_null` place.
 """
 
 from collections.abc import Iterator
@@ -23,13 +23,13 @@ from transformers import AutoModelForQuestionAnswering
 from app.specs import JobSpec
 from app.specs.tasks.question_answering import QuestionAnswering
 from worker.training.errors import ModelConfigInvalid, ModelRefused
-from worker.training.metrics import Metrics
-from worker.training.metrics.spans import SPANS, scores
-from worker.training.models import build, load
-from worker.training.table import Row
+from worker.training.evaluation.metrics import Metrics
+from worker.training.evaluation.metrics.spans import SPANS, scores
+from worker.training.inputs.table import Row
+from worker.training.models.pretrained import build, load
 from worker.training.tasks.protocol import PLACE, Collate, Features, Loss, Pass, Split, Told
-from worker.training.truncation import place_of
-from worker.training.windows import answers_of, windows
+from worker.training.tokens.truncation import place_of
+from worker.training.tokens.windows import answers_of, windows
 
 N_BEST = 5
 """Spans kept of each window, and told of each row."""

@@ -19,12 +19,12 @@ from transformers import AutoModel
 
 from app.specs import JobSpec, Resolved
 from app.specs.tasks.sentence_embedding import SentenceEmbedding
-from worker.training.metrics import Metrics
-from worker.training.metrics.retrieval import RETRIEVAL, finds
-from worker.training.models import build, load
-from worker.training.table import Row
+from worker.training.evaluation.metrics import Metrics
+from worker.training.evaluation.metrics.retrieval import RETRIEVAL, finds
+from worker.training.inputs.table import Row
+from worker.training.models.pretrained import build, load
 from worker.training.tasks.protocol import Batch, Collate, Features, Loss, Pass, Split, Told
-from worker.training.truncation import check_lengths, place_of
+from worker.training.tokens.truncation import check_lengths, place_of
 
 PARTS = ("anchor", "positive", "negative")
 

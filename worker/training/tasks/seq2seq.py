@@ -17,13 +17,13 @@ from transformers.modeling_outputs import BaseModelOutput
 from app.specs import JobSpec
 from app.specs.tasks.seq2seq import Seq2Seq
 from worker.training.errors import ModelConfigInvalid, ModelRefused, nearest
-from worker.training.metrics import Metrics
-from worker.training.metrics.text import READ_FROM_TEXT, WRITTEN
-from worker.training.metrics.tokens import token_answers
-from worker.training.models import build, load, load_tokenizer
-from worker.training.table import Row
+from worker.training.evaluation.metrics import Metrics
+from worker.training.evaluation.metrics.text import READ_FROM_TEXT, WRITTEN
+from worker.training.evaluation.metrics.tokens import token_answers
+from worker.training.inputs.table import Row
+from worker.training.models.pretrained import build, load, load_tokenizer
 from worker.training.tasks.protocol import Batch, Collate, Features, Loss, Pass, Split, Told
-from worker.training.truncation import check_lengths, place_of
+from worker.training.tokens.truncation import check_lengths, place_of
 
 UNLEARNED = -100
 """The label of padding, as torch's cross entropy has it."""

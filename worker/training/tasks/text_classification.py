@@ -18,14 +18,14 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 
 from app.specs import JobSpec
 from app.specs.tasks.text_classification import TextClassification
-from worker.training.class_weights import class_weights
-from worker.training.metrics import Metrics
-from worker.training.metrics.classification import CLASSES
-from worker.training.metrics.regression import NUMBERS
-from worker.training.models import build, load
-from worker.training.table import Row
+from worker.training.evaluation.metrics import Metrics
+from worker.training.evaluation.metrics.classification import CLASSES
+from worker.training.evaluation.metrics.regression import NUMBERS
+from worker.training.inputs.table import Row
+from worker.training.loop.class_weights import class_weights
+from worker.training.models.pretrained import build, load
 from worker.training.tasks.protocol import Collate, Loss, Pass, Split, Told
-from worker.training.truncation import check_lengths, place_of
+from worker.training.tokens.truncation import check_lengths, place_of
 
 PROBLEM_TYPES = {
     "single-label": "single_label_classification",

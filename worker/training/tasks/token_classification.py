@@ -22,14 +22,14 @@ from transformers import AutoModelForTokenClassification, DataCollatorForTokenCl
 
 from app.specs import JobSpec
 from app.specs.tasks.token_classification import TokenClassification, words
-from worker.training.class_weights import class_weights
 from worker.training.errors import ModelRefused, NoRows
-from worker.training.metrics import Metrics
-from worker.training.metrics.tagging import TAGS, UNTOLD, per_class
-from worker.training.models import build, load
-from worker.training.table import Row
+from worker.training.evaluation.metrics import Metrics
+from worker.training.evaluation.metrics.tagging import TAGS, UNTOLD, per_class
+from worker.training.inputs.table import Row
+from worker.training.loop.class_weights import class_weights
+from worker.training.models.pretrained import build, load
 from worker.training.tasks.protocol import Collate, Loss, Pass, Split, Told
-from worker.training.truncation import check_lengths, place_of
+from worker.training.tokens.truncation import check_lengths, place_of
 
 IGNORED = -100
 """The label of a position that teaches nothing, as PyTorch's cross entropy has it."""

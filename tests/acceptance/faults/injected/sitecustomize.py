@@ -41,7 +41,7 @@ def kill_at_events(kills: list[dict[str, Any]], done: Path) -> None:
 class WaitAfterSteps(MetaPathFinder):
     """Makes training wait after each step, whatever trains, once the module that counts steps is imported."""
 
-    MODULE = "worker.training.pace"
+    MODULE = "worker.training.loop.pace"
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds

@@ -1,0 +1,154 @@
+"""How `transformers.Trainer`, and what is made of it, follows our course and our checkpoint protocol.
+
+Trainer's own evaluation and saving strategies stay off. A callback raises its flags at the end of each step, our
+`evaluate` follows, and what Trainer then saves into scratch is committed as a checkpoint of ours.
+"""
+
+import math
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from worker.training.checkpoints.shelf import Shelf
+from worker.training.errors import LossNotFinite, Stopped
+from worker.training.evaluation.evaluation import judge
+from worker.training.evaluation.prediction import forward, gather, training_loss
+from worker.training.loop.course import Course
+from worker.training.loop.pace import Pace
+from worker.training.planning.plan import Plan
+from worker.training.tasks.protocol import set_epoch
+
+# The fused AdamW is one kernel for all weights: a step of a 23 M encoder took 20 % less CPU time with it.
+OPTIMIZERS = {"adamw": "adamw_torch_fused", "adafactor": "adafactor", "sgd": "sgd"}
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+
+class Following(Trainer):
+    """A Trainer with our evaluation loop, and a learning rate of its own for the head; `follow` comes before its own init."""
+
+    def follow(self, plan: Plan, course: Course) -> None:
+        """Take up the course, and the loss that evaluations measure."""
+        self.plan, self.course = plan, course
+        self.loss = training_loss(plan)
+        self.shelf = Shelf(plan, course)
+        self.pace = Pace(plan.report, course, plan.resolved.batch_size * plan.resolved.gradient_accumulation)
+        self.earlier_loss = course.loss_sum
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Trainer's optimiser, with the head's parameters in groups of their own where they have their own rate."""
+        optimizer = super().create_optimizer(model)
+        rate, head = self.plan.spec.training.head_learning_rate, set(self.course.head)
+        if rate is None or not head:
+            return optimizer
+        mine = {id(weight) for name, weight in cast("Any", self.model).named_parameters() if name in head}
+        for group in list(optimizer.param_groups):
+            apart = [weight for weight in group["params"] if id(weight) in mine]
+            if apart:
+                group["params"] = [weight for weight in group["params"] if id(weight) not in mine]
+                optimizer.add_param_group({**group, "params": apart, "lr": rate})
+        return optimizer
+
+    def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
+        """Judge the present model on eval. When asked to stop, end training with a checkpoint instead."""
+        self.plan.report.phase("evaluating")
+        try:
+            with self.pace.aside():
+                batches = forward(self.model, self.plan, "eval", self.loss)
+                metrics = judge(self.plan, "eval", gather(batches, len(self.plan.encoded["eval"])))
+        except Stopped:
+            self.control.should_evaluate = False
+            self.control.should_save = self.control.should_training_stop = True
+            return {}
+        self.course.evaluated(metrics)
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control.should_save = self.course.is_best or self.course.checkpoint_due
+        self.control.should_training_stop |= self.course.ended_early
+        if not self.course.finished:
+            self.plan.report.phase("training")
+        return metrics
+
+    def loss_sum(self) -> float:
+        """The training loss summed over all steps of all attempts."""
+        return self.earlier_loss + self._total_loss_scalar + float(self._tr_loss.item())
+
+
+class Follow(TrainerCallback):
+    """Makes Trainer follow the course, and reports what it does."""
+
+    def __init__(self, trainer: Following) -> None:
+        self._trainer = trainer
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Tell the collation, before the first batch of the epoch is made."""
+        course = self._trainer.course
+        set_epoch(cast("Any", self._trainer.data_collator), course.step // course.steps_per_epoch)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Decide whether this step is logged, evaluated, saved or the last."""
+        trainer, course = self._trainer, self._trainer.course
+        course.step = state.global_step
+        control.should_evaluate = course.evaluation_due
+        control.should_save = course.checkpoint_due
+        control.should_log |= course.finished
+        trainer.pace.tick()
+        if trainer.plan.stop.is_set():
+            control.should_evaluate = False
+            control.should_save = control.should_training_stop = True
+        # Reading the loss makes a GPU wait, so there it is read only where it is needed anyway.
+        if args.device.type == "cpu" or control.should_log or control.should_evaluate or control.should_save:
+            course.loss_sum = trainer.loss_sum()
+            if not math.isfinite(course.loss_sum):
+                raise LossNotFinite(f"the training loss is no number any more at or before step {course.step}")
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        """Relay the loss and the evaluations; Trainer's closing summary speaks of one attempt only."""
+        values = {name: float(value) for name, value in cast("dict[str, Any]", logs or {}).items() if name != "epoch"}
+        if "train_runtime" not in values:
+            self._trainer.plan.report.metric(self._trainer.course.step, round(self._trainer.course.epoch, 4), values)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Commit what Trainer just wrote into scratch."""
+        with self._trainer.pace.aside():
+            self._trainer.shelf.put(Path(cast("str", args.output_dir)) / f"checkpoint-{state.global_step}")
+
+
+def arguments(plan: Plan, kind: type[Arguments], **more: Any) -> Arguments:
+    """The arguments of the plan, and `more` of them, for a kind of Trainer."""
+    training, resolved = plan.spec.training, plan.resolved
+    found = kind(
+        output_dir=str(plan.scratch / "trainer"),
+        max_steps=resolved.total_steps,
+        per_device_train_batch_size=resolved.batch_size,
+        gradient_accumulation_steps=resolved.gradient_accumulation,
+        optim=OPTIMIZERS[training.optimizer],
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=training.scheduler,
+        warmup_steps=training.warmup_steps,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        activation_checkpointing=training.gradient_checkpointing,
+        bf16=resolved.precision == "bf16",
+        fp16=resolved.precision == "fp16",
+        seed=training.seed,
+        use_cpu=resolved.device == "cpu",
+        dataloader_pin_memory=resolved.device == "cuda",
+        remove_unused_columns=False,
+        # Rows of a stream differ in shape from batch to batch, and there is one process to give them to.
+        accelerator_config={"dispatch_batches": False},
+        logging_steps=training.logging_steps,
+        logging_nan_inf_filter=False,
+        eval_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        **more,
+    )
+    # Where several GPUs are visible, Trainer would split each batch over them and change its size.
+    if found.n_gpu > 1:
+        found._n_gpu = 1  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    return found

@@ -1,0 +1,179 @@
+"""The model card: what the model was made from, how well it does, and how to load it."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from app.specs.data import HubData, UploadedData
+from worker.training.loop.course import Course
+from worker.training.planning.plan import Plan
+
+BASES = {
+    "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+    "seq2seq": "AutoModelForSeq2SeqLM",
+    "causal-lm": "AutoModelForCausalLM",
+    "preference": "AutoModelForCausalLM",
+    "masked-lm": "AutoModelForMaskedLM",
+    "sentence-embedding": "AutoModel",
+}
+"""What the base of an adapter is loaded as."""
+HYPERPARAMETERS = (
+    "engine",
+    "method",
+    "optimizer",
+    "learning_rate",
+    "head_learning_rate",
+    "scheduler",
+    "warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "label_smoothing",
+    "class_weights",
+    "seed",
+)
+
+
+def model_card(
+    plan: Plan,
+    course: Course,
+    metrics: dict[str, float],
+    report: dict[str, dict[str, float]] | None,
+    job_id: str | None,
+) -> str:
+    """The text of README.md, with the front matter that the hub reads."""
+    title = plan.spec.name or f"{plan.spec.model.id} fine-tuned"
+    parts = [
+        _front_matter(plan, metrics),
+        f"# {title}",
+        _summary(plan, course, job_id),
+        "## Results\n\n" + _results(course, metrics),
+        "## In detail\n\n" + _details(report) if report else "",
+        "## Data\n\n" + _data(plan),
+        "## Training\n\n" + _training(plan),
+        "## Use\n\n" + _use(plan),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front_matter(plan: Plan, metrics: dict[str, float]) -> str:
+    model = plan.spec.model.id
+    library = "peft" if getattr(plan.spec.training.method, "export", "") == "adapter" else "transformers"
+    lines = ["---", f"library_name: {library}", f"pipeline_tag: {plan.task.pipeline}"]
+    if ":" not in model:
+        lines += [f"base_model: {json.dumps(model)}"]
+    hubs = [source.hub for _, source in _sources(plan) if isinstance(source, HubData)]
+    if hubs:
+        lines += ["datasets:", *(f"- {json.dumps(hub)}" for hub in dict.fromkeys(hubs))]
+    lines += ["tags:", "- tunesmith", "- generated_from_tunesmith"]
+    lines += ["metrics:", *(f"- {name}" for name in plan.resolved.metrics)]
+    judged = {name: value for name, value in metrics.items() if name.startswith(("eval_", "test_"))}
+    if judged:
+        lines += ["model-index:", f"- name: {json.dumps(plan.spec.name or model)}", "  results:"]
+        lines += ["  - task:", f"      type: {plan.spec.task.type}", "    metrics:"]
+        for name, value in judged.items():
+            lines += [f"    - type: {name.partition('_')[2]}", f"      name: {name}", f"      value: {value:.6g}"]
+    return "\n".join([*lines, "---"])
+
+
+def _summary(plan: Plan, course: Course, job_id: str | None) -> str:
+    model, commit = plan.spec.model.id, plan.resolved.model_commit
+    job = f" by the job `{job_id}`" if job_id else ""
+    which = f"the best by {course.best_by}, of step {course.best_step}" if course.best_step else "the last"
+    return (
+        f"A {plan.spec.task.type} model, fine-tuned from `{model}`{f' at `{commit}`' if commit else ''}{job}. "
+        f"Training took {course.step} of {course.total_steps} steps ({course.epoch:.2f} epochs); "
+        f"this is {which}."
+    ) + (f"\n\nClasses: {', '.join(f'`{name}`' for name in plan.resolved.labels)}" if plan.resolved.labels else "")
+
+
+def _results(course: Course, metrics: dict[str, float]) -> str:
+    before = course.baseline
+    if before is None:
+        return _table(("metric", "value"), ((name, f"{value:.4f}") for name, value in metrics.items()))
+    rows = ((name, f"{before[name]:.4f}" if name in before else "", f"{value:.4f}") for name, value in metrics.items())
+    return _table(("metric", "before training", "after training"), rows)
+
+
+def _details(report: dict[str, dict[str, float]]) -> str:
+    columns = list(dict.fromkeys(name for row in report.values() for name in row))
+    rows = ((name, *(_number(row.get(column)) for column in columns)) for name, row in report.items())
+    return _table(("", *columns), rows)
+
+
+def _data(plan: Plan) -> str:
+    rows = (
+        (split, _named(plan, split), str(plan.resolved.rows.get(split, "streamed")), f"`{digest}`")
+        for split, digest in plan.resolved.datasets.items()
+    )
+    left_out = f"\n\n{plan.resolved.skipped_rows} unusable rows were left out." if plan.resolved.skipped_rows else ""
+    return _table(("split", "source", "rows", "SHA-256 of the rows"), rows) + left_out
+
+
+def _training(plan: Plan) -> str:
+    settings = plan.spec.training.model_dump(mode="json")
+    resolved = plan.resolved
+    rows = [(name, json.dumps(settings[name])) for name in HYPERPARAMETERS if settings[name] is not None]
+    rows += [
+        ("batch_size", str(resolved.batch_size)),
+        ("gradient_accumulation", str(resolved.gradient_accumulation)),
+        ("total_steps", str(resolved.total_steps)),
+        ("max_length", str(resolved.max_length)),
+        ("precision", resolved.precision),
+        ("device", resolved.device),
+    ]
+    versions = ", ".join(f"{name} {number}" for name, number in resolved.versions.items())
+    return f"{_table(('setting', 'value'), rows)}\n\nVersions: {versions}"
+
+
+def _use(plan: Plan) -> str:
+    is_adapter = getattr(plan.spec.training.method, "export", "") == "adapter"
+    code = _onto_base(plan) if is_adapter else plan.task.use(plan.spec).strip()
+    return f"```python\n{code}\n```".replace("FOLDER", "PATH/TO/THIS/FOLDER")
+
+
+def _onto_base(plan: Plan) -> str:
+    kind, labels = BASES[plan.spec.task.type], plan.resolved.labels
+    is_number = plan.spec.task.target_role is not None and not plan.spec.task.has_classes
+    head = f", num_labels={len(labels)}, id2label={dict(enumerate(labels))}" if labels else ""
+    head = ", num_labels=1" if is_number else head
+    base = plan.spec.model.id if ":" not in plan.spec.model.id else "PATH/TO/THE/BASE/MODEL"
+    return (
+        f"from peft import PeftModel\nfrom transformers import AutoTokenizer, {kind}\n\n"
+        f'base = {kind}.from_pretrained("{base}"{head})\n'
+        'model = PeftModel.from_pretrained(base, "FOLDER")\ntokenizer = AutoTokenizer.from_pretrained("FOLDER")'
+    )
+
+
+def _named(plan: Plan, split: str) -> str:
+    source = dict(_sources(plan)).get(split)
+    if source is None:
+        return "held out of train"
+    if isinstance(source, UploadedData):
+        return f"dataset `{source.dataset}`"
+    if isinstance(source, HubData):
+        commit = plan.resolved.dataset_commits.get(split)
+        config = f", config `{source.config}`" if source.config else ""
+        return f"hub `{source.hub}`{config}, split `{source.split}`{f' at `{commit}`' if commit else ''}"
+    return "rows of the spec"
+
+
+def _sources(plan: Plan) -> list[tuple[str, Any]]:
+    data = plan.spec.data
+    return [
+        (name, source) for name, source in (("train", data.train), ("eval", data.eval), ("test", data.test)) if source
+    ]
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
+    )

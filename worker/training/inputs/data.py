@@ -1,0 +1,242 @@
+"""Reads, divides, samples and checks the rows of a job: what comes out is exactly what is learned and judged from."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from app.specs import JobSpec
+from app.specs.labels import SHOWN_LABELS
+from app.specs.preflight import Survey
+from app.specs.rows import RowProblem, row_problems
+from worker.training.errors import SHOWN_PROBLEMS, BadRows, ClassUnknown, NoRows, SingleClass, Stopped, TooManyClasses
+from worker.training.inputs.sources import read
+from worker.training.inputs.table import ROW, Row, Table, fingerprint
+from worker.training.reports import Reporter
+from worker.training.request import TrainingRequest
+
+SPLITS = ("train", "eval", "test")
+
+
+@dataclass(frozen=True)
+class Data:
+    """The rows used, by split, and what is known of them."""
+
+    splits: dict[str, Table]
+    labels: list[str]
+    hashes: dict[str, str]
+    commits: dict[str, str]
+    """Split to the commit of its hub dataset."""
+    skipped: int
+
+
+def load(request: TrainingRequest) -> dict[str, Table]:
+    """Read all rows of every split that the spec names. Raises the errors of `sources.read`."""
+    spec = request.spec
+    named = {split: getattr(spec.data, split) for split in SPLITS}
+    columns, settled = spec.columns, request.resolved.dataset_commits if request.resolved else {}
+    tables = {
+        split: read(split, source, request.datasets, columns, settled.get(split))
+        for split, source in named.items()
+        if source is not None
+    }
+    return {split: read_targets(spec, table) for split, table in tables.items()}
+
+
+def prepare(tables: dict[str, Table], spec: JobSpec, report: Reporter, stop: threading.Event) -> Data:
+    """Hold out eval rows, take the subsets, and check the rows used.
+
+    Raises BadRows, NoRows, SingleClass, TooManyClasses, ClassUnknown or Stopped.
+    """
+    labels = _learn_labels(spec, tables["train"])
+    chosen = {split: _subset(spec, split, table) for split, table in _hold_out(tables, spec, report).items()}
+    survey = Survey(spec.task, spec.columns)
+    checked = {split: _usable(split, table, spec, labels, survey, report, stop) for split, table in chosen.items()}
+    _tell(survey, checked, report)
+    # The first rows of a stream may well be of one class.
+    _check_classes(spec, labels, survey.classes("train") if tables["train"].stream is None else set(labels))
+    if labels and spec.task.class_names is None:
+        more = f" and {len(labels) - SHOWN_LABELS} more" if len(labels) > SHOWN_LABELS else ""
+        report.note(f"{len(labels)} classes were learned from train: {', '.join(labels[:SHOWN_LABELS])}{more}")
+    return Data(
+        splits=checked,
+        labels=labels,
+        hashes={split: _hash(table, spec) for split, table in checked.items()},
+        commits={split: table.commit for split, table in tables.items() if table.commit is not None},
+        skipped=sum(len(chosen[split]) - len(checked[split]) for split in chosen),
+    )
+
+
+def read_targets(spec: JobSpec, table: Table) -> Table:
+    """The rows with targets as the task reads them, such as class names instead of ids."""
+    role = spec.task.target_role
+    if role is None:
+        return table
+    column = spec.columns[role]
+    names, known = table.class_names.get(column), dict[tuple[type, str], Any]()
+    cells: list[Any] = []
+    for cell in table.cells(column):
+        if isinstance(cell, list):
+            # Hardly two are alike, and each would add a long key.
+            cells.append(spec.task.read(cell, names))
+            continue
+        # One object a class, however many rows; 1, 1.0 and True are equal, so the type is part of the key.
+        key = (type(cell), repr(cell))
+        if key not in known:
+            known[key] = spec.task.read(cell, names)
+        cells.append(known[key])
+    return table.replaced(column, cells)
+
+
+def _hash(table: Table, spec: JobSpec) -> str:
+    rows = fingerprint(table, spec.columns.values())
+    if table.stream is None:
+        return rows
+    # The rows to come follow from the commit and from where in it they are.
+    told = json.dumps([spec.data.train.model_dump(mode="json"), table.commit, rows], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _learn_labels(spec: JobSpec, train: Table) -> list[str]:
+    # The spec's, else a hub dataset's own, else those that occur.
+    task, role = spec.task, spec.task.target_role
+    if role is None or not task.has_classes:
+        return []
+    if task.class_names:
+        return list(task.class_names)
+    if named := train.class_names.get(spec.columns[role]):
+        return list(named)
+    learned = task.learn(_seen(spec, train))
+    if learned and train.stream is not None:
+        raise ClassUnknown(
+            "train is streamed, so its classes cannot be learned from its rows, and the dataset does not name them",
+            "Name them in task.labels.",
+        )
+    return learned
+
+
+def _seen(spec: JobSpec, train: Table) -> set[str]:
+    # Rows at fault have cells of any kind; they are told of later.
+    task, columns = spec.task, spec.columns
+    role = task.target_role
+    return {
+        name
+        for rows in train.batches()
+        for row in rows
+        if role is not None and not any(at == role for at, _ in task.faults(row, columns, None))
+        for name in task.classes(row[columns[role]])
+    }
+
+
+def _check_classes(spec: JobSpec, labels: list[str], present: set[str]) -> None:
+    message = spec.task.classes_fault(present) or spec.task.classes_fault(labels)
+    if message:
+        raise (SingleClass if len(present) <= 1 else TooManyClasses)(f"train: {message}")
+
+
+def _tell(survey: Survey, checked: dict[str, Table], report: Reporter) -> None:
+    for split, table in checked.items():
+        for rows in table.batches():
+            for row in rows:
+                survey.row(split, cast("int", row[ROW]), row)
+    is_streamed = checked["train"].stream is not None
+    if is_streamed:
+        report.note(f"train is streamed; what is told of it here is of its first {len(checked['train'])} rows")
+    findings = survey.findings(is_complete=not is_streamed)
+    report.preflight(data=findings)
+    for warning in findings["warnings"]:
+        report.note(warning["message"])
+
+
+def _hold_out(tables: dict[str, Table], spec: JobSpec, report: Reporter) -> dict[str, Table]:
+    fraction = spec.data.eval_fraction
+    if fraction is None:
+        return tables
+    train = tables["train"]
+    if len(train) < 2:  # noqa: PLR2004 - one row for each side
+        raise NoRows(f"train has {len(train)} rows, too few to hold out a share for evaluation")
+    kept, held = _divide(train, fraction, spec.data.subset.seed, _strata(spec, train), report)
+    return {**tables, "train": train.take(sorted(kept)), "eval": train.take(sorted(held))}
+
+
+def _strata(spec: JobSpec, table: Table) -> list[str] | None:
+    role = spec.task.target_role
+    strata = [] if role is None else [spec.task.stratum(cell) for cell in table.cells(spec.columns[role])]
+    return None if not strata or None in strata else cast("list[str]", strata)
+
+
+def _divide(
+    table: Table, fraction: float, seed: int, strata: list[str] | None, report: Reporter
+) -> tuple[list[int], list[int]]:
+    split = cast("Callable[..., list[list[int]]]", train_test_split)
+    places, count = list(range(len(table))), min(max(1, round(len(table) * fraction)), len(table) - 1)
+    if strata is not None:
+        try:
+            kept, held = split(places, test_size=count, random_state=seed, stratify=strata)
+        except ValueError:
+            report.note("eval rows were held out without regard to their labels: some labels have too few rows")
+        else:
+            return kept, held
+    kept, held = split(places, test_size=count, random_state=seed)
+    return kept, held
+
+
+def _subset(spec: JobSpec, split: str, table: Table) -> Table:
+    wanted: int | None = getattr(spec.data.subset, split)
+    if wanted is None:
+        return table
+    # The order of `datasets.Dataset.shuffle(seed)`, so that a subset is the one of the tutorials.
+    order = np.random.default_rng(spec.data.subset.seed).permutation(len(table))
+    return table.take([int(place) for place in order[:wanted]])
+
+
+def _usable(
+    split: str,
+    table: Table,
+    spec: JobSpec,
+    labels: list[str],
+    survey: Survey,
+    report: Reporter,
+    stop: threading.Event,
+) -> Table:
+    shown: list[RowProblem] = []
+    bad: set[int] = set()
+    count = 0
+    for place, problem in _problems(split, table, spec, labels, stop):
+        bad.add(place)
+        survey.bad(problem)
+        count += 1
+        if len(shown) < SHOWN_PROBLEMS:
+            shown.append(problem)
+    if bad and spec.data.on_bad_row == "fail":
+        raise BadRows.of(shown, count)
+    if len(bad) == len(table):
+        why = f"; the first problem: {shown[0]}" if shown else ""
+        raise NoRows(f"{split} has no usable rows{why}")
+    survey.skipped(split, len(bad))
+    if not bad:
+        return table
+    report.note(f"{len(bad)} of {len(table)} {split} rows were left out; the first: {shown[0]}")
+    return table.take([place for place in range(len(table)) if place not in bad])
+
+
+def _problems(
+    split: str, table: Table, spec: JobSpec, labels: list[str], stop: threading.Event
+) -> Iterator[tuple[int, RowProblem]]:
+    start = 0
+    for batch in table.batches():
+        if stop.is_set():
+            raise Stopped
+        for problem in row_problems(spec.task, split, batch, spec.columns, labels or None):
+            yield start + problem.row - 1, replace(problem, row=_source_row(batch, problem))
+        start += len(batch)
+
+
+def _source_row(batch: list[Row], problem: RowProblem) -> int:
+    # Problems count within their batch; a person counts in the file.
+    return cast("int", cast("dict[str, Any]", batch[problem.row - 1])[ROW])

@@ -1,0 +1,1 @@
+"""What every training loop has in common."""

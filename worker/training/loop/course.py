@@ -1,0 +1,145 @@
+"""The course of a run: when to evaluate and save, what was best so far, and when to end early.
+
+Plain numbers, no framework: every engine follows the same course, and it travels in `tunesmith.json` of each
+checkpoint, so that a resumed run goes on as if it had never stopped.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from app.specs import JobSpec, Resolved
+from worker.training.errors import LossNotFinite
+from worker.training.evaluation.metrics import greater_is_better
+
+FILE_NAME = "tunesmith.json"
+Metrics = dict[str, float]
+
+
+@dataclass
+class Course:
+    """Counts optimiser steps from 1. `best_*` is None until something was evaluated after training began."""
+
+    spec: JobSpec
+    total_steps: int
+    steps_per_epoch: int
+    best_by: str | None
+    step: int = 0
+    evaluated_step: int | None = None
+    metrics: Metrics = field(default_factory=dict[str, float])
+    """Of the last evaluation."""
+    baseline: Metrics | None = None
+    """Of the evaluation before the first step."""
+    best_step: int | None = None
+    best_metrics: Metrics = field(default_factory=dict[str, float])
+    without_improvement: int = 0
+    loss_sum: float = 0.0
+    """Sum of the training loss over all steps."""
+    ended_early: bool = False
+    head: tuple[str, ...] = ()
+    """Names of the parameters that were newly made for this task."""
+
+    @classmethod
+    def begin(cls, spec: JobSpec, resolved: Resolved, steps_per_epoch: int, head: tuple[str, ...]) -> "Course":
+        """The course before the first step."""
+        return cls(spec, resolved.total_steps, steps_per_epoch, resolved.best_by, head=head)
+
+    @classmethod
+    def resume(cls, spec: JobSpec, resolved: Resolved, steps_per_epoch: int, folder: Path) -> "Course":
+        """The course at a checkpoint."""
+        saved = cast("dict[str, Any]", json.loads((folder / FILE_NAME).read_text(encoding="utf-8")))
+        saved["head"] = tuple(saved["head"])
+        return cls(spec, resolved.total_steps, steps_per_epoch, resolved.best_by, **saved)
+
+    @staticmethod
+    def head_at(folder: Path) -> tuple[str, ...]:
+        """The names of the randomly initialized parameters of the run that wrote this checkpoint."""
+        return tuple(json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))["head"])
+
+    def save(self, folder: Path) -> None:
+        """Write the course into a checkpoint folder that is being built."""
+        given = ("spec", "total_steps", "steps_per_epoch", "best_by")
+        state = {name: value for name, value in vars(self).items() if name not in given}
+        (folder / FILE_NAME).write_text(json.dumps(state, indent=1, allow_nan=False), encoding="utf-8")
+
+    @property
+    def epoch(self) -> float:
+        """Passes over train so far."""
+        return self.step / self.steps_per_epoch
+
+    @property
+    def finished(self) -> bool:
+        """Whether no step is left."""
+        return self.ended_early or self.step >= self.total_steps
+
+    @property
+    def evaluation_due(self) -> bool:
+        """Whether this step is to be evaluated and was not yet."""
+        if not self.spec.evaluates or self.evaluated_step == self.step:
+            return False
+        if self.step == 0:
+            return self.spec.evaluation.at_start
+        return self._comes(self.spec.evaluation.strategy, self.spec.evaluation.every)
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """Whether the spec wants a checkpoint at this step."""
+        return self._comes(self.spec.checkpoints.strategy, self.spec.checkpoints.every)
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the model of this step is the best so far."""
+        return self.best_step == self.step
+
+    @property
+    def train_loss(self) -> float | None:
+        """The mean training loss over all steps so far."""
+        return self.loss_sum / self.step if self.step else None
+
+    def evaluated(self, metrics: Mapping[str, float]) -> None:
+        """Take note of an evaluation at this step. Raises LossNotFinite where its loss is no number."""
+        if not math.isfinite(metrics["eval_loss"]):
+            raise LossNotFinite(f"the eval loss at step {self.step} is {metrics['eval_loss']}")
+        self.evaluated_step, self.metrics = self.step, dict(metrics)
+        if self.step == 0:
+            self.baseline = dict(metrics)
+            return
+        gain = self._gain(metrics)
+        stopping = self.spec.training.early_stopping
+        if gain > 0 or self._wins_tie(metrics):
+            self.best_step, self.best_metrics = self.step, dict(metrics)
+        if stopping is None or gain > stopping.min_delta:
+            self.without_improvement = 0
+        else:
+            self.without_improvement += 1
+            self.ended_early = self.without_improvement >= stopping.patience
+
+    def forget_best(self) -> None:
+        """Drop the best so far, because its checkpoint is gone."""
+        self.best_step, self.best_metrics = None, {}
+
+    def _comes(self, strategy: str, every: int | None) -> bool:
+        if strategy == "none" or self.step == 0:
+            return False
+        if self.finished:
+            return True
+        return self.step % (every if strategy == "steps" and every else self.steps_per_epoch) == 0
+
+    def _gain(self, metrics: Mapping[str, float]) -> float:
+        # By how much this evaluation is better than the best before it, whichever way the metric points.
+        if self.best_by is None:
+            return 0.0
+        name = f"eval_{self.best_by}"
+        if self.best_step is None:
+            return math.inf
+        difference = metrics[name] - self.best_metrics[name]
+        return difference if greater_is_better(self.best_by) else -difference
+
+    def _wins_tie(self, metrics: Mapping[str, float]) -> bool:
+        """Whether the metric equals that of the best, and the loss is lower, or equal at this later step."""
+        if self.best_by is None or self._gain(metrics) != 0:
+            return False
+        return metrics["eval_loss"] <= self.best_metrics["eval_loss"]

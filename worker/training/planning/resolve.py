@@ -1,0 +1,159 @@
+"""Settles once what the spec leaves open: device, precision, batch sizes, length, steps."""
+
+import math
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from app.specs import JobSpec, Resolved
+from app.specs.fit import takes
+from app.specs.job import Tokenization
+from app.specs.methods import GPU_METHODS
+from app.specs.training import AUTO_BATCH_SIZE
+from worker.training.errors import DataChanged, EngineMissing, GpuMissing, PrecisionUnsupported
+from worker.training.inputs.data import Data
+from worker.training.keras import environment as tensorflow_environment
+from worker.training.models.pretrained import BaseModel, token_limit
+from worker.training.reports import Reporter
+from worker.training.request import TrainingRequest
+
+AUTO_EVAL_BATCH = {"cpu": 32, "cuda": 128}
+PACKAGES = (
+    "tunesmith",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "scikit-learn",
+    "numpy",
+)
+
+
+def resolve(
+    request: TrainingRequest, data: Data, base: BaseModel, config: Any, tokenizer: Any, report: Reporter
+) -> Resolved:
+    """Settle the run, or check that what an earlier attempt settled still holds.
+
+    Raises GpuMissing, PrecisionUnsupported, EngineMissing or DataChanged.
+    """
+    if request.resolved is not None:
+        return _still_holds(request.resolved, data)
+    resolved = _settle(request, data, base, token_limit(config, tokenizer))
+    asked = request.spec.tokenization.max_length
+    # A stored spec has every default written out, so a default is told from a wish by its value alone.
+    if resolved.max_length < asked != Tokenization.model_fields["max_length"].default:
+        report.note(f"max_length was lowered to {resolved.max_length}, the most that the model takes")
+    report.resolved(resolved.model_dump(mode="json"))
+    return resolved
+
+
+def count_sequences(resolved: Resolved, spec: JobSpec, sequences: int, report: Reporter) -> Resolved:
+    """Settle the steps anew, before the first one, where train makes more or fewer sequences than it has rows."""
+    epoch = steps_per_epoch(sequences, resolved.batch_size, resolved.gradient_accumulation)
+    total = _total_steps(spec, epoch)
+    if total == resolved.total_steps:
+        return resolved
+    counted = resolved.model_copy(update={"total_steps": total})
+    report.resolved(counted.model_dump(mode="json"))
+    return counted
+
+
+def steps_per_epoch(rows: int, batch_size: int, accumulation: int) -> int:
+    """Optimiser steps of one pass over train; the last may be of fewer rows."""
+    return max(1, math.ceil(math.ceil(rows / batch_size) / accumulation))
+
+
+def _settle(request: TrainingRequest, data: Data, base: BaseModel, limit: int | None) -> Resolved:
+    spec = request.spec
+    training, asked = spec.training, spec.tokenization.max_length
+    device = _device(spec)
+    batch_size = AUTO_BATCH_SIZE if training.batch_size == "auto" else training.batch_size
+    eval_batch = AUTO_EVAL_BATCH[device] if spec.evaluation.batch_size == "auto" else spec.evaluation.batch_size
+    epoch = steps_per_epoch(len(data.splits["train"]), batch_size, training.gradient_accumulation)
+    return Resolved(
+        labels=data.labels,
+        precision=_precision(training.precision, device),
+        batch_size=batch_size,
+        gradient_accumulation=training.gradient_accumulation,
+        eval_batch_size=eval_batch,
+        device=device,
+        max_length=asked if limit is None else min(asked, limit),
+        total_steps=_total_steps(spec, epoch),
+        metrics=list(spec.metrics),
+        best_by=spec.best_by if spec.evaluates else None,
+        model_commit=base.commit,
+        datasets=data.hashes,
+        dataset_commits=data.commits,
+        rows={split: len(table) for split, table in data.splits.items() if table.stream is None},
+        skipped_rows=data.skipped,
+        versions=_versions() | _engine_versions(request),
+    )
+
+
+def _total_steps(spec: JobSpec, epoch: int) -> int:
+    return spec.training.max_steps or math.ceil(spec.training.epochs * epoch)
+
+
+def _still_holds(resolved: Resolved, data: Data) -> Resolved:
+    if resolved.device == "cuda" and not torch.cuda.is_available():
+        raise GpuMissing("the job began on a GPU, and this worker has none")
+    for split, digest in resolved.datasets.items():
+        if data.hashes.get(split) != digest:
+            raise DataChanged(f"the rows of {split} are not those of the first attempt")
+    return resolved
+
+
+def _device(spec: JobSpec) -> str:
+    if spec.resources.gpus == 0 or not takes(spec.training.engine, "resources.gpus", 1):
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    if spec.resources.gpus == 1 or spec.training.method.type in GPU_METHODS:
+        raise GpuMissing("the job needs a GPU, and this worker has none")
+    return "cpu"
+
+
+def _precision(asked: str, device: str) -> str:
+    if asked == "fp32":
+        return asked
+    quick = _bf16_is_quick(device)
+    if asked == "auto":
+        # On CPUs with AMX bf16 was 1.2 to 1.5 times as fast. But a retry may land on a CPU without, where it
+        # is a hundred times slower, and precision is settled for good: so only GPUs take it unasked.
+        return "bf16" if device == "cuda" and quick else "fp32"
+    if asked == "bf16" and not quick:
+        raise PrecisionUnsupported(f"this worker's {device} computes bf16 only by emulation, far slower than fp32")
+    if asked == "fp16" and device == "cpu":
+        raise PrecisionUnsupported("fp16 needs a GPU: its loss scaling does not work on a CPU")
+    return asked
+
+
+def _bf16_is_quick(device: str) -> bool:
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            # Run from a checkout, our own package is not installed.
+            continue
+    return found
+
+
+def _engine_versions(request: TrainingRequest) -> dict[str, str]:
+    if request.spec.training.engine != "tensorflow":
+        return {}
+    found = tensorflow_environment.versions(request.tensorflow_python)
+    if found is None:
+        raise EngineMissing("this worker has no environment with TensorFlow")
+    return found
