@@ -4,10 +4,9 @@ from fastapi import APIRouter
 
 from app.api.answers import Page, TaskAnswer, WorkerAnswer
 from app.api.dependencies import Parts, ProjectId
-from app.api.examples import EXAMPLES
 from app.jobs import queries
 from app.specs import TASKS, JobSpec
-from app.specs.fit import engines_for, methods_for
+from app.specs.compatibility import engines_for, methods_for
 
 router = APIRouter(prefix="/v1", tags=["catalogue"])
 
@@ -30,7 +29,7 @@ def tasks(project: ProjectId) -> Page[TaskAnswer]:
                 methods=methods_for(name),
                 json_schema=task.model_json_schema(),
                 job_schema=schema,
-                example=EXAMPLES[name],
+                example=dict(task.example),
             )
             for name, task in TASKS.items()
         ]

@@ -17,9 +17,9 @@ from app.jobs import queries
 from app.jobs.states import JobStatus
 from app.jobs.tables import Dataset, Job
 from app.specs import JobSpec
+from app.specs.compatibility import supports
 from app.specs.data import DataSource, InlineData, UploadedData
 from app.specs.durations import seconds
-from app.specs.fit import takes
 from app.specs.methods import GPU_METHODS
 from app.specs.preflight import Findings
 from app.specs.training import AUTO_BATCH_SIZE
@@ -127,7 +127,7 @@ def require_datasets(session: Session, plan: Plan) -> None:
 
 
 def _queue(spec: JobSpec) -> str:
-    if not takes(spec.training.engine, "resources.gpus", 1):
+    if not supports(spec.training.engine, "resources.gpus", 1):
         return "cpu"
     if spec.training.method.type in GPU_METHODS:
         return "gpu"
@@ -200,7 +200,7 @@ def _check_columns(spec: JobSpec, datasets: Mapping[str, Dataset]) -> None:
         for role, column in spec.columns.items():
             if column not in names:
                 # Offered, never used: a column that was guessed would train a model on the wrong thing.
-                suggestion = suggested_columns(spec.columns, names)
+                suggestion = suggested_columns(spec.columns, names, spec.task.known_roles)
                 offer = f'perhaps "columns": {json.dumps(suggestion, ensure_ascii=False)}; ' if suggestion else ""
                 message = (
                     f"{split} has no column '{column}' for the role {role}; {offer}"

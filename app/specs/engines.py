@@ -1,6 +1,7 @@
-"""The engines, and what each can do of what a spec may ask for.
+"""The engines, and which values of a spec each supports.
 
-A limit is a path into the spec and the values that the engine takes there; what has no limit it takes as it is.
+A limit is a path into the spec and the values that the engine supports there. A field without a limit supports every value.
+Which tasks an engine can train is said by the tasks (`TaskSpec.engines`).
 """
 
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from app.specs.tasks.base import Limits
 
 @dataclass(frozen=True)
 class EngineFacts:
-    """What people should know of an engine before they choose it."""
+    """What people should know about an engine before they choose it."""
 
     description: str
     limits: Limits = field(default_factory=dict[str, tuple[Any, ...]])
@@ -23,23 +24,11 @@ ENGINES: dict[str, EngineFacts] = {
     "trainer": EngineFacts("The Hugging Face Trainer.", NO_EXPORT),
     "pytorch": EngineFacts(
         "A native PyTorch loop over accelerate.",
-        {
-            **NO_EXPORT,
-            "task.type": (
-                "text-classification",
-                "token-classification",
-                "question-answering",
-                "seq2seq",
-                "causal-lm",
-                "masked-lm",
-                "sentence-embedding",
-            ),
-        },
+        NO_EXPORT,
     ),
     "tensorflow": EngineFacts(
         "Keras on TensorFlow, on the CPU, for BERT-like encoders; only on workers that have its environment.",
         {
-            "task.type": ("text-classification",),
             "task.problem": ("single-label",),
             "model.attn_implementation": ("auto", "eager"),
             "training.method.type": ("full",),

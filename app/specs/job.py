@@ -7,10 +7,10 @@ from pydantic import Field, GetJsonSchemaHandler, StringConstraints, field_valid
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
+from app.specs.compatibility import incompatibility
 from app.specs.data import Data
 from app.specs.durations import seconds
-from app.specs.fit import misfit
-from app.specs.streaming import stream_misfit
+from app.specs.streaming import stream_incompatibility
 from app.specs.strict import Strict
 from app.specs.tasks import Task
 from app.specs.training import BatchSize, Training
@@ -186,29 +186,31 @@ class JobSpec(Strict):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
-        roles = tuple(dict.fromkeys((*self.task.roles, *self.task.required_roles, *self.task.optional_roles)))
+        roles = tuple(dict.fromkeys((*self.task.roles, *(role.name for role in self.task.known_roles))))
         for role in self.data.columns:
             if role not in roles:
-                raise _misfit(
+                raise _incompatible(
                     f"data.columns.{role}", f"is no role of {self.task.type}; its roles are {', '.join(roles)}"
                 )
         if self.data.eval is not None and self.data.eval_fraction is not None:
-            raise _misfit("data.eval_fraction", "give either 'eval' or 'eval_fraction', not both")
+            raise _incompatible("data.eval_fraction", "give either 'eval' or 'eval_fraction', not both")
         if self.training.early_stopping and not self.evaluates:
-            raise _misfit(
+            raise _incompatible(
                 "training.early_stopping", "needs evaluation: give data.eval or data.eval_fraction, and a strategy"
             )
         for metric in self.metrics:
             if metric not in self.task.metrics:
                 known = ", ".join(self.task.metrics)
-                raise _misfit(
+                raise _incompatible(
                     "evaluation.metrics", f"'{metric}' is no metric of this {self.task.type}; its metrics are {known}"
                 )
         best_by = self.evaluation.best_by
         if best_by is not None and best_by != "loss" and best_by not in self.metrics:
-            raise _misfit("evaluation.best_by", f"'{best_by}' is not computed; metrics are {', '.join(self.metrics)}")
-        if refused := stream_misfit(self.data, self.training, self.task) or misfit(self):
-            raise _misfit(*refused)
+            raise _incompatible(
+                "evaluation.best_by", f"'{best_by}' is not computed; metrics are {', '.join(self.metrics)}"
+            )
+        if refused := stream_incompatibility(self.data, self.training, self.task) or incompatibility(self):
+            raise _incompatible(*refused)
         return self
 
     @property
@@ -244,5 +246,5 @@ def _check_cadence(strategy: Cadence, every: int | None) -> None:
         raise ValueError(f"'every' goes with strategy 'steps', not '{strategy}'")
 
 
-def _misfit(field: str, reason: str) -> PydanticCustomError:
+def _incompatible(field: str, reason: str) -> PydanticCustomError:
     return PydanticCustomError("misfit", "{reason}", {"field": field, "reason": reason})

@@ -14,8 +14,6 @@ from typing import Any
 from app.specs.rows import RowProblem
 from app.specs.tasks.base import Columns, TaskSpec
 
-ANSWERS = frozenset({"label", "tags", "answers", "target", "completion", "chosen", "rejected"})
-"""Roles of what is to be said. Rows are the same where all else is."""
 SHOWN = 20
 SHOWN_CLASSES = 100
 DRIFT = 0.1
@@ -31,7 +29,8 @@ class Survey:
 
     def __init__(self, task: TaskSpec, columns: Columns) -> None:
         self._task, self._columns = task, columns
-        self._inputs = [column for role, column in columns.items() if role not in ANSWERS]
+        answers = {role.name for role in task.known_roles if role.is_answer}
+        self._inputs = [column for role, column in columns.items() if role not in answers]
         self._target = None if task.target_role is None else columns[task.target_role]
         self._rows: Counter[str] = Counter()
         self._classes: dict[str, Counter[str]] = {}

@@ -7,21 +7,19 @@ from app.specs.data import Data, HubData
 from app.specs.training import Training
 
 ENGINES = ("trainer", "pytorch")
-UNSTREAMED = ("preference",)
-"""Tasks that look at every row before the first step."""
 
 
-def stream_misfit(data: Data, training: Training, task: Any) -> tuple[str, str] | None:
+def stream_incompatibility(data: Data, training: Training, task: Any) -> tuple[str, str] | None:
     """The first field that does not go with streaming, and why; None where nothing is streamed, or all goes together."""
     for split, source in (("eval", data.eval), ("test", data.test)):
         if isinstance(source, HubData) and source.streaming:
             return f"data.{split}.streaming", "evaluation data is read whole; use a slice, such as split 'test[:1000]'"
     if not (isinstance(data.train, HubData) and data.train.streaming):
         return None
-    return next(_misfits(data, training, task, data.train), None)
+    return next(_incompatibilities(data, training, task, data.train), None)
 
 
-def _misfits(data: Data, training: Training, task: Any, train: HubData) -> Iterator[tuple[str, str]]:
+def _incompatibilities(data: Data, training: Training, task: Any, train: HubData) -> Iterator[tuple[str, str]]:
     if "[" in train.split:
         yield "data.train.split", "streaming reads a split from its beginning; name it without a slice"
     if training.max_steps is None:
@@ -36,5 +34,5 @@ def _misfits(data: Data, training: Training, task: Any, train: HubData) -> Itera
         yield "task.packing", "rows of a stream are not packed; leave packing out, or streaming"
     if training.engine not in ENGINES:
         yield "training.engine", f"streaming works with {' and '.join(ENGINES)}"
-    if task.type in UNSTREAMED:
+    if not task.streams:
         yield "data.train.streaming", f"{task.type} looks at every row before the first step, and a stream has no end"

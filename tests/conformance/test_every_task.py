@@ -14,7 +14,7 @@ from keras_environment import warm_tensorflow_python
 from kinds import KINDS, Kind
 
 from app.specs import TASKS, JobSpec
-from app.specs.fit import methods_for
+from app.specs.compatibility import methods_for
 from worker.training.checkpoints.folders import verify
 from worker.training.evaluation.metrics import greater_is_better
 from worker.training.reports import Reporter

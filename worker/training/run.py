@@ -24,7 +24,7 @@ from worker.training.planning.settle import settle
 from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
 from worker.training.shortage import shortage_of
-from worker.training.tasks import REFERENCED, TASKS
+from worker.training.tasks import TASKS
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def _attempt(request: TrainingRequest, report: Reporter, stop: threading.Event) 
     data = prepare(load(request), request.spec, report, stop)
     plan = settle(request, task, data, report, stop)
     report.phase("training")
-    if plan.spec.task.type in REFERENCED:
+    if task.needs_reference_model:
         plan = with_references(plan)
     if request.resolved is None and plan.spec.training.engine in REHEARSED:
         rehearse(plan)

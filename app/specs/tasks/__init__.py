@@ -1,42 +1,31 @@
-"""The tasks: what each needs of the rows, and how it is judged. The worker's half is in `worker/training/tasks/`."""
+"""The tasks: what each needs of the rows, and by which metrics it is evaluated. The worker's half is in `worker/training/tasks/`."""
 
-from typing import Annotated
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import Field
 
 from app.specs.tasks.base import TaskSpec
-from app.specs.tasks.causal_lm import CausalLM
-from app.specs.tasks.masked_lm import MaskedLM
-from app.specs.tasks.preference import Preference
-from app.specs.tasks.question_answering import QuestionAnswering
-from app.specs.tasks.sentence_embedding import SentenceEmbedding
-from app.specs.tasks.seq2seq import Seq2Seq
-from app.specs.tasks.text_classification import TextClassification
-from app.specs.tasks.token_classification import TokenClassification
 
-Task = Annotated[
-    TextClassification
-    | TokenClassification
-    | QuestionAnswering
-    | Seq2Seq
-    | CausalLM
-    | Preference
-    | MaskedLM
-    | SentenceEmbedding,
-    Field(discriminator="type"),
-]
-"""The union of all task specs, told apart by `type`."""
+NAMES = (
+    "text-classification",
+    "token-classification",
+    "question-answering",
+    "seq2seq",
+    "causal-lm",
+    "preference",
+    "masked-lm",
+    "sentence-embedding",
+)
+"""Every task type. The module of this package with that name, in snake case, has the spec as `SPEC`."""
 
-TASKS: dict[str, type[TaskSpec]] = {
-    "text-classification": TextClassification,
-    "token-classification": TokenClassification,
-    "question-answering": QuestionAnswering,
-    "seq2seq": Seq2Seq,
-    "causal-lm": CausalLM,
-    "preference": Preference,
-    "masked-lm": MaskedLM,
-    "sentence-embedding": SentenceEmbedding,
-}
+TASKS: dict[str, type[TaskSpec]] = {name: import_module(f"{__name__}.{name.replace('-', '_')}").SPEC for name in NAMES}
 """Every task type and its spec."""
+
+if TYPE_CHECKING:
+    Task = TaskSpec
+else:
+    Task = Annotated[Union[tuple(TASKS.values())], Field(discriminator="type")]  # noqa: UP007 - built from a table
+"""The union of all task specs, which `type` tells apart."""
 
 __all__ = ["TASKS", "Task", "TaskSpec"]

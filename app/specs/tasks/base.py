@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, get_args
 
 from app.specs.strict import Strict
@@ -12,18 +13,51 @@ Columns = Mapping[str, str]
 Fault = tuple[str, str]
 """The role at fault, and what is wrong with its cell; after "; " comes what to do about it."""
 Limits = Mapping[str, tuple[Any, ...]]
-"""Path into the spec to the values that can be had there."""
+"""Path into the spec to the values that are supported there."""
+Example = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Role:
+    """A role that a column of the rows plays in a task, such as `text`."""
+
+    name: str
+    usual_names: tuple[str, ...] = ()
+    """Names that public datasets give to such a column, most usual first, in lower case."""
+    is_required: bool = True
+    is_answer: bool = False
+    """Whether the model learns to predict it. Two rows are duplicates where all other cells are equal."""
+    is_target: bool = False
+    """Whether its cells name classes, or hold the numbers of a regression."""
 
 
 class TaskSpec(Strict):
     """One kind of job. A subclass has a field `type`, its roles and metrics, and says what makes a row unusable."""
 
-    required_roles: ClassVar[tuple[str, ...]]
-    optional_roles: ClassVar[tuple[str, ...]] = ()
-    target_role: ClassVar[str | None] = None
-    """The role whose cells name classes, in tasks that have classes."""
+    type: Any
+    known_roles: ClassVar[tuple[Role, ...]]
+    engines: ClassVar[tuple[str, ...]] = ("trainer", "pytorch")
+    """Engines that can train this task."""
+    methods: ClassVar[tuple[str, ...]] = ("full", "lora", "qlora", "freeze")
+    """Methods that this task can be trained with."""
+    streams: ClassVar[bool] = True
+    """Whether train can be streamed. It cannot where every row is needed before the first step."""
     limits: ClassVar[Limits] = {}
-    """What of the rest of a spec goes with this task; what is not named goes as it is."""
+    """The values that this task supports elsewhere in a spec. Fields that are not named support every value."""
+    example: ClassVar[Example]
+    """A body that POST /v1/jobs accepts as it is."""
+
+    required_roles: ClassVar[tuple[str, ...]]
+    optional_roles: ClassVar[tuple[str, ...]]
+    target_role: ClassVar[str | None]
+    """The role whose cells name classes, or numbers in a regression."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Derive the three views of the roles."""
+        cls.required_roles = tuple(role.name for role in cls.known_roles if role.is_required)
+        cls.optional_roles = tuple(role.name for role in cls.known_roles if not role.is_required)
+        cls.target_role = next((role.name for role in cls.known_roles if role.is_target), None)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -31,7 +65,7 @@ class TaskSpec(Strict):
         return self.required_roles
 
     @property
-    def fitting(self) -> Limits:
+    def supported(self) -> Limits:
         """The limits of this very spec."""
         return self.limits
 

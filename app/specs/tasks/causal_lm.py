@@ -5,15 +5,36 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from app.specs.tasks.base import Columns, Fault, Limits, Row, TaskSpec, text_faults
+from app.specs.tasks.base import Columns, Example, Fault, Limits, Role, Row, TaskSpec, text_faults
 from app.specs.tasks.conversations import conversation_fault
 
 
 class CausalLM(TaskSpec):
     """Teach a text generator to answer: chat, instructions, completion."""
 
-    required_roles: ClassVar[tuple[str, ...]] = ("messages",)
-    optional_roles: ClassVar[tuple[str, ...]] = ("prompt", "completion")
+    known_roles: ClassVar[tuple[Role, ...]] = (
+        Role("messages", ("conversation", "conversations", "chat")),
+        Role("prompt", ("instruction", "question", "input"), is_required=False),
+        Role("completion", ("response", "output", "answer"), is_required=False, is_answer=True),
+    )
+    example: ClassVar[Example] = {
+        "name": "support",
+        "task": {"type": "causal-lm"},
+        "model": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "data": {
+            "train": {
+                "rows": [
+                    {
+                        "messages": [
+                            {"role": "user", "content": "My screen is dark."},
+                            {"role": "assistant", "content": "Is the cable plugged in?"},
+                        ]
+                    }
+                ]
+            }
+        },
+        "training": {"method": {"type": "lora"}, "learning_rate": 2e-4},
+    }
     limits: ClassVar[Limits] = {"training.class_weights": (None,)}
 
     type: Literal["causal-lm"] = Field(description="The task type.")
@@ -48,3 +69,6 @@ class CausalLM(TaskSpec):
             yield from text_faults(row, columns, "prompt", "completion")
         elif message := conversation_fault(row.get(columns["messages"])):
             yield "messages", message
+
+
+SPEC = CausalLM

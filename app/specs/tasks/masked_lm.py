@@ -5,13 +5,19 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from app.specs.tasks.base import Columns, Fault, Limits, Row, TaskSpec, text_faults
+from app.specs.tasks.base import Columns, Example, Fault, Limits, Role, Row, TaskSpec, text_faults
 
 
 class MaskedLM(TaskSpec):
     """Train an encoder further on texts of your field, without labels."""
 
-    required_roles: ClassVar[tuple[str, ...]] = ("text",)
+    known_roles: ClassVar[tuple[Role, ...]] = (Role("text", ("sentence", "review", "content", "body", "comment")),)
+    example: ClassVar[Example] = {
+        "name": "medical-words",
+        "task": {"type": "masked-lm"},
+        "model": "google-bert/bert-base-cased",
+        "data": {"train": {"rows": [{"text": "The patient was given 5 mg of warfarin daily."}]}},
+    }
     limits: ClassVar[Limits] = {"training.class_weights": (None,)}
 
     type: Literal["masked-lm"] = Field(description="The task type.")
@@ -27,3 +33,6 @@ class MaskedLM(TaskSpec):
     def faults(self, row: Row, columns: Columns, known: Collection[str] | None) -> Iterator[Fault]:
         """Rows without text."""
         return text_faults(row, columns, "text")
+
+
+SPEC = MaskedLM

@@ -5,18 +5,40 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from app.specs.tasks.base import Columns, Fault, Limits, Row, TaskSpec, text_fault
+from app.specs.tasks.base import Columns, Example, Fault, Limits, Role, Row, TaskSpec, text_fault
 from app.specs.tasks.conversations import conversation_fault, is_conversation, messages
 
 
 class Preference(TaskSpec):
     """Make a text generator prefer the answers that people prefer."""
 
-    required_roles: ClassVar[tuple[str, ...]] = ("prompt", "chosen", "rejected")
+    known_roles: ClassVar[tuple[Role, ...]] = (
+        Role("prompt", ("instruction", "question", "input")),
+        Role("chosen", ("preferred", "accepted"), is_answer=True),
+        Role("rejected", ("dispreferred",), is_answer=True),
+    )
+    methods: ClassVar[tuple[str, ...]] = ("full", "lora", "qlora")
+    streams: ClassVar[bool] = False
+    example: ClassVar[Example] = {
+        "name": "politeness",
+        "task": {"type": "preference"},
+        "model": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "data": {
+            "train": {
+                "rows": [
+                    {
+                        "prompt": "My screen is dark.",
+                        "chosen": "Is the cable plugged in?",
+                        "rejected": "Not my problem.",
+                    }
+                ]
+            }
+        },
+        "training": {"method": {"type": "lora"}, "learning_rate": 1e-5},
+    }
     limits: ClassVar[Limits] = {
         "training.class_weights": (None,),
         "training.label_smoothing": (0.0,),
-        "training.method.type": ("full", "lora", "qlora"),
         "training.head_learning_rate": (None,),
     }
 
@@ -59,3 +81,6 @@ def _fault(role: str, cell: Any, *, is_talk: bool) -> str | None:
             f"an answer is one message of the assistant, this has {len(found)}; leave the prompt's messages out of it"
         )
     return conversation_fault([*found, *closing])
+
+
+SPEC = Preference

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 from pydantic import Field
 
-from app.specs.tasks.base import Columns, Fault, Limits, Row, TaskSpec, text_faults
+from app.specs.tasks.base import Columns, Example, Fault, Limits, Role, Row, TaskSpec, text_faults
 
 
 class Span(NamedTuple):
@@ -19,7 +19,27 @@ class Span(NamedTuple):
 class QuestionAnswering(TaskSpec):
     """Find the answer to a question in a text."""
 
-    required_roles: ClassVar[tuple[str, ...]] = ("question", "context", "answers")
+    known_roles: ClassVar[tuple[Role, ...]] = (
+        Role("question", ("query",)),
+        Role("context", ("passage", "paragraph")),
+        Role("answers", ("answer",), is_answer=True),
+    )
+    example: ClassVar[Example] = {
+        "name": "answers",
+        "task": {"type": "question-answering"},
+        "model": "google-bert/bert-base-cased",
+        "data": {
+            "train": {
+                "rows": [
+                    {
+                        "question": "Where is the key?",
+                        "context": "The key is under the mat.",
+                        "answers": {"text": ["under the mat"], "answer_start": [11]},
+                    }
+                ]
+            }
+        },
+    }
     limits: ClassVar[Limits] = {"training.class_weights": (None,)}
 
     type: Literal["question-answering"] = Field(description="The task type.")
@@ -124,3 +144,6 @@ def _checked(text: Any, start: Any, context: str) -> list[Span] | str:
         there = f"; it is at {place}" if place >= 0 else ", nor anywhere else in it"
         return f"the answer '{text[:60]}' is not at character {start} of the context{there}"
     return [Span(text, start)]
+
+
+SPEC = QuestionAnswering

@@ -5,18 +5,37 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from app.specs.tasks.base import Columns, Fault, Limits, Row, TaskSpec, text_faults
+from app.specs.tasks.base import Columns, Example, Fault, Limits, Role, Row, TaskSpec, text_faults
 
 
 class SentenceEmbedding(TaskSpec):
     """Make an encoder put texts that belong together near each other, for search and clustering."""
 
-    required_roles: ClassVar[tuple[str, ...]] = ("anchor", "positive")
-    optional_roles: ClassVar[tuple[str, ...]] = ("negative",)
+    known_roles: ClassVar[tuple[Role, ...]] = (
+        Role("anchor", ("query", "sentence1")),
+        Role("positive", ("sentence2", "pos")),
+        Role("negative", ("neg",), is_required=False),
+    )
+    methods: ClassVar[tuple[str, ...]] = ("full", "lora")
+    example: ClassVar[Example] = {
+        "name": "search",
+        "task": {"type": "sentence-embedding"},
+        "model": "sentence-transformers/all-MiniLM-L6-v2",
+        "data": {
+            "train": {
+                "rows": [
+                    {
+                        "anchor": "How do I reset my password?",
+                        "positive": "Choose 'forgotten password' on the first page.",
+                    },
+                    {"anchor": "Where is my order?", "positive": "Parcels can be followed under 'My orders'."},
+                ]
+            }
+        },
+    }
     limits: ClassVar[Limits] = {
         "training.class_weights": (None,),
         "training.label_smoothing": (0.0,),
-        "training.method.type": ("full", "lora"),
         "training.head_learning_rate": (None,),
     }
 
@@ -40,3 +59,6 @@ class SentenceEmbedding(TaskSpec):
     def faults(self, row: Row, columns: Columns, known: Collection[str] | None) -> Iterator[Fault]:
         """Rows that lack a text."""
         return text_faults(row, columns, "anchor", "positive", "negative")
+
+
+SPEC = SentenceEmbedding

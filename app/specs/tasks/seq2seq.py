@@ -5,13 +5,22 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from app.specs.tasks.base import Columns, Fault, Limits, Row, TaskSpec, text_faults
+from app.specs.tasks.base import Columns, Example, Fault, Limits, Role, Row, TaskSpec, text_faults
 
 
 class Seq2Seq(TaskSpec):
     """Write a text from another: a summary, a translation, an answer."""
 
-    required_roles: ClassVar[tuple[str, ...]] = ("source", "target")
+    known_roles: ClassVar[tuple[Role, ...]] = (
+        Role("source", ("document", "article", "text", "input")),
+        Role("target", ("summary", "translation", "output"), is_answer=True),
+    )
+    example: ClassVar[Example] = {
+        "name": "into-spanish",
+        "task": {"type": "seq2seq", "problem": "translation", "prefix": "translate English to Spanish: "},
+        "model": "google-t5/t5-small",
+        "data": {"train": {"rows": [{"source": "Good morning.", "target": "Buenos días."}]}},
+    }
     limits: ClassVar[Limits] = {"training.class_weights": (None,)}
 
     type: Literal["seq2seq"] = Field(description="The task type.")
@@ -60,3 +69,6 @@ class Seq2Seq(TaskSpec):
     def faults(self, row: Row, columns: Columns, known: Collection[str] | None) -> Iterator[Fault]:
         """Rows that lack a source or a target."""
         return text_faults(row, columns, "source", "target")
+
+
+SPEC = Seq2Seq

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self, cast
 from pydantic import Field, field_validator, model_validator
 
 from app.specs.labels import check_labels, class_name, label_name, ordered, too_many, unknown
-from app.specs.tasks.base import Columns, Fault, Limits, Row, TaskSpec, text_faults
+from app.specs.tasks.base import Columns, Example, Fault, Limits, Role, Row, TaskSpec, text_faults
 
 CLASS_METRICS = (
     "accuracy",
@@ -29,9 +29,30 @@ NUMBER_METRICS = ("pearson", "spearman", "mse", "rmse", "mae", "r2")
 class TextClassification(TaskSpec):
     """Sort each text into one of a fixed set of classes, or into several, or give it a number."""
 
-    required_roles: ClassVar[tuple[str, ...]] = ("text", "label")
-    optional_roles: ClassVar[tuple[str, ...]] = ("text_pair",)
-    target_role: ClassVar[str | None] = "label"
+    known_roles: ClassVar[tuple[Role, ...]] = (
+        Role("text", ("sentence", "review", "content", "body", "comment", "sentence1", "premise", "question1")),
+        Role("text_pair", ("sentence2", "hypothesis", "question2"), is_required=False),
+        Role(
+            "label",
+            ("labels", "stars", "class", "category", "target", "sentiment"),
+            is_answer=True,
+            is_target=True,
+        ),
+    )
+    engines: ClassVar[tuple[str, ...]] = ("trainer", "pytorch", "tensorflow")
+    example: ClassVar[Example] = {
+        "name": "mood",
+        "task": {"type": "text-classification"},
+        "model": "google-bert/bert-base-cased",
+        "data": {
+            "train": {
+                "rows": [
+                    {"text": "A joy from start to end.", "label": "good"},
+                    {"text": "Two hours of my life that I shall miss.", "label": "bad"},
+                ]
+            }
+        },
+    }
 
     type: Literal["text-classification"] = Field(description="The task type.")
     problem: Literal["single-label", "multi-label", "regression"] = Field(
@@ -74,8 +95,8 @@ class TextClassification(TaskSpec):
         return self.problem != "regression"
 
     @property
-    def fitting(self) -> Limits:
-        """Weights and smoothing are of one class among several."""
+    def supported(self) -> Limits:
+        """Class weights and label smoothing need exactly one class a text."""
         if self.problem == "single-label":
             return {}
         return {"training.class_weights": (None,), "training.label_smoothing": (0.0,)}
@@ -188,3 +209,6 @@ def _number(cell: Any) -> float | None:
     if isinstance(cell, bool) or not isinstance(cell, (int, float)):
         return None
     return float(cell) if math.isfinite(cell) else None
+
+
+SPEC = TextClassification

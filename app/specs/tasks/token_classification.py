@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, cast
 from pydantic import Field, ValidationInfo, field_validator
 
 from app.specs.labels import LABEL_LIMIT, check_labels, class_name, label_name, ordered, unknown
-from app.specs.tasks.base import Columns, Fault, Row, TaskSpec
+from app.specs.tasks.base import Columns, Example, Fault, Role, Row, TaskSpec
 
 BIO = re.compile(r"O|[BI]-.+")
 PYTHON_LIST = re.compile(r"\s*\[\s*['\"]")
@@ -18,8 +18,26 @@ PYTHON_LIST = re.compile(r"\s*\[\s*['\"]")
 class TokenClassification(TaskSpec):
     """Tag each word of a text, such as the names of people and places in it."""
 
-    required_roles: ClassVar[tuple[str, ...]] = ("tokens", "tags")
-    target_role: ClassVar[str | None] = "tags"
+    known_roles: ClassVar[tuple[Role, ...]] = (
+        Role("tokens", ("words",)),
+        Role("tags", ("ner_tags", "labels"), is_answer=True, is_target=True),
+    )
+    example: ClassVar[Example] = {
+        "name": "names",
+        "task": {"type": "token-classification"},
+        "model": "google-bert/bert-base-cased",
+        "data": {
+            "train": {
+                "rows": [
+                    {
+                        "tokens": ["Ada", "Lovelace", "lived", "in", "London"],
+                        "tags": ["B-PER", "I-PER", "O", "O", "B-LOC"],
+                    },
+                    {"tokens": ["It", "rains"], "tags": ["O", "O"]},
+                ]
+            }
+        },
+    }
 
     type: Literal["token-classification"] = Field(description="The task type.")
     scheme: Literal["BIO", "none"] = Field(
@@ -122,3 +140,6 @@ def words(cell: Any) -> list[Any] | None:
         # What begins and ends like a list is none of words; "[ citation needed" is.
         return None if cell.rstrip().endswith("]") and PYTHON_LIST.match(cell) else cell.split()
     return cast("list[Any]", read)
+
+
+SPEC = TokenClassification

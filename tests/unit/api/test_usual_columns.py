@@ -3,9 +3,10 @@
 import pytest
 
 from app.specs import TASKS
-from app.specs.usual_columns import USUAL_NAMES, suggested_columns
+from app.specs.usual_columns import suggested_columns
 
 PLAIN = {"text": "text", "label": "label"}
+KNOWN = [role for task in reversed(TASKS.values()) for role in task.known_roles]
 
 
 @pytest.mark.parametrize(
@@ -38,14 +39,10 @@ PLAIN = {"text": "text", "label": "label"}
 def test_close_names_come_before_usual_ones(
     asked: dict[str, str], present: list[str], expected: dict[str, str]
 ) -> None:
-    assert suggested_columns(asked, present) == expected
+    assert suggested_columns(asked, present, KNOWN) == expected
 
 
-def test_every_role_of_a_task_has_usual_names() -> None:
-    for task in TASKS.values():
-        assert {*task.required_roles, *task.optional_roles} <= USUAL_NAMES.keys()
-
-
-def test_usual_names_are_written_as_they_are_compared() -> None:
-    for names in USUAL_NAMES.values():
-        assert [name.casefold() for name in names] == list(dict.fromkeys(names))
+def test_every_role_has_usual_names_written_as_they_are_compared() -> None:
+    for role in KNOWN:
+        assert role.usual_names
+        assert [name.casefold() for name in role.usual_names] == list(dict.fromkeys(role.usual_names))

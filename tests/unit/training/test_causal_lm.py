@@ -125,10 +125,9 @@ def test_packed_rows_do_not_see_each_other(tokenizer: Any, generator: Path, atte
         features = [
             dict(zip(names, cells, strict=True)) for cells in zip(*(encoded[name] for name in names), strict=True)
         ]
-        batch = dict(TASK.collate(tokenizer, asked, 30)(features))
-        labels = batch.pop("labels")
         with torch.no_grad():
-            return float(TASK.loss(asked, [], None)(model(**batch), labels, 1)), TASK.weight(labels)  # type: ignore[arg-type]
+            found = TASK.training_step(asked, [], None)(model, TASK.collate(tokenizer, asked, 30)(features))
+        return float(found.loss_sum), found.num_items
 
     packed_loss, packed_count = total(together, asked)
     plain_loss, plain_count = total(apart, spec())
@@ -144,20 +143,14 @@ def test_the_loss_is_the_models_own(tokenizer: Any, generator: Path) -> None:
         {"input_ids": ids, "labels": labels}
         for ids, labels in zip(encoded["input_ids"], encoded["labels"], strict=True)
     ]
-    batch = dict(TASK.collate(tokenizer, spec(), 64)(features))
-    expected = model(**batch).loss
-    labels = batch.pop("labels")
-    found = TASK.loss(spec(), [], None)(model(**batch), labels, None)  # type: ignore[arg-type]
-    assert torch.allclose(found, expected)
-    # In two halves, each over the weight of both, as accumulation has it.
-    halves = [slice(0, 2), slice(2, 4)]
-    parts = [
-        TASK.loss(spec(), [], None)(
-            model(**{name: cells[half] for name, cells in batch.items()}), labels[half], TASK.weight(labels)
-        )  # type: ignore[arg-type]
-        for half in halves
-    ]
-    assert torch.allclose(sum(parts), expected)  # type: ignore[arg-type]
+    collate, step = TASK.collate(tokenizer, spec(), 64), TASK.training_step(spec(), [], None)
+    batch = collate(features)
+    expected = model(**batch.inputs, labels=batch.targets["labels"]).loss
+    found = step(model, batch)
+    assert torch.allclose(found.loss_sum / found.num_items, expected)
+    # In two halves, each over the items of both, as with accumulation.
+    parts = [step(model, collate(half)) for half in (features[:2], features[2:])]
+    assert torch.allclose(sum(part.loss_sum for part in parts) / sum(part.num_items for part in parts), expected)
 
 
 @pytest.mark.parametrize("engine", ["trainer", "pytorch"])

@@ -99,15 +99,13 @@ def test_a_text_without_any_word_hides_nothing_and_teaches_nothing(tokenizer: An
     found = encode(asked, tokenizer, "nowhere", split="eval")
     assert (lists(found["input_ids"]), lists(found["labels"])) == ([[2, 1, 3]], [[-100] * 3])
     batch = TASK.collate(tokenizer, asked, 32)([{"input_ids": [2, 1, 3]}])
-    assert TASK.weight(batch["labels"]) == 0
+    assert batch.num_items == 0
     logits = torch.randn(1, 8, 14, requires_grad=True)
-    loss = TASK.loss(asked, [], None)
-    for count in (None, 0, 5):
-        value = loss({"logits": logits}, batch["labels"], count)
-        assert value.item() == 0
-        value.backward()
-        assert logits.grad is not None
-        assert torch.isfinite(logits.grad).all()
+    found = TASK.training_step(asked, [], None)(lambda **_: {"logits": logits}, batch)
+    assert found.loss_sum.item() == 0
+    found.loss_sum.backward()
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
 
 
 def test_of_many_tokens_the_shares_are_those_of_the_paper(tokenizer: Any) -> None:
@@ -129,13 +127,13 @@ def test_of_many_tokens_the_shares_are_those_of_the_paper(tokenizer: Any) -> Non
 def test_batches_are_padded_to_a_multiple_but_never_past_the_limit(tokenizer: Any) -> None:
     rows = [{"input_ids": [2, *[7] * 8, 3]}, {"input_ids": [2, 7, 3]}]
     batch = TASK.collate(tokenizer, spec(), 32)(rows)
-    assert batch["input_ids"].shape == (2, 16)
-    assert batch["attention_mask"].sum(dim=1).tolist() == [10, 3]
-    assert batch["input_ids"][1, 3:].tolist() == [PAD] * 13
-    assert (batch["labels"][1, 3:] == -100).all()
-    assert TASK.collate(tokenizer, spec(), 11)(rows)["input_ids"].shape == (2, 11)
+    assert batch.inputs["input_ids"].shape == (2, 16)
+    assert batch.inputs["attention_mask"].sum(dim=1).tolist() == [10, 3]
+    assert batch.inputs["input_ids"][1, 3:].tolist() == [PAD] * 13
+    assert (batch.targets["labels"][1, 3:] == -100).all()
+    assert TASK.collate(tokenizer, spec(), 11)(rows).inputs["input_ids"].shape == (2, 11)
     always = spec(tokenization={"padding": "max_length"})
-    assert TASK.collate(tokenizer, always, 30)(rows)["input_ids"].shape == (2, 30)
+    assert TASK.collate(tokenizer, always, 30)(rows).inputs["input_ids"].shape == (2, 30)
 
 
 def test_each_epoch_hides_other_tokens_and_each_attempt_the_same(tokenizer: Any) -> None:
@@ -161,12 +159,14 @@ def test_the_loss_is_the_librarys_own(guesser: Path, tokenizer: Any) -> None:
     rows = [{"input_ids": ids} for ids in encode(asked, tokenizer, *(row["text"] for row in weeks(4)))["input_ids"]]
     batch = TASK.collate(tokenizer, asked, 32)(rows)
     model = AutoModelForMaskedLM.from_pretrained(guesser).eval()
-    expected = model(**batch).loss
-    labels = batch.pop("labels")
-    outputs, loss = model(**batch), TASK.loss(asked, [], None)
-    assert torch.allclose(loss(outputs, labels, None), expected)
-    assert torch.allclose(loss(outputs, labels, 100), expected * TASK.weight(labels) / 100)
-    smooth = TASK.loss(spec(training={"label_smoothing": 0.1}), [], None)(outputs, labels, None)
+    labels = batch.targets["labels"]
+    expected = model(**batch.inputs, labels=labels).loss
+    found = TASK.training_step(asked, [], None)(model, batch)
+    assert found.num_items == int((labels != -100).sum())
+    assert torch.allclose(found.loss_sum / found.num_items, expected)
+    outputs = found.outputs
+    smoothed = TASK.training_step(spec(training={"label_smoothing": 0.1}), [], None)(model, batch)
+    smooth = smoothed.loss_sum / smoothed.num_items
     flat = outputs.logits.view(-1, outputs.logits.shape[-1])
     wanted = torch.nn.functional.cross_entropy(flat, labels.view(-1), label_smoothing=0.1)
     assert torch.allclose(smooth, wanted)

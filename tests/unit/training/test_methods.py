@@ -12,7 +12,7 @@ from tiny import make_model
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from app.specs import JobSpec
-from worker.training.evaluation.prediction import learned, training_loss
+from worker.training.evaluation.prediction import learned, training_step
 from worker.training.methods import load_trainable
 
 Make = Callable[..., JobSpec]
@@ -150,13 +150,12 @@ def test_matrices_over_four_bits_learn_on_a_processor_too(
     kinds = {type(module).__name__ for module in model.modules()}
     assert "Linear4bit" in kinds
     batch = ready.task.collate(ready.tokenizer, asked, 16)([learned(ready)[place] for place in range(4)])
-    labels = batch.pop("labels")
-    loss = training_loss(ready)
+    step = training_step(ready)
     tuned = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(tuned, lr=0.01)
     losses = []
     for _ in range(20):
-        value = loss(model(**batch), labels, None)
+        value = step(model, batch).loss_sum / batch.num_items
         value.backward()
         optimizer.step()
         optimizer.zero_grad()

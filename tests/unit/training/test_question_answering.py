@@ -20,7 +20,7 @@ from worker.training.inputs.table import from_rows
 from worker.training.methods import load_trainable
 from worker.training.models.pretrained import load_tokenizer
 from worker.training.tasks import TASKS
-from worker.training.tasks.protocol import Pass, Split
+from worker.training.tasks.protocol import Batch, Pass, Split
 from worker.training.tasks.question_answering import Found
 
 Train = Callable[..., Any]
@@ -156,10 +156,10 @@ def test_padding_is_on_the_right_so_that_places_stay(tokenizer: Any, padding: st
     found = encode(tokenizer, [row("met", context="we met"), row("we", context="we met in")])
     features = [{name: found[name][n] for name in ("input_ids", "token_type_ids", "labels")} for n in range(2)]
     batch = TASK.collate(tokenizer, asked(tokenization={"padding": padding}), 16)(features)
-    assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, width)
-    assert batch["input_ids"][0, :7].tolist() == found["input_ids"][0]
-    assert batch["attention_mask"].sum(dim=1).tolist() == [7, 8]
-    assert batch["labels"].tolist() == [[5, 5], [4, 4]]
+    assert batch.inputs["input_ids"].shape == batch.inputs["attention_mask"].shape == (2, width)
+    assert batch.inputs["input_ids"][0, :7].tolist() == found["input_ids"][0]
+    assert batch.inputs["attention_mask"].sum(dim=1).tolist() == [7, 8]
+    assert batch.targets["places"].tolist() == [[5, 5], [4, 4]]
 
 
 def test_the_loss_is_the_models_own_and_a_mean_over_windows(models_dir: Path, tokenizer: Any) -> None:
@@ -172,16 +172,18 @@ def test_the_loss_is_the_models_own_and_a_mean_over_windows(models_dir: Path, to
         {name: found[name][n] for name in ("input_ids", "token_type_ids", "labels")}
         for n in range(len(found["labels"]))
     ]
-    collate, loss = TASK.collate(tokenizer, spec, 11), TASK.loss(spec, [], datasets.Dataset.from_dict({"labels": []}))
+    step = TASK.training_step(spec, [], datasets.Dataset.from_dict({"labels": []}))
+    collate = TASK.collate(tokenizer, spec, 11)
     with torch.no_grad():
         batch = collate(features)
-        labels = batch.pop("labels")
-        outputs = model(**batch, start_positions=labels[:, 0], end_positions=labels[:, 1])
-        assert torch.allclose(loss(outputs, labels, None), outputs.loss)
-        parts = [collate(features[:1]), collate(features[1:])]
-        assert sum(TASK.weight(part["labels"]) for part in parts) == len(features) == 6
-        total = sum(loss(model(**part), part.pop("labels"), 6) for part in map(dict, parts))
-        assert torch.allclose(total, outputs.loss)
+        places = batch.targets["places"]
+        own = model(**batch.inputs, start_positions=places[:, 0], end_positions=places[:, 1]).loss
+        found = step(model, batch)
+        assert found.num_items == len(features) == 6
+        assert torch.allclose(found.loss_sum / 6, own)
+        parts = [step(model, collate(some)) for some in (features[:1], features[1:])]
+        assert sum(part.num_items for part in parts) == 6
+        assert torch.allclose(sum(part.loss_sum for part in parts) / 6, own)
 
 
 def test_models_that_cannot_point_into_the_text_are_refused(tokenizer: Any) -> None:
@@ -197,7 +199,7 @@ def test_models_that_cannot_point_into_the_text_are_refused(tokenizer: Any) -> N
 
 def answers_to(features: list[dict[str, Any]], starts: list[list[float]], ends: list[list[float]], **task: Any) -> Any:
     outputs = {"start_logits": torch.tensor(starts), "end_logits": torch.tensor(ends)}
-    return TASK.answers(Pass(None, features, {}, torch.tensor([]), outputs), asked(task=task), None)
+    return TASK.answers(Pass(None, features, Batch({}, {}, len(features)), outputs), asked(task=task), None)
 
 
 def test_the_best_span_is_in_the_context_and_not_too_long() -> None:

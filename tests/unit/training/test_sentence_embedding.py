@@ -33,18 +33,18 @@ def spec(**parts: Any) -> JobSpec:
     return JobSpec.model_validate(body)
 
 
-def test_the_parts_of_rows_lie_below_each_other_and_their_tokens_are_the_labels(models_dir: Path) -> None:
+def test_the_parts_of_rows_lie_below_each_other_and_their_tokens_are_the_targets(models_dir: Path) -> None:
     tokenizer, asked = load_tokenizer(models_dir / "tiny"), spec(data={"columns": {"negative": "negative"}})
     rows = [{"anchor": "good", "positive": "bad film", "negative": "a", "_row": 1}] * 2
     encoded = TASK.encode(rows, tokenizer, asked, [], 32, "train")
     assert encoded["anchor_input_ids"][0] == [2, 5, 3]
     names = [name for name in encoded if name != "cut"]
     batch = TASK.collate(tokenizer, asked, 32)([{name: encoded[name][row] for name in names} for row in range(2)])
-    assert batch["input_ids"].shape == (6, 4)
-    assert batch["input_ids"][2].tolist() == [2, 9, 14, 3]
-    assert batch["labels"].shape == (2, 3, 4)
-    assert batch["labels"][0].sum(-1).tolist() == [3, 4, 3]
-    assert TASK.weight(batch["labels"]) == 2
+    assert batch.inputs["input_ids"].shape == (6, 4)
+    assert batch.inputs["input_ids"][2].tolist() == [2, 9, 14, 3]
+    assert batch.targets["mask"].shape == (3, 2, 4)
+    assert batch.targets["mask"][:, 0].sum(-1).tolist() == [3, 4, 3]
+    assert batch.num_items == 2
 
 
 def test_a_long_text_is_cut_and_counted(models_dir: Path) -> None:
@@ -64,9 +64,8 @@ def test_the_loss_is_that_of_sentence_transformers(pooling: str, models_dir: Pat
     rows = [{**row, "_row": number} for number, row in enumerate(pairs(6), start=1)]
     encoded = TASK.encode(rows, tokenizer, asked, [], 32, "train")
     names = [name for name in encoded if name != "cut"]
-    batch = dict(TASK.collate(tokenizer, asked, 32)([{name: encoded[name][row] for name in names} for row in range(6)]))
-    labels = batch.pop("labels")
-    found = TASK.loss(asked, [], None)(model(**batch), labels, None)  # type: ignore[arg-type]
+    batch = TASK.collate(tokenizer, asked, 32)([{name: encoded[name][row] for name in names} for row in range(6)])
+    found = TASK.training_step(asked, [], None)(model, batch).loss_sum / 6
     encoder = Transformer(str(models_dir / "tiny"))
     whole = SentenceTransformer(modules=[encoder, Pooling(32, pooling)], device="cpu").eval()
     features = [whole.preprocess([row[part] for row in rows]) for part in ("anchor", "positive")]

@@ -25,7 +25,8 @@ from transformers import (
 from app.specs import JobSpec
 from worker.training.checkpoints.folders import newest_valid
 from worker.training.errors import ModelConfigInvalid, ModelRefused, RowTooLong
-from worker.training.evaluation.prediction import forward, gather, learned, training_loss
+from worker.training.evaluation.prediction import forward, gather, learned, training_step
+from worker.training.loop.losses import CrossEntropy
 from worker.training.methods import load_published, load_trainable
 from worker.training.models.pretrained import load_config, load_tokenizer
 from worker.training.planning.plan import Plan
@@ -105,11 +106,11 @@ def test_without_truncation_it_is_refused(tokenizer: Any, row: tuple[str, str], 
 def test_padding_is_on_the_right_and_not_learned(tokenizer: Any, padding: str, shapes: Any) -> None:
     collate = TASK.collate(tokenizer, spec(tokenization={"padding": padding}), 16)
     batch = collate([{"input_ids": [5, 6, 1], "labels": [11, 1]}, {"input_ids": [5, 1], "labels": [11, 12, 13, 1]}])
-    assert (batch["input_ids"].shape, batch["labels"].shape) == shapes
-    assert batch["input_ids"][1].tolist()[:3] == [5, 1, 0]
-    assert batch["attention_mask"].sum(dim=1).tolist() == [3, 2]
-    assert batch["labels"][0].tolist()[:3] == [11, 1, -100]
-    assert TASK.weight(batch["labels"]) == 6
+    assert (batch.inputs["input_ids"].shape, batch.targets["labels"].shape) == shapes
+    assert batch.inputs["input_ids"][1].tolist()[:3] == [5, 1, 0]
+    assert batch.inputs["attention_mask"].sum(dim=1).tolist() == [3, 2]
+    assert batch.targets["labels"][0].tolist()[:3] == [11, 1, -100]
+    assert batch.num_items == 6
 
 
 def save(model: Any, folder: Path, translators: Path) -> Path:
@@ -146,20 +147,16 @@ def test_the_loss_is_the_librarys_own(kind: str, rows: int, translators: Path, t
     features = [{name: found[name][place] for name in ("input_ids", "labels")} for place in range(rows)]
     batch = TASK.collate(tokenizer, asked, 16)(features)
     plain = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
-    names = ("input_ids", "attention_mask", "labels")
-    expected = plain(**{name: batch[name] for name in names}).loss
-    labels = batch.pop("labels")
-    loss = TASK.loss(asked, [], None)
-    assert torch.allclose(loss(model(**batch), labels, None), expected)
-    assert torch.allclose(loss(model(**batch), labels, 10), expected * TASK.weight(labels) / 10)
+    expected = plain(**batch.inputs, labels=batch.targets["labels"]).loss
+    result = TASK.training_step(asked, [], None)(model, batch)
+    assert torch.allclose(result.loss_sum / result.num_items, expected)
 
 
 def test_label_smoothing_is_torchs(translators: Path) -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(2, 3, 7), torch.tensor([[1, 2, -100], [3, -100, -100]])
     expected = torch.nn.functional.cross_entropy(logits.view(-1, 7), labels.view(-1), label_smoothing=0.2)
-    loss = TASK.loss(spec(training={"label_smoothing": 0.2}), [], None)
-    assert torch.allclose(loss({"logits": logits}, labels, None), expected)
+    assert torch.allclose(CrossEntropy(label_smoothing=0.2)(logits, labels) / 3, expected)
 
 
 @pytest.mark.parametrize("engine", ["trainer", "pytorch"])
@@ -247,9 +244,9 @@ def test_generation_draws_no_random_numbers_and_leaves_the_model_as_it_was(plan:
     model = load_trainable(ready)
     settings = model.generation_config.to_dict()
     before = torch.get_rng_state()
-    first = gather(forward(model, ready, "eval", training_loss(ready)), 12)
+    first = gather(forward(model, ready, "eval", training_step(ready)), 12)
     assert torch.equal(torch.get_rng_state(), before)
-    assert gather(forward(model, ready, "eval", training_loss(ready)), 12) == first
+    assert gather(forward(model, ready, "eval", training_step(ready)), 12) == first
     assert model.generation_config.to_dict() == settings
 
 
@@ -269,7 +266,7 @@ def test_nothing_is_generated_that_nobody_reads(
     calls: list[Any] = []
     generate = model.generate
     monkeypatch.setattr(model, "generate", lambda **given: calls.append(given) or generate(**given))
-    found = gather(forward(model, ready, "eval", training_loss(ready)), 12)
+    found = gather(forward(model, ready, "eval", training_step(ready)), 12)
     assert bool(calls) is generates
     told = TASK.tell(ready.split("eval"), found.each)
     total, tokens = (sum(written[name] for written in told.predictions) for name in ("loss", "tokens"))
@@ -375,8 +372,7 @@ def test_the_batches_of_training_hold_nothing_that_a_model_does_not_take(plan: M
     ready = plan(spec())
     model = load_published(ready, ready.initial).train()
     batch = TASK.collate(ready.tokenizer, ready.spec, 16)([learned(ready)[0], learned(ready)[1]])
-    labels = batch.pop("labels")
-    loss = training_loss(ready)(model(**batch), labels, None)
+    loss = training_step(ready)(model, batch).loss_sum
     loss.backward()
     assert math.isfinite(loss.item())
     assert model.shared.weight.grad.abs().sum() > 0

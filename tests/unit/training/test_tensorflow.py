@@ -23,7 +23,7 @@ from app.specs import JobSpec
 from worker.training.checkpoints.folders import newest_valid, verify
 from worker.training.engines.tensorflow import ARCHITECTURES, compare
 from worker.training.errors import ModelRefused, ResultDiffers
-from worker.training.evaluation.prediction import forward, gather, training_loss
+from worker.training.evaluation.prediction import forward, gather, training_step
 from worker.training.planning.plan import Plan
 from worker.training.reports import Record
 
@@ -224,7 +224,7 @@ def test_a_result_that_pytorch_does_not_confirm_is_refused(
     ready = plan(spec())
     probed = replace(ready, encoded={**ready.encoded, "probe": ready.encoded["eval"]}, stop=Event())
     model = ready.task.load_model(ready.initial, ready.spec)
-    logits = gather(forward(model, probed, "probe", training_loss(ready)), len(sentences(10))).each
+    logits = gather(forward(model, probed, "probe", training_step(ready)), len(sentences(10))).each
     logits = np.stack(logits)
     compare(probed, ready.initial, logits)
     compare(probed, ready.initial, logits + 5e-5)

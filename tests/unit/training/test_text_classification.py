@@ -14,7 +14,7 @@ from app.specs import JobSpec
 from worker.training.errors import ClassUnknown
 from worker.training.models.pretrained import load_tokenizer
 from worker.training.tasks import TASKS
-from worker.training.tasks.protocol import Loss
+from worker.training.tasks.protocol import Batch
 
 Make = Callable[..., JobSpec]
 Train = Callable[..., Any]
@@ -24,43 +24,46 @@ TARGETS = [0, 0, 0, 0, 0, 0, 1, 1, 2, 2, 2, 2]
 
 
 @pytest.fixture
-def batch() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+def logits() -> torch.Tensor:
     torch.manual_seed(3)
-    return {"logits": torch.randn(12, 3)}, torch.tensor(TARGETS)
+    return torch.randn(12, 3)
 
 
-def loss(spec: Make, **training: Any) -> Loss:
-    return TASK.loss(spec(training=training), LABELS, datasets.Dataset.from_dict({"labels": TARGETS}))
+def loss(spec: Make, logits: torch.Tensor, **training: Any) -> torch.Tensor:
+    train = datasets.Dataset.from_dict({"labels": TARGETS})
+    step = TASK.training_step(spec(training=training), LABELS, train)
+    found = step(lambda: {"logits": logits}, Batch({}, {"labels": torch.tensor(TARGETS)}, num_items=12))
+    assert found.num_items == 12
+    return found.loss_sum / found.num_items
 
 
-def test_the_plain_loss_is_the_mean_cross_entropy(spec: Make, batch: Any) -> None:
-    expected = torch.nn.functional.cross_entropy(batch[0]["logits"], batch[1])
-    assert torch.allclose(loss(spec)(*batch, None), expected)
-    assert torch.allclose(loss(spec)(*batch, 24), expected / 2)
+def test_the_plain_loss_is_the_mean_cross_entropy(spec: Make, logits: torch.Tensor) -> None:
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor(TARGETS))
+    assert torch.allclose(loss(spec, logits), expected)
 
 
-def test_balanced_weights_are_inverse_to_frequency(spec: Make, batch: Any) -> None:
+def test_balanced_weights_are_inverse_to_frequency(spec: Make, logits: torch.Tensor) -> None:
     weights = torch.tensor([12 / (3 * 6), 12 / (3 * 2), 12 / (3 * 4)])
-    expected = torch.nn.functional.cross_entropy(batch[0]["logits"], batch[1], weight=weights)
-    assert torch.allclose(loss(spec, class_weights="balanced")(*batch, None), expected)
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor(TARGETS), weight=weights)
+    assert torch.allclose(loss(spec, logits, class_weights="balanced"), expected)
 
 
-def test_named_weights_count_by_their_ratio(spec: Make, batch: Any) -> None:
-    expected = torch.nn.functional.cross_entropy(batch[0]["logits"], batch[1], weight=torch.tensor([1.0, 4.0, 1.0]))
-    assert torch.allclose(loss(spec, class_weights={"b": 4.0})(*batch, None), expected)
-    assert torch.allclose(loss(spec, class_weights={"a": 2.0, "b": 8.0, "c": 2.0})(*batch, None), expected)
+def test_named_weights_count_by_their_ratio(spec: Make, logits: torch.Tensor) -> None:
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor(TARGETS), weight=torch.tensor([1.0, 4.0, 1.0]))
+    assert torch.allclose(loss(spec, logits, class_weights={"b": 4.0}), expected)
+    assert torch.allclose(loss(spec, logits, class_weights={"a": 2.0, "b": 8.0, "c": 2.0}), expected)
 
 
-def test_label_smoothing_is_torchs(spec: Make, batch: Any) -> None:
-    expected = torch.nn.functional.cross_entropy(batch[0]["logits"], batch[1], label_smoothing=0.3)
-    assert torch.allclose(loss(spec, label_smoothing=0.3)(*batch, None), expected)
+def test_label_smoothing_is_torchs(spec: Make, logits: torch.Tensor) -> None:
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor(TARGETS), label_smoothing=0.3)
+    assert torch.allclose(loss(spec, logits, label_smoothing=0.3), expected)
 
 
-def test_a_weight_for_an_unknown_class_is_refused(spec: Make) -> None:
+def test_a_weight_for_an_unknown_class_is_refused(spec: Make, logits: torch.Tensor) -> None:
     with pytest.raises(ClassUnknown, match="names 'd'"):
-        loss(spec, class_weights={"d": 1.0})
+        loss(spec, logits, class_weights={"d": 1.0})
     with pytest.raises(ClassUnknown, match="weight of 'a' is -1"):
-        loss(spec, class_weights={"a": -1.0})
+        loss(spec, logits, class_weights={"a": -1.0})
 
 
 def test_long_rows_are_cut_and_counted_or_refused(spec: Make, train: Train, rows: Any) -> None:
@@ -111,9 +114,9 @@ def test_pairs_of_texts_are_told_apart(spec: Make, models_dir: Path) -> None:
 def test_padding_is_to_the_longest_or_to_max_length(spec: Make, models_dir: Path, padding: str, width: int) -> None:
     collate = TASK.collate(load_tokenizer(models_dir / "tiny"), spec(tokenization={"padding": padding}), 16)
     batch = collate([{"input_ids": [2, 5, 3], "labels": 0}, {"input_ids": [2, 5, 6, 7, 3], "labels": 1}])
-    assert batch["input_ids"].shape == (2, width)
-    assert batch["attention_mask"].sum() == 8
-    assert batch["labels"].tolist() == [0, 1]
+    assert batch.inputs["input_ids"].shape == (2, width)
+    assert batch.inputs["attention_mask"].sum() == 8
+    assert batch.targets["labels"].tolist() == [0, 1]
 
 
 def test_pairs_train_from_end_to_end(spec: Make, train: Train, rows: Any) -> None:

@@ -20,7 +20,7 @@ from worker.training.inputs.hub_rows import class_names
 from worker.training.inputs.table import from_rows
 from worker.training.models.pretrained import load_tokenizer
 from worker.training.tasks import TASKS
-from worker.training.tasks.protocol import Split
+from worker.training.tasks.protocol import Batch, Split
 
 Train = Callable[..., Any]
 TASK = TASKS["token-classification"]
@@ -108,11 +108,12 @@ def test_labels_are_padded_as_their_tokens_are(models_dir: Path, side: str, padd
     collate = TASK.collate(tokenizer, asked(tokenization={"padding": padding}), 16)
     rows = [{"input_ids": [2, 5, 3], "labels": [-100, 1, -100]}, {"input_ids": [2, 5, 6, 7, 3], "labels": [-100] * 5}]
     batch = collate(rows)
-    assert batch["input_ids"].shape == batch["labels"].shape == (2, width)
-    at = (batch["labels"] == 1).nonzero().tolist()
+    tags = batch.targets["tags"]
+    assert batch.inputs["input_ids"].shape == tags.shape == (2, width)
+    at = (tags == 1).nonzero().tolist()
     assert at == [[0, 1 if side == "right" else width - 2]]
-    assert batch["input_ids"][0, at[0][1]] == 5
-    assert TASK.weight(batch["labels"]) == 1
+    assert batch.inputs["input_ids"][0, at[0][1]] == 5
+    assert batch.num_items == 1
 
 
 def test_the_loss_is_the_models_own_and_a_mean_over_words(models_dir: Path, tokenizer: Any) -> None:
@@ -125,21 +126,19 @@ def test_the_loss_is_the_models_own_and_a_mean_over_words(models_dir: Path, toke
     features = [
         {"input_ids": ids, "labels": tags} for ids, tags in zip(found["input_ids"], found["labels"], strict=True)
     ]
-    collate, loss = (
-        TASK.collate(tokenizer, spec, 32),
-        TASK.loss(spec, LABELS, datasets.Dataset.from_dict({"labels": [[0]]})),
-    )
+    step = TASK.training_step(spec, LABELS, datasets.Dataset.from_dict({"labels": [[0]]}))
+    collate = TASK.collate(tokenizer, spec, 32)
     with torch.no_grad():
         whole = collate(features)
-        own = model(**whole).loss
-        labels = whole["labels"]
-        assert torch.allclose(loss(model(**whole), labels, None), own)
-        parts = [collate(features[:1]), collate(features[1:])]
-        weight = sum(TASK.weight(part["labels"]) for part in parts)
-        assert weight == 6 + 6 + 8 + 6 + 6 + 8
-        assert torch.allclose(sum(loss(model(**part), part["labels"], weight) for part in parts), own)
-        nothing = torch.full_like(labels, -100)
-        assert float(loss(model(**whole), nothing, TASK.weight(nothing))) == 0
+        own = model(**whole.inputs, labels=whole.targets["tags"]).loss
+        found = step(model, whole)
+        assert torch.allclose(found.loss_sum / found.num_items, own)
+        parts = [step(model, collate(some)) for some in (features[:1], features[1:])]
+        words = sum(part.num_items for part in parts)
+        assert words == 6 + 6 + 8 + 6 + 6 + 8
+        assert torch.allclose(sum(part.loss_sum for part in parts) / words, own)
+        nothing = torch.full_like(whole.targets["tags"], -100)
+        assert float(step(model, Batch(whole.inputs, {"tags": nothing}, 0)).loss_sum) == 0
 
 
 def test_classes_are_weighed_by_the_words_of_train(tokenizer: Any) -> None:
@@ -154,7 +153,8 @@ def test_classes_are_weighed_by_the_words_of_train(tokenizer: Any) -> None:
         label_smoothing=0.1,
         reduction="sum",
     )
-    assert torch.allclose(TASK.loss(spec, ["O", "X"], train)(outputs, labels, None), expected / 4)
+    found = TASK.training_step(spec, ["O", "X"], train)(lambda: outputs, Batch({}, {"tags": labels}, 4))
+    assert torch.allclose(found.loss_sum, expected)
 
 
 def test_slow_tokenizers_are_refused() -> None:

@@ -11,7 +11,7 @@ import pytest
 from tiny import make_model
 from tokenizers import normalizers
 
-from app.api.examples import EXAMPLES
+from app.specs import TASKS as SPECS
 from app.specs import JobSpec, Resolved
 from worker.training.models.pretrained import load_tokenizer
 from worker.training.planning.plan import Plan
@@ -181,7 +181,7 @@ def test_versions_and_our_own_code_are_part_of_it(
 
 @pytest.mark.parametrize("task", sorted(TASKS))
 def test_encode_reads_nothing_that_is_no_part_of_it(task: str, models_dir: Path) -> None:
-    example = EXAMPLES[task]
+    example = dict(SPECS[task].example)
     rows = example["data"]["train"]["rows"]
     spec = JobSpec.model_validate({**example, "model": "local:tiny"})
     narrow: Any = Narrow(spec)

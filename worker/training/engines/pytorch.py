@@ -25,15 +25,13 @@ from transformers import get_scheduler, set_seed
 from worker.training.checkpoints.shelf import Outcome, Shelf
 from worker.training.errors import LossNotFinite, Stopped
 from worker.training.evaluation.evaluation import judge
-from worker.training.evaluation.prediction import feed, forward, gather, predict, training_loss
+from worker.training.evaluation.prediction import feed, forward, gather, predict, training_step
 from worker.training.loop.course import Course
 from worker.training.loop.optimizers import optimizer_of
 from worker.training.loop.pace import Pace
 from worker.training.methods import load_trainable
 from worker.training.planning.plan import Answers, Plan
-from worker.training.tasks.protocol import set_epoch
-
-Batch = dict[str, torch.Tensor]
+from worker.training.tasks.protocol import Batch, set_epoch
 
 
 class PytorchEngine:
@@ -68,7 +66,7 @@ class Loop:
         )
         self.shelf = Shelf(plan, self.course)
         self.pace = Pace(plan.report, self.course, resolved.batch_size * resolved.gradient_accumulation)
-        self.loss = training_loss(plan)
+        self.forward = training_step(plan)
         self.accelerator = _accelerator(plan)
         model = load_trainable(plan)
         if training.gradient_checkpointing:
@@ -126,13 +124,12 @@ class Loop:
 
     def step(self, batches: list[Batch]) -> None:
         """One optimiser step over so many batches, and what the course wants after it."""
-        weight = sum(self.plan.task.weight(batch["labels"]) for batch in batches)
+        num_items = max(1, sum(batch.num_items for batch in batches))
         self.model.train()
         for batch in batches:
-            targets = batch.pop("labels")
             with self.accelerator.autocast():
                 # The mean over the whole step, so `accelerate` must not divide by the number of batches as well.
-                loss = self.loss(self.model(**batch), targets, weight)
+                loss = self.forward(self.model, batch).loss_sum / num_items
             self.accelerator.backward(loss)
             self.unlogged_loss += loss.detach()
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.plan.spec.training.max_grad_norm)
@@ -190,7 +187,7 @@ class Loop:
         plan.report.phase("evaluating")
         try:
             with self.pace.aside():
-                batches = forward(self.model, plan, "eval", self.loss)
+                batches = forward(self.model, plan, "eval", self.forward)
                 metrics = judge(plan, "eval", gather(batches, len(plan.encoded["eval"])))
         except Stopped:
             self.is_stopped = True

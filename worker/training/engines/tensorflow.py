@@ -24,12 +24,13 @@ from worker.training.checkpoints.shelf import Outcome, Shelf
 from worker.training.engines.keras_process import KerasProcess
 from worker.training.errors import ArchitectureUnsupported, EngineMissing, LossNotFinite, ResultDiffers, Stopped
 from worker.training.evaluation.evaluation import judge
-from worker.training.evaluation.prediction import forward, gather, predict, training_loss
+from worker.training.evaluation.prediction import forward, gather, predict, training_step
 from worker.training.keras import environment as tensorflow_environment
 from worker.training.loop.course import Course
 from worker.training.loop.decay import decaying_names
 from worker.training.loop.pace import Pace
 from worker.training.planning.plan import Answers, Plan
+from worker.training.tasks.protocol import Batch
 from worker.training.tokens.tokenization import lengths
 
 ARCHITECTURES = ("albert", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
@@ -83,7 +84,7 @@ class Loop:
 
     def __init__(self, plan: Plan, course: Course, shelf: Shelf, keras: KerasProcess, folder: Path) -> None:
         self.plan, self.course, self.shelf, self.keras, self.folder = plan, course, shelf, keras, folder
-        self.loss = training_loss(plan)
+        self.forward = training_step(plan)
         self.rows_per_step = plan.resolved.batch_size * plan.resolved.gradient_accumulation
         self.rate_of = _rates(plan)
         self.logged_loss, self.logged_step = course.loss_sum, course.step
@@ -156,8 +157,10 @@ class Loop:
         size = self.plan.resolved.eval_batch_size
         self.keras.ask_interruptible(stop, "predict", split=split, batch_size=size, target=str(target))
         logits, targets = np.load(target), _targets(self.plan, split)
-        loss = self.loss({"logits": torch.from_numpy(logits)}, torch.tensor(targets), len(targets))
-        return Answers(list(logits), float(loss))
+        # The logits are there already: the step only adds up the loss over them.
+        batch = Batch({}, {"labels": torch.tensor(targets)}, num_items=len(targets))
+        found = self.forward(lambda: {"logits": torch.from_numpy(logits)}, batch)
+        return Answers(list(logits), float(found.loss_sum) / found.num_items)
 
     def save(self) -> None:
         """Commit a checkpoint of this step."""
@@ -195,7 +198,7 @@ def compare(plan: Plan, folder: Path, logits: np.ndarray[Any, Any]) -> None:
     """
     model = plan.task.load_model(folder, plan.spec)
     unstoppable = replace(plan, stop=Event())
-    ours = np.stack(gather(forward(model, unstoppable, "probe", training_loss(plan)), len(plan.encoded["probe"])).each)
+    ours = np.stack(gather(forward(model, unstoppable, "probe", training_step(plan)), len(plan.encoded["probe"])).each)
     if not np.allclose(ours, logits, rtol=TOLERANCE, atol=TOLERANCE):
         apart = float(np.abs(ours - logits).max())
         raise ResultDiffers(f"PyTorch's logits of {folder.name} are up to {apart:.3g} from TensorFlow's")

@@ -1,20 +1,29 @@
-"""The Hugging Face Trainer, following our course and our checkpoint protocol."""
+"""The Hugging Face Trainer, with our training step, our course and our checkpoint protocol.
+
+Trainer's own evaluation and saving strategies stay off. A callback raises its flags at the end of each step, our
+`evaluate` follows, and what Trainer then saves into scratch is committed as a checkpoint of ours.
+"""
 
 import gc
-from collections.abc import Callable
+import math
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import PrinterCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from worker.training.checkpoints.shelf import Outcome
-from worker.training.engines.dpo import dpo_trainer
-from worker.training.engines.following import Follow, Following, arguments
-from worker.training.evaluation.prediction import feed, predict
+from worker.training.checkpoints.shelf import Outcome, Shelf
+from worker.training.errors import LossNotFinite, Stopped
+from worker.training.evaluation.evaluation import judge
+from worker.training.evaluation.prediction import feed, forward, gather, predict, training_step
 from worker.training.loop.course import Course
+from worker.training.loop.pace import Pace
 from worker.training.methods import load_trainable
 from worker.training.planning.plan import Answers, Plan
+from worker.training.tasks.protocol import Batch, set_epoch
+
+# The fused AdamW is one kernel for all weights: a step of a 23 M encoder took 20 % less CPU time with it.
+OPTIMIZERS = {"adamw": "adamw_torch_fused", "adafactor": "adafactor", "sgd": "sgd"}
 
 
 class TrainerEngine:
@@ -23,15 +32,15 @@ class TrainerEngine:
     def train(self, plan: Plan) -> Outcome:
         """Train, evaluate and save as the course says. Raises LossNotFinite."""
         course = _course(plan)
-        trainer = TRAINERS.get(plan.spec.task.type, CourseTrainer)(plan, course)
+        trainer = CourseTrainer(plan, course)
         if course.evaluation_due:
             trainer.evaluate()
         if not course.finished and not plan.stop.is_set():
             trainer.train(resume_from_checkpoint=str(plan.resume_from) if plan.resume_from else None)
             course.loss_sum = trainer.loss_sum()
         outcome = trainer.shelf.outcome(trainer.model)
-        # Trainer and its callback hold each other, and so model, gradients and optimiser: left to themselves they
-        # would still fill the GPU when the published model is judged.
+        # Trainer and its callback hold each other, and so the model, gradients and optimizer. Without a collection they
+        # would still fill the GPU while the published model is evaluated.
         del trainer
         gc.collect()
         return outcome
@@ -41,37 +50,158 @@ class TrainerEngine:
         return predict(plan, folder, split)
 
 
-class CourseTrainer(Following):
-    """Trainer with the loss of the task."""
+class CourseTrainer(Trainer):
+    """A Trainer with the task's training step, our evaluation loop, and a learning rate of its own for the head."""
 
     def __init__(self, plan: Plan, course: Course) -> None:
-        self.follow(plan, course)
+        self.plan, self.course = plan, course
+        self.forward = training_step(plan)
+        self.shelf = Shelf(plan, course)
+        self.pace = Pace(plan.report, course, plan.resolved.batch_size * plan.resolved.gradient_accumulation)
+        self.earlier_loss = course.loss_sum
         super().__init__(
             model=load_trainable(plan),
-            args=arguments(plan, TrainingArguments),
+            args=_arguments(plan),
             train_dataset=cast("Any", feed(plan)),
             data_collator=cast("Any", plan.task.collate(plan.tokenizer, plan.spec, plan.resolved.max_length)),
             processing_class=plan.tokenizer,
-            compute_loss_func=self._trainer_loss,
             callbacks=[Follow(self)],
         )
+        # `compute_loss` divides by the items of the whole step, so Trainer must not divide by the number of batches.
+        self.loss_is_scaled_for_ga = True
         # It prints each log to stdout, which is not ours to write on.
         self.remove_callback(PrinterCallback)
 
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int | None:
-        # What the task counts: Trainer itself counts every label, one a class where a row has several.
-        weights = [self.plan.task.weight(batch["labels"]) for batch in batch_samples]
-        return sum(weights) if weights else None
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """The loss of one batch, divided by the items of the whole optimizer step."""
+        return self.forward(model, cast("Batch", inputs)).loss_sum / num_items_in_batch
 
-    def _trainer_loss(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        return self.loss(outputs, labels, num_items_in_batch)
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Nothing: Trainer would count them from a batch of its own shape, and nobody reads the number."""
+        return 0
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
+        return max(1, sum(batch.num_items for batch in batch_samples))
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Trainer's optimizer, with the head's parameters in groups of their own where they have their own rate."""
+        optimizer = super().create_optimizer(model)
+        rate, head = self.plan.spec.training.head_learning_rate, set(self.course.head)
+        if rate is None or not head:
+            return optimizer
+        mine = {id(weight) for name, weight in cast("Any", self.model).named_parameters() if name in head}
+        for group in list(optimizer.param_groups):
+            apart = [weight for weight in group["params"] if id(weight) in mine]
+            if apart:
+                group["params"] = [weight for weight in group["params"] if id(weight) not in mine]
+                optimizer.add_param_group({**group, "params": apart, "lr": rate})
+        return optimizer
+
+    def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
+        """Judge the present model on eval. When asked to stop, end training with a checkpoint instead."""
+        self.plan.report.phase("evaluating")
+        try:
+            with self.pace.aside():
+                batches = forward(self.model, self.plan, "eval", self.forward)
+                metrics = judge(self.plan, "eval", gather(batches, len(self.plan.encoded["eval"])))
+        except Stopped:
+            self.control.should_evaluate = False
+            self.control.should_save = self.control.should_training_stop = True
+            return {}
+        self.course.evaluated(metrics)
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control.should_save = self.course.is_best or self.course.checkpoint_due
+        self.control.should_training_stop |= self.course.ended_early
+        if not self.course.finished:
+            self.plan.report.phase("training")
+        return metrics
+
+    def loss_sum(self) -> float:
+        """The training loss summed over all steps of all attempts."""
+        return self.earlier_loss + self._total_loss_scalar + float(self._tr_loss.item())
 
 
-TRAINERS: dict[str, Callable[[Plan, Course], Following]] = {"preference": dpo_trainer}
-"""Tasks whose library brings a Trainer of its own."""
+class Follow(TrainerCallback):
+    """Makes Trainer follow the course, and reports what it does."""
+
+    def __init__(self, trainer: CourseTrainer) -> None:
+        self._trainer = trainer
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Tell the collation, before the first batch of the epoch is made."""
+        course = self._trainer.course
+        set_epoch(cast("Any", self._trainer.data_collator), course.step // course.steps_per_epoch)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Decide whether this step is logged, evaluated, saved or the last."""
+        trainer, course = self._trainer, self._trainer.course
+        course.step = state.global_step
+        control.should_evaluate = course.evaluation_due
+        control.should_save = course.checkpoint_due
+        control.should_log |= course.finished
+        trainer.pace.tick()
+        if trainer.plan.stop.is_set():
+            control.should_evaluate = False
+            control.should_save = control.should_training_stop = True
+        # Reading the loss makes a GPU wait, so there it is read only where it is needed anyway.
+        if args.device.type == "cpu" or control.should_log or control.should_evaluate or control.should_save:
+            course.loss_sum = trainer.loss_sum()
+            if not math.isfinite(course.loss_sum):
+                raise LossNotFinite(f"the training loss is no number any more at or before step {course.step}")
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        """Relay the loss and the evaluations; Trainer's closing summary speaks of one attempt only."""
+        values = {name: float(value) for name, value in cast("dict[str, Any]", logs or {}).items() if name != "epoch"}
+        if "train_runtime" not in values:
+            self._trainer.plan.report.metric(self._trainer.course.step, round(self._trainer.course.epoch, 4), values)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Commit what Trainer just wrote into scratch."""
+        with self._trainer.pace.aside():
+            self._trainer.shelf.put(Path(cast("str", args.output_dir)) / f"checkpoint-{state.global_step}")
 
 
 def _course(plan: Plan) -> Course:
     if plan.resume_from:
         return Course.resume(plan.spec, plan.resolved, plan.steps_per_epoch, plan.resume_from)
     return Course.begin(plan.spec, plan.resolved, plan.steps_per_epoch, plan.head)
+
+
+def _arguments(plan: Plan) -> TrainingArguments:
+    training, resolved = plan.spec.training, plan.resolved
+    found = TrainingArguments(
+        output_dir=str(plan.scratch / "trainer"),
+        max_steps=resolved.total_steps,
+        per_device_train_batch_size=resolved.batch_size,
+        gradient_accumulation_steps=resolved.gradient_accumulation,
+        optim=OPTIMIZERS[training.optimizer],
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=training.scheduler,
+        warmup_steps=training.warmup_steps,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        activation_checkpointing=training.gradient_checkpointing,
+        bf16=resolved.precision == "bf16",
+        fp16=resolved.precision == "fp16",
+        seed=training.seed,
+        use_cpu=resolved.device == "cpu",
+        dataloader_pin_memory=resolved.device == "cuda",
+        remove_unused_columns=False,
+        # Rows of a stream differ in shape from batch to batch, and there is one process to give them to.
+        accelerator_config={"dispatch_batches": False},
+        logging_steps=training.logging_steps,
+        logging_nan_inf_filter=False,
+        eval_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    # Where several GPUs are visible, Trainer would split each batch over them and change its size.
+    if found.n_gpu > 1:
+        found._n_gpu = 1  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    return found

@@ -12,29 +12,29 @@ from worker.training.errors import Stopped
 from worker.training.inputs.stream import Stream
 from worker.training.methods import load_published
 from worker.training.planning.plan import Answers, Plan
-from worker.training.tasks.protocol import Loss, Pass
+from worker.training.tasks.protocol import Pass, TrainingStep
 from worker.training.tokens.tokenization import lengths
 
 
 @dataclass(frozen=True)
-class JudgedBatch:
-    """One forward pass: which encoded rows, the answers to them, the sum of their losses, and over what weight."""
+class EvaluatedBatch:
+    """One forward pass: the places of the encoded rows, the answers to them, and the sum of the losses of their items."""
 
     places: list[int]
     answers: list[Any]
-    loss: float
-    weight: int
+    loss_sum: float
+    num_items: int
 
 
 def predict(plan: Plan, folder: Path, split: str) -> Answers:
     """Run a saved model over a split. Raises Stopped or ModelRefused."""
     model = load_published(plan, folder)
-    return gather(forward(model, plan, split, training_loss(plan)), len(plan.encoded[split]))
+    return gather(forward(model, plan, split, training_step(plan)), len(plan.encoded[split]))
 
 
-def training_loss(plan: Plan) -> Loss:
-    """The loss of the spec, as the rows of train would have it."""
-    return plan.task.loss(plan.spec, plan.resolved.labels, plan.encoded["train"])
+def training_step(plan: Plan) -> TrainingStep:
+    """The step of the plan's task, its classes weighted by train."""
+    return plan.task.training_step(plan.spec, plan.resolved.labels, plan.encoded["train"])
 
 
 def learned(plan: Plan) -> datasets.Dataset:
@@ -48,7 +48,7 @@ def feed(plan: Plan) -> datasets.Dataset | Stream:
     return learned(plan) if plan.stream is None else plan.stream
 
 
-def forward(model: Any, plan: Plan, split: str, loss: Loss) -> Iterator[JudgedBatch]:
+def forward(model: Any, plan: Plan, split: str, step: TrainingStep) -> Iterator[EvaluatedBatch]:
     """Run a model over a split, batch by batch. Raises Stopped.
 
     Rows of like length share a batch, so that little is padded. No random numbers are drawn in here: how often a run is
@@ -66,23 +66,22 @@ def forward(model: Any, plan: Plan, split: str, loss: Loss) -> Iterator[JudgedBa
         plan.report.alive()
         places = order[start : start + size]
         features = [cast("dict[str, Any]", encoded[place]) for place in places]
-        batch = {name: tensor.to(device) for name, tensor in collate(list(map(_inputs, features))).items()}
-        labels = batch.pop("labels")
+        batch = collate(list(map(_inputs, features))).to(device)
         with torch.no_grad(), autocast(plan):
-            outputs = model(**batch)
-            answers = task.answers(Pass(model, features, batch, labels, outputs), spec, plan.tokenizer)
-        yield JudgedBatch(places, answers, float(loss(outputs, labels, 1)), task.weight(labels))
+            found = step(model, batch)
+            answers = task.answers(Pass(model, features, batch, found.outputs), spec, plan.tokenizer)
+        yield EvaluatedBatch(places, answers, float(found.loss_sum), found.num_items)
 
 
-def gather(batches: Iterable[JudgedBatch], rows: int) -> Answers:
+def gather(batches: Iterable[EvaluatedBatch], rows: int) -> Answers:
     """Put the batches of a split of so many encoded rows back into its order."""
     answers: list[Any] = [None] * rows
-    total, weight = 0.0, 0
+    loss_sum, num_items = 0.0, 0
     for batch in batches:
-        total, weight = total + batch.loss, weight + batch.weight
+        loss_sum, num_items = loss_sum + batch.loss_sum, num_items + batch.num_items
         for place, answer in zip(batch.places, batch.answers, strict=True):
             answers[place] = answer
-    return Answers(answers, total / max(1, weight))
+    return Answers(answers, loss_sum / max(1, num_items))
 
 
 def autocast(plan: Plan) -> torch.autocast:

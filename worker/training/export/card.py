@@ -8,17 +8,6 @@ from app.specs.data import HubData, UploadedData
 from worker.training.loop.course import Course
 from worker.training.planning.plan import Plan
 
-BASES = {
-    "text-classification": "AutoModelForSequenceClassification",
-    "token-classification": "AutoModelForTokenClassification",
-    "question-answering": "AutoModelForQuestionAnswering",
-    "seq2seq": "AutoModelForSeq2SeqLM",
-    "causal-lm": "AutoModelForCausalLM",
-    "preference": "AutoModelForCausalLM",
-    "masked-lm": "AutoModelForMaskedLM",
-    "sentence-embedding": "AutoModel",
-}
-"""What the base of an adapter is loaded as."""
 HYPERPARAMETERS = (
     "engine",
     "method",
@@ -134,7 +123,7 @@ def _use(plan: Plan) -> str:
 
 
 def _onto_base(plan: Plan) -> str:
-    kind, labels = BASES[plan.spec.task.type], plan.resolved.labels
+    kind, labels = plan.task.model_class.__name__, plan.resolved.labels
     is_number = plan.spec.task.target_role is not None and not plan.spec.task.has_classes
     head = f", num_labels={len(labels)}, id2label={dict(enumerate(labels))}" if labels else ""
     head = ", num_labels=1" if is_number else head

@@ -21,7 +21,6 @@ from worker.training.errors import without_none
 from worker.training.export.card import model_card
 from worker.training.loop.course import Course
 from worker.training.planning.plan import Answers, Plan
-from worker.training.tasks import FINISHING
 from worker.training.tasks.protocol import Told
 
 
@@ -53,8 +52,7 @@ def package(
     staging = plan.scratch / "model"
     shutil.rmtree(staging, ignore_errors=True)
     copy_model(folder, staging)
-    if finish := FINISHING.get(plan.spec.task.type):
-        finish(staging, plan.spec, plan.resolved)
+    plan.task.finish(staging, plan.spec, plan.resolved)
     if exports is not None:
         shutil.copytree(exports, staging, dirs_exist_ok=True)
     published = course.best_step or course.step

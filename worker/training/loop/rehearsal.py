@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from worker.training.errors import Stopped
-from worker.training.evaluation.prediction import autocast, forward, gather, learned, training_loss
+from worker.training.evaluation.prediction import autocast, forward, gather, learned, training_step
 from worker.training.loop.course import Course
 from worker.training.loop.optimizers import optimizer_of
 from worker.training.methods import load_trainable
@@ -54,7 +54,7 @@ class _Rehearsal:
             self.model.activation_checkpointing_enable()
         self.optimizer = optimizer_of(plan.spec.training, self.model, plan.head)
         self.collate = plan.task.collate(plan.tokenizer, plan.spec, plan.resolved.max_length)
-        self.loss = training_loss(plan)
+        self.step = training_step(plan)
         self.draw = np.random.default_rng(plan.spec.training.seed)
 
     def run(self) -> dict[str, Any]:
@@ -99,12 +99,11 @@ class _Rehearsal:
             raise Stopped
         self.plan.report.alive()
         began = time.perf_counter()
-        batch = dict(self.collate([cast("dict[str, Any]", self.rows[place]) for place in places]))
-        batch = {name: tensor.to(self.plan.resolved.device) for name, tensor in batch.items()}
-        labels = batch.pop("labels")
+        rows = [cast("dict[str, Any]", self.rows[place]) for place in places]
+        batch = self.collate(rows).to(self.plan.resolved.device)
         self.model.train()
         with autocast(self.plan):
-            loss = self.loss(self.model(**batch), labels, None)
+            loss = self.step(self.model, batch).loss_sum / max(1, batch.num_items)
         loss.backward()
         return self._since(began)
 
@@ -129,7 +128,7 @@ class _Rehearsal:
             some = plan.encoded[split].select(sorted(self.draw.choice(rows, count, replace=False).tolist()))
             sample = replace(plan, encoded={**plan.encoded, split: some})
             began = time.perf_counter()
-            gather(forward(self.model, sample, split, self.loss), count)
+            gather(forward(self.model, sample, split, self.step), count)
             seconds += self._since(began) * rows / count
         return seconds
 

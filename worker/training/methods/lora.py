@@ -23,21 +23,6 @@ from worker.training.tasks.protocol import Task
 ADAPTER = "adapter_config.json"
 WHOLE = ("classifier", "score", "qa_outputs", "lm_head", "pooler", "pre_classifier", "classification_head", "cls")
 """Heads, which stay in full precision: those that are newly made have no other values yet."""
-KINDS: dict[str, TaskType] = {
-    "text-classification": TaskType.SEQ_CLS,
-    "token-classification": TaskType.TOKEN_CLS,
-    "seq2seq": TaskType.SEQ_2_SEQ_LM,
-    "causal-lm": TaskType.CAUSAL_LM,
-    "preference": TaskType.CAUSAL_LM,
-    "sentence-embedding": TaskType.FEATURE_EXTRACTION,
-}
-"""What peft calls our tasks, where it knows them.
-
-Question answering is left out: peft's class for it (0.21.2) accepts `token_type_ids` but does not pass them to the model. A
-BERT would be trained without them and then used with them.
-"""
-POINTING_HEAD = "qa_outputs"
-"""The question-answering head. All of its weights are trained, even if it was loaded and not randomly initialized."""
 
 
 class LoraMethod:
@@ -48,7 +33,7 @@ class LoraMethod:
         model, head = task.build_model(base, spec, labels, **self.kind())
         set_seed(spec.training.seed)
         try:
-            tuned = cast("Any", get_peft_model)(self.prepared(model), _config(spec, model, head))
+            tuned = cast("Any", get_peft_model)(self.prepared(model), _config(task, spec, model, head))
         except ValueError as error:
             raise _refused(spec, model, error) from error
         # It would be asked for on the hub, at every save.
@@ -104,12 +89,14 @@ class QloraMethod(LoraMethod):
         return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
 
 
-def _config(spec: JobSpec, model: Any, head: tuple[str, ...]) -> LoraConfig:
+def _config(task: Task, spec: JobSpec, model: Any, head: tuple[str, ...]) -> LoraConfig:
     asked = cast("LoraSpec", spec.training.method)
     # Newly made layers have nothing that small changes could be made to: they are tuned, and kept, whole.
-    made = sorted({name.rpartition(".")[0] for name in head} | _pointing_head(spec, model))
+    made = sorted(
+        {name.rpartition(".")[0] for name in head} | {name for name in task.trained_heads if hasattr(model, name)}
+    )
     return LoraConfig(
-        task_type=KINDS.get(spec.task.type),
+        task_type=None if task.peft_type is None else TaskType[task.peft_type],
         r=asked.rank,
         lora_alpha=cast("Any", asked.alpha),
         lora_dropout=asked.dropout,
@@ -117,10 +104,6 @@ def _config(spec: JobSpec, model: Any, head: tuple[str, ...]) -> LoraConfig:
         exclude_modules=made or None,
         modules_to_save=made or None,
     )
-
-
-def _pointing_head(spec: JobSpec, model: Any) -> set[str]:
-    return {POINTING_HEAD} if spec.task.type == "question-answering" and hasattr(model, POINTING_HEAD) else set()
 
 
 def _with_adapter(plan: Plan, folder: Path, *, trainable: bool, model: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from app.specs import JobSpec, Resolved
-from app.specs.fit import takes
+from app.specs.compatibility import supports
 from app.specs.job import Tokenization
 from app.specs.methods import GPU_METHODS
 from app.specs.training import AUTO_BATCH_SIZE
@@ -108,7 +108,7 @@ def _still_holds(resolved: Resolved, data: Data) -> Resolved:
 
 
 def _device(spec: JobSpec) -> str:
-    if spec.resources.gpus == 0 or not takes(spec.training.engine, "resources.gpus", 1):
+    if spec.resources.gpus == 0 or not supports(spec.training.engine, "resources.gpus", 1):
         return "cpu"
     if torch.cuda.is_available():
         return "cuda"

@@ -14,7 +14,6 @@ from worker.training.planning.plan import Plan
 from worker.training.planning.resolve import count_sequences, resolve
 from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
-from worker.training.tasks import REFERENCED
 from worker.training.tasks.protocol import Task
 from worker.training.tokens.cache import open_cache
 from worker.training.tokens.tokenization import tokenize
@@ -26,7 +25,7 @@ def settle(request: TrainingRequest, task: Task, data: Data, report: Reporter, s
     Raises the errors of models, resolve and tokenization, and Stopped.
     """
     spec, scratch = request.spec, request.out_dir / "staging"
-    base = _base(request)
+    base = _base(request, task)
     tokenizer, config = load_tokenizer(_tokenizer_folder(request, base)), load_config(base.folder, spec)
     task.check(spec, tokenizer, config)
     resolved = resolve(request, data, base, config, tokenizer, report)
@@ -57,10 +56,9 @@ def settle(request: TrainingRequest, task: Task, data: Data, report: Reporter, s
     )
 
 
-def _base(request: TrainingRequest) -> BaseModel:
+def _base(request: TrainingRequest, task: Task) -> BaseModel:
     # A checkpoint of whole models is all that is needed: neither the hub nor the models folder again.
-    is_whole = request.spec.task.type not in REFERENCED
-    if request.resume_from is None or not is_whole or (request.resume_from / ADAPTER).is_file():
+    if request.resume_from is None or task.needs_reference_model or (request.resume_from / ADAPTER).is_file():
         return locate(request)
     return BaseModel(request.resume_from, request.resolved.model_commit if request.resolved else None)
 

@@ -21,13 +21,13 @@ from worker.training.errors import ChatTemplateMissing, ModelConfigInvalid, Mode
 from worker.training.evaluation.metrics import Metrics
 from worker.training.evaluation.metrics.tokens import TOKENS, token_answers
 from worker.training.inputs.table import Row
+from worker.training.loop.losses import IGNORE_INDEX, CrossEntropy
 from worker.training.models.pretrained import build, load
-from worker.training.tasks.protocol import Batch, Collate, Features, Loss, Pass, Split, Told
+from worker.training.tasks.protocol import Batch, Collate, Features, Pass, Split, StepResult, Task, Told, TrainingStep
 from worker.training.tokens.packing import packed
+from worker.training.tokens.padding import attention_mask, pad_right
 from worker.training.tokens.truncation import check_lengths, place_of
 
-UNLEARNED = -100
-"""The label of a token that is not learned, as torch's cross entropy has it."""
 CLOSE = 1e-3
 """How far logits of one row may be apart by another order of adding up."""
 CLOSED = {"add_special_tokens": False}
@@ -37,11 +37,13 @@ Written = tuple[str, list[tuple[int, int]]]
 """A text, and the stretches of its characters that are learned."""
 
 
-class CausalLMTask:
+class CausalLMTask(Task):
     """The language-modelling head of the model itself, and cross entropy over what is to be said."""
 
     metrics: ClassVar[Metrics] = TOKENS
     pipeline: ClassVar[str] = "text-generation"
+    model_class: ClassVar[Any] = AutoModelForCausalLM
+    peft_type: ClassVar[str | None] = "CAUSAL_LM"
 
     def check(self, spec: JobSpec, tokenizer: Any, config: Any) -> None:
         """Raises ModelRefused for a tokenizer that cannot say where its tokens stand, ChatTemplateMissing without one."""
@@ -98,44 +100,35 @@ class CausalLMTask:
 
         def collate(rows: list[Features]) -> Batch:
             width = max_length if always else max(len(row["input_ids"]) for row in rows)
-            batch = {
-                "input_ids": _padded([row["input_ids"] for row in rows], width, pad),
-                "labels": _padded([row["labels"] for row in rows], width, UNLEARNED),
-            }
+            tokens, labels = [row["input_ids"] for row in rows], [row["labels"] for row in rows]
+            targets = pad_right(labels, width, IGNORE_INDEX)
+            inputs = {"input_ids": pad_right(tokens, width, pad)}
             if "position_ids" in rows[0]:
                 # Without a mask, models tell packed rows apart by positions that begin anew. Padding is one more row.
                 # Neither do they where they fill a cache.
-                return batch | {
-                    "position_ids": _padded([row["position_ids"] for row in rows], width, 0),
-                    "use_cache": torch.tensor(False),
-                }
-            mask = _padded([[1] * len(row["input_ids"]) for row in rows], width, 0)
-            return batch | {"attention_mask": mask}
+                positions = pad_right([row["position_ids"] for row in rows], width, 0)
+                inputs |= {"position_ids": positions, "use_cache": torch.tensor(False)}
+            else:
+                inputs["attention_mask"] = attention_mask(tokens, width)
+            # The first token of a sequence follows nothing.
+            return Batch(inputs, {"labels": targets}, num_items=int((targets[:, 1:] != IGNORE_INDEX).sum()))
 
         return collate
 
-    def loss(self, spec: JobSpec, labels: list[str], train: datasets.Dataset) -> Loss:
+    def training_step(self, spec: JobSpec, labels: list[str], train: datasets.Dataset) -> TrainingStep:
         """Cross entropy of the next token, over the learned ones."""
-        smoothing = spec.training.label_smoothing
+        loss = CrossEntropy(label_smoothing=spec.training.label_smoothing)
 
-        def cross_entropy(outputs: Any, tokens: torch.Tensor, count: Any) -> torch.Tensor:
-            wanted = tokens[:, 1:]
-            learned = wanted != UNLEARNED
-            logits = outputs["logits"][:, :-1][learned].float()
-            total = torch.nn.functional.cross_entropy(
-                logits, wanted[learned], label_smoothing=smoothing, reduction="sum"
-            )
-            return total / max(1, self.weight(tokens) if count is None else count)
+        def step(model: Any, batch: Batch) -> StepResult:
+            outputs = model(**batch.inputs)
+            loss_sum = loss(outputs["logits"][:, :-1], batch.targets["labels"][:, 1:])
+            return StepResult(loss_sum, batch.num_items, outputs)
 
-        return cross_entropy
-
-    def weight(self, labels: torch.Tensor) -> int:
-        """Its learned tokens. The first of a sequence follows nothing."""
-        return int((labels[:, 1:] != UNLEARNED).sum())
+        return step
 
     def answers(self, done: Pass, spec: JobSpec, tokenizer: Any) -> list[Any]:
         """Loss, right guesses and count of the learned tokens of each row."""
-        return token_answers(done.outputs["logits"][:, :-1], done.labels[:, 1:], UNLEARNED)
+        return token_answers(done.outputs["logits"][:, :-1], done.batch.targets["labels"][:, 1:])
 
     def tell(self, split: Split, answers: list[Any]) -> Told:
         """Losses and right guesses; the references are how many tokens they are of."""
@@ -154,10 +147,6 @@ class CausalLMTask:
                 "loss": round(loss / tokens, 6),
                 "token_accuracy": round(correct / tokens, 6),
             }
-
-    def report(self, split: Split, told: Told) -> dict[str, dict[str, float]] | None:
-        """Nothing more."""
-        return None
 
     def use(self, spec: JobSpec) -> str:
         """The pipeline: it knows the chat template."""
@@ -229,10 +218,9 @@ def _learned(ids: list[int], offsets: list[tuple[int, int]], stretches: list[tup
     return [
         token
         if any(begin < end and begin < last and first < end and last > first for begin, end in stretches)
-        else UNLEARNED
+        else IGNORE_INDEX
         for token, (first, last) in zip(ids, offsets, strict=True)
     ]
 
 
-def _padded(lists: list[list[int]], width: int, fill: int) -> torch.Tensor:
-    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in lists])
+TASK = CausalLMTask()

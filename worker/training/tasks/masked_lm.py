@@ -23,12 +23,22 @@ from worker.training.errors import ModelConfigInvalid, ModelRefused
 from worker.training.evaluation.metrics import Metrics
 from worker.training.evaluation.metrics.tokens import TOKENS, token_answers
 from worker.training.inputs.table import Row
+from worker.training.loop.losses import IGNORE_INDEX, CrossEntropy
 from worker.training.models.pretrained import build, load
-from worker.training.tasks.protocol import PLACE, Batch, Collate, Features, Loss, Pass, Split, Told
+from worker.training.tasks.protocol import (
+    PLACE,
+    Batch,
+    Collate,
+    Features,
+    Pass,
+    Split,
+    StepResult,
+    Task,
+    Told,
+    TrainingStep,
+)
 from worker.training.tokens.truncation import check_lengths, place_of
 
-UNLEARNED = -100
-"""The label of a token that is not to be guessed, as torch's cross entropy has it."""
 MASKED, REPLACED = 0.8, 0.1
 """Of the hidden tokens, the shares that become the mask, and any other token; the rest stay (Devlin et al., 2019)."""
 MULTIPLE = 8
@@ -37,11 +47,13 @@ MULTIPLE = 8
 Ids = np.ndarray[Any, np.dtype[np.int64]]
 
 
-class MaskedLMTask:
+class MaskedLMTask(Task):
     """The language-modelling head of an encoder, over the tokens that were hidden."""
 
     metrics: ClassVar[Metrics] = TOKENS
     pipeline: ClassVar[str] = "fill-mask"
+    model_class: ClassVar[Any] = AutoModelForMaskedLM
+    peft_type: ClassVar[str | None] = None
 
     def check(self, spec: JobSpec, tokenizer: Any, config: Any) -> None:
         """Raises ModelRefused for a tokenizer without a mask, ModelConfigInvalid for sequences without room for text."""
@@ -102,30 +114,22 @@ class MaskedLMTask:
         """Pad on the right, and hide tokens of rows that have none hidden yet."""
         return Hiding(tokenizer, spec, max_length)
 
-    def loss(self, spec: JobSpec, labels: list[str], train: datasets.Dataset) -> Loss:
-        """Cross entropy over the hidden tokens, with the spec's label smoothing; a batch without any loses nothing."""
-        smoothing = spec.training.label_smoothing
+    def training_step(self, spec: JobSpec, labels: list[str], train: datasets.Dataset) -> TrainingStep:
+        """Cross entropy over the hidden tokens, with the spec's label smoothing."""
+        loss = CrossEntropy(label_smoothing=spec.training.label_smoothing)
 
-        def cross_entropy(outputs: Any, tokens: torch.Tensor, count: Any) -> torch.Tensor:
-            hidden = tokens != UNLEARNED
-            logits = outputs["logits"][hidden].float()
-            total = torch.nn.functional.cross_entropy(
-                logits, tokens[hidden], label_smoothing=smoothing, reduction="sum"
-            )
-            return total / max(1, len(logits) if count is None else count)
+        def step(model: Any, batch: Batch) -> StepResult:
+            outputs = model(**batch.inputs)
+            return StepResult(loss(outputs["logits"], batch.targets["labels"]), batch.num_items, outputs)
 
-        return cross_entropy
-
-    def weight(self, labels: torch.Tensor) -> int:
-        """Its hidden tokens."""
-        return int((labels != UNLEARNED).sum())
+        return step
 
     def answers(self, done: Pass, spec: JobSpec, tokenizer: Any) -> list[Any]:
         """Loss, right guesses and count of the hidden tokens of each sequence, and the guesses themselves."""
-        logits, labels = done.outputs["logits"], done.labels
-        hidden = labels != UNLEARNED
+        logits, labels = done.outputs["logits"], done.batch.targets["labels"]
+        hidden = labels != IGNORE_INDEX
         guesses = logits[hidden].argmax(dim=-1).cpu().split(hidden.sum(dim=-1).tolist())
-        told = token_answers(logits, labels, UNLEARNED)
+        told = token_answers(logits, labels)
         return [(*numbers, guessed.tolist()) for numbers, guessed in zip(told, guesses, strict=True)]
 
     def tell(self, split: Split, answers: list[Any]) -> Told:
@@ -143,7 +147,7 @@ class MaskedLMTask:
         hidden: list[list[int]] = [[] for _ in range(len(split.rows))]
         guessed: list[list[int]] = [[] for _ in range(len(split.rows))]
         for place, labels, (*_, own) in zip(_column(split, PLACE), _column(split, "labels"), answers, strict=True):
-            hidden[place] += [label for label in labels if label != UNLEARNED]
+            hidden[place] += [label for label in labels if label != IGNORE_INDEX]
             guessed[place] += own
         rows = (row for batch in split.rows.batches() for row in batch)
         each = zip(rows, hidden, guessed, told.predictions, told.references, strict=True)
@@ -156,10 +160,6 @@ class MaskedLMTask:
                 "loss": round(guesses["loss"] / max(1, count), 6),
                 "token_accuracy": round(guesses["correct"] / max(1, count), 6),
             }
-
-    def report(self, split: Split, told: Told) -> dict[str, dict[str, float]] | None:
-        """Nothing more."""
-        return None
 
     def use(self, spec: JobSpec) -> str:
         """The pipeline, with the mask of the model's own tokenizer."""
@@ -189,7 +189,7 @@ class Mask:
         if always and len(free) and not hidden.any():
             hidden[chances.argmin()] = True
         places, lot = free[hidden], lots[hidden]
-        seen, wanted = ids.copy(), np.full_like(ids, UNLEARNED)
+        seen, wanted = ids.copy(), np.full_like(ids, IGNORE_INDEX)
         wanted[places] = ids[places]
         seen[places] = np.select(
             [lot < MASKED, lot < MASKED + REPLACED], [np.full_like(places, self._mask), others[hidden]], ids[places]
@@ -215,11 +215,11 @@ class Hiding:
         longest = max(len(ids) for ids, _ in pairs)
         width = self._max_length if self._always else min(-(-longest // MULTIPLE) * MULTIPLE, self._max_length)
         shape = (len(rows), width)
-        ids, mask, labels = np.full(shape, self._pad), np.zeros(shape, np.int64), np.full(shape, UNLEARNED)
+        ids, mask, labels = np.full(shape, self._pad), np.zeros(shape, np.int64), np.full(shape, IGNORE_INDEX)
         for number, (own, wanted) in enumerate(pairs):
             ids[number, : len(own)], labels[number, : len(own)], mask[number, : len(own)] = own, wanted, 1
-        arrays = {"input_ids": ids, "attention_mask": mask, "labels": labels}
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+        return Batch(inputs, {"labels": torch.from_numpy(labels)}, num_items=int((labels != IGNORE_INDEX).sum()))
 
     def _pair(self, row: Features) -> tuple[Ids, Ids]:
         ids = _array(row["input_ids"])
@@ -244,3 +244,6 @@ def _draws(ids: Ids, *more: int) -> np.random.Generator:
 
 def _column(split: Split, name: str) -> list[Any]:
     return cast("Any", split.encoded.data).column(name).to_pylist()
+
+
+TASK = MaskedLMTask()

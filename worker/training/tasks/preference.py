@@ -3,7 +3,7 @@
 {"prompt": "Dark screen.", "chosen": "Is it plugged in?", "rejected": "Not my problem.", "_row": 3}
 data.columns: {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}
 encoded: {"prompt_input_ids": [1, 4093], "chosen_input_ids": [7, …, 2], "rejected_input_ids": [11, …, 2],
-          "reference": [-21.5, -19.0]}    what the model said of both answers before training
+          "reference": [-21.5, -19.0]}    the log probabilities of both answers before training
 """
 
 from collections.abc import Iterator
@@ -21,22 +21,34 @@ from worker.training.errors import ChatTemplateMissing, ModelRefused
 from worker.training.evaluation.metrics import Metrics
 from worker.training.evaluation.metrics.preferences import PREFERENCES
 from worker.training.inputs.table import Row
+from worker.training.loop.losses import IGNORE_INDEX
 from worker.training.models.pretrained import build, load
-from worker.training.tasks.protocol import REFERENCE, Batch, Collate, Features, Loss, Pass, Split, Told
+from worker.training.tasks.protocol import (
+    REFERENCE,
+    Batch,
+    Collate,
+    Features,
+    Pass,
+    Split,
+    StepResult,
+    Task,
+    Told,
+    TrainingStep,
+)
+from worker.training.tokens.padding import attention_mask, pad_right
 from worker.training.tokens.truncation import check_lengths, place_of
 
-UNLEARNED = -100
 ANSWERS = ("chosen", "rejected")
 
 
-class PreferenceTask:
-    """Direct preference optimisation. Training goes through TRL; this is how rows are encoded and judged."""
+class PreferenceTask(Task):
+    """Direct preference optimization (DPO: Rafailov et al., 2023)."""
 
     metrics: ClassVar[Metrics] = PREFERENCES
     pipeline: ClassVar[str] = "text-generation"
-
-    def check(self, spec: JobSpec, tokenizer: Any, config: Any) -> None:
-        """Any tokenizer will do for texts; conversations need a chat template, which `encode` sees."""
+    model_class: ClassVar[Any] = AutoModelForCausalLM
+    peft_type: ClassVar[str | None] = "CAUSAL_LM"
+    needs_reference_model: ClassVar[bool] = True
 
     def build_model(self, folder: Path, spec: JobSpec, labels: list[str], **kind: Any) -> tuple[Any, tuple[str, ...]]:
         """The pretrained generator. Raises ModelRefused where its head is missing."""
@@ -66,49 +78,43 @@ class PreferenceTask:
         return {**{name: [parts[place] for parts in fitting] for place, name in enumerate(names)}, "cut": cut}
 
     def collate(self, tokenizer: Any, spec: JobSpec, max_length: int) -> Collate:
-        """The chosen sequences, then the rejected. `labels` (rows, 2, tokens + 1): the answers' tokens, and what the reference said."""
+        """The chosen sequences, then the rejected ones; `answers` are the tokens that count, `reference` (2, rows)."""
         pad = tokenizer.pad_token_id
 
         def collate(rows: list[Features]) -> Batch:
-            whole = [row["prompt_input_ids"] + row[f"{part}_input_ids"] for part in ANSWERS for row in rows]
-            said = [
-                [UNLEARNED] * len(row["prompt_input_ids"]) + row[f"{part}_input_ids"]
-                for part in ANSWERS
-                for row in rows
-            ]
-            width = max(map(len, whole))
-            reference = [row.get(REFERENCE, (0.0, 0.0))[place] for place in range(2) for row in rows]
-            # Float64 holds token ids exactly.
-            told = torch.cat(
-                [_padded(said, width, UNLEARNED).double(), torch.tensor(reference).double()[:, None]], dim=1
-            )
-            return {
-                "input_ids": _padded(whole, width, pad),
-                "attention_mask": _padded([[1] * len(ids) for ids in whole], width, 0),
-                "labels": told.view(2, len(rows), -1).transpose(0, 1).contiguous(),
-            }
+            pairs = [(row["prompt_input_ids"], row[f"{part}_input_ids"]) for part in ANSWERS for row in rows]
+            sequences = [prompt + answer for prompt, answer in pairs]
+            learned = [[IGNORE_INDEX] * len(prompt) + answer for prompt, answer in pairs]
+            width = max(map(len, sequences))
+            targets = {"answers": pad_right(learned, width, IGNORE_INDEX)}
+            if REFERENCE in rows[0]:
+                targets[REFERENCE] = torch.tensor([row[REFERENCE] for row in rows]).T
+            inputs = {"input_ids": pad_right(sequences, width, pad), "attention_mask": attention_mask(sequences, width)}
+            return Batch(inputs, targets, num_items=len(rows))
 
         return collate
 
-    def loss(self, spec: JobSpec, labels: list[str], train: datasets.Dataset) -> Loss:
-        """The loss of DPO, of its hinge form (Zhao et al., 2023) or of IPO (Azar et al., 2023), as TRL computes them."""
+    def training_step(self, spec: JobSpec, labels: list[str], train: datasets.Dataset) -> TrainingStep:
+        """The loss of DPO, of its hinge form (Zhao et al., 2023) or of IPO (Azar et al., 2023)."""
         asked = cast("Preference", spec.task)
 
-        def preferred(outputs: Any, told: torch.Tensor, count: Any) -> torch.Tensor:
-            gains, lengths = _gains(outputs["logits"], told)
-            losses = _losses(gains, lengths, asked)
-            return losses.sum() / (len(told) if count is None else count)
+        def step(model: Any, batch: Batch) -> StepResult:
+            # Training needs no cache of keys and values.
+            outputs = model(**batch.inputs, use_cache=False)
+            log_ratios, lengths = _log_ratios(outputs["logits"], batch)
+            return StepResult(_losses(log_ratios, lengths, asked).sum(), batch.num_items, outputs)
 
-        return preferred
+        return step
 
-    def weight(self, labels: torch.Tensor) -> int:
-        """Its rows."""
-        return len(labels)
+    def reference(self, model: Any, batch: Batch) -> list[Any]:
+        """The log probabilities of both answers to each row."""
+        found, _ = log_probabilities(model(**batch.inputs)["logits"], batch.targets["answers"])
+        return cast("list[Any]", found.T.tolist())
 
     def answers(self, done: Pass, spec: JobSpec, tokenizer: Any) -> list[Any]:
         """The rewards of both answers to each row."""
-        gains, _ = _gains(done.outputs["logits"], done.labels)
-        return cast("list[Any]", (cast("Preference", spec.task).beta * gains).T.tolist())
+        log_ratios, _ = _log_ratios(done.outputs["logits"], done.batch)
+        return cast("list[Any]", (cast("Preference", spec.task).beta * log_ratios).T.tolist())
 
     def tell(self, split: Split, answers: list[Any]) -> Told:
         """Rewards of the chosen answers, and of the rejected."""
@@ -122,10 +128,6 @@ class PreferenceTask:
             texts = {part: row[columns[part]] for part in ("prompt", *ANSWERS)}
             yield {**place_of(row), **texts, "reward_chosen": round(chosen, 6), "reward_rejected": round(rejected, 6)}
 
-    def report(self, split: Split, told: Told) -> dict[str, dict[str, float]] | None:
-        """Nothing more."""
-        return None
-
     def use(self, spec: JobSpec) -> str:
         """The pipeline: it knows the chat template, where there is one."""
         return (
@@ -135,30 +137,34 @@ class PreferenceTask:
         )
 
 
-def log_probabilities(logits: torch.Tensor, told: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The log probability of each answer (2, rows), and its tokens. `told` are labels as `collate` makes them."""
-    said = told[..., :-1].transpose(0, 1).reshape(-1, told.shape[-1] - 1).long()[:, 1:]
-    learned = said != UNLEARNED
+def log_probabilities(logits: torch.Tensor, answers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The log probability of each answer, and its number of tokens; both (2, rows).
+
+    `logits` (2 * rows, tokens, vocabulary) are of the chosen sequences, then the rejected ones. `answers` (2 * rows,
+    tokens) are the tokens of the answers, and IGNORE_INDEX elsewhere.
+    """
+    wanted = answers[:, 1:]
+    learned = wanted != IGNORE_INDEX
     chosen = logits[:, :-1][learned].float()
-    each = torch.zeros(said.shape, device=logits.device)
-    each[learned] = -torch.nn.functional.cross_entropy(chosen, said[learned], reduction="none")
+    each = torch.zeros(wanted.shape, device=logits.device)
+    each[learned] = -torch.nn.functional.cross_entropy(chosen, wanted[learned], reduction="none")
     return each.sum(dim=-1).view(2, -1), learned.sum(dim=-1).view(2, -1)
 
 
-def _gains(logits: torch.Tensor, told: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    found, lengths = log_probabilities(logits, told)
-    return found - told[..., -1].T.float(), lengths
+def _log_ratios(logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    found, lengths = log_probabilities(logits, batch.targets["answers"])
+    return found - batch.targets[REFERENCE], lengths
 
 
-def _losses(gains: torch.Tensor, lengths: torch.Tensor, asked: Preference) -> torch.Tensor:
-    margin = gains[0] - gains[1]
+def _losses(log_ratios: torch.Tensor, lengths: torch.Tensor, asked: Preference) -> torch.Tensor:
+    margin = log_ratios[0] - log_ratios[1]
     match asked.loss:
         case "sigmoid":
             return -torch.nn.functional.logsigmoid(asked.beta * margin)
         case "hinge":
             return torch.relu(1 - asked.beta * margin)
         case "ipo":
-            mean = gains / lengths.clamp(min=1)
+            mean = log_ratios / lengths.clamp(min=1)
             return (mean[0] - mean[1] - 1 / (2 * asked.beta)) ** 2
 
 
@@ -200,5 +206,4 @@ def _fitted(prompt: list[int], chosen: list[int], rejected: list[int], size: int
     return kept, chosen[: size - len(kept)], rejected[: size - len(kept)]
 
 
-def _padded(lists: list[list[int]], width: int, fill: int) -> torch.Tensor:
-    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in lists])
+TASK = PreferenceTask()

@@ -1,20 +1,20 @@
-"""What a task is to the rest of training. One file in this package a task; none knows another.
+"""What a task is to the rest of training. Each task is one file of this package, and no task knows another.
 
-    rows → encode → collate → forward → loss                  training
-                              forward → answers → told → score, describe, report    evaluation
+    rows → encode → collate → step → loss                  training
+                              step → answers → tell → metrics, describe, report    evaluation
 
-What makes a row usable, and what its classes are, is said by the task's spec in `app/specs/tasks/`.
+What makes a row usable, and what its classes are, is decided by the task's spec in `app/specs/tasks/`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import datasets
 import torch
 
-from app.specs import JobSpec
+from app.specs import JobSpec, Resolved
 from worker.training.evaluation.metrics.table import Metrics
 from worker.training.inputs.table import Row, Table
 
@@ -23,19 +23,57 @@ Features = dict[str, Any]
 PLACE = "_place"
 """Where a task makes more or fewer sequences than rows: the place (from 0) of the row a sequence comes from."""
 REFERENCE = "reference"
-"""Where a task holds the model to what it said before training: that, of each encoded row."""
+"""For a task that needs the reference model: what that model says about each encoded row."""
 
-Batch = Mapping[str, torch.Tensor]
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Encoded rows as tensors."""
+
+    inputs: Tensors
+    """Arguments of the model's `forward`."""
+    targets: Tensors
+    """What the loss and the predictions need besides the model's outputs."""
+    num_items: int
+    """How many items are learned, such as rows or tokens. The loss of an optimizer step is the mean over its items."""
+
+    def to(self, device: Any, *, non_blocking: bool = False) -> "Batch":
+        """The same batch on a device."""
+        return self._moved(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Batch":
+        """The same batch in memory that a GPU copies quickly (https://pytorch.org/docs/stable/data.html#memory-pinning)."""
+        return self._moved(lambda tensor: tensor.pin_memory())
+
+    def __len__(self) -> int:
+        """How many tensors the model takes."""
+        return len(self.inputs)
+
+    def _moved(self, move: Callable[[torch.Tensor], torch.Tensor]) -> "Batch":
+        inputs = {name: move(tensor) for name, tensor in self.inputs.items()}
+        targets = {name: move(tensor) for name, tensor in self.targets.items()}
+        return Batch(inputs, targets, self.num_items)
+
+
+class StepResult(NamedTuple):
+    """What one forward pass gives."""
+
+    loss_sum: torch.Tensor
+    """The loss summed over the items of the batch."""
+    num_items: int
+    outputs: Any
+    """The model's outputs."""
+
+
+TrainingStep = Callable[[Any, Batch], StepResult]
+"""(model, batch) → loss and outputs."""
 Collate = Callable[[list[Features]], Batch]
-"""Encoded rows to tensors of one batch. What is to be learned is under `labels`, whatever its shape.
+"""Encoded rows to one batch.
 
-One that draws random numbers has a method `set_epoch`, and draws them from the epoch and the row alone: batches are made
-before the step that learns from them, so the random state in a checkpoint is already past those of the next step.
-"""
-Loss = Callable[[Any, torch.Tensor, Any], torch.Tensor]
-"""(model outputs, labels, weight of the optimiser step) → the summed loss over that weight; without one, the mean.
-
-The weight of labels is `Task.weight`: how many things are learned, such as rows or tokens.
+A collation that draws random numbers has a method `set_epoch`. It draws them from the epoch and the row alone: batches
+are made before the step that learns from them, so the random state in a checkpoint is already past those of the next step.
 """
 
 
@@ -52,12 +90,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Pass:
-    """One forward pass of an evaluation, on the device: the encoded rows, what went in, and what came out."""
+    """One forward pass of an evaluation, on the device: the encoded rows, the batch, and the model's outputs."""
 
     model: Any
     features: list[Features]
     batch: Batch
-    labels: torch.Tensor
     outputs: Any
 
 
@@ -70,27 +107,37 @@ class Told:
 
 
 def set_epoch(collate: Collate, epoch: int) -> None:
-    """Tell a collation that draws random numbers which epoch (from 0) begins, before its first batch."""
+    """Give a collation that draws random numbers the epoch (from 0) that begins, before its first batch."""
     begin = getattr(collate, "set_epoch", None)
     if begin is not None:
         begin(epoch)
 
 
 class Task(Protocol):
-    """Everything that differs between kinds of jobs: how rows are encoded, learned from and judged."""
+    """Everything that differs between tasks: how rows are encoded, learned and evaluated.
+
+    A task subclasses this protocol. What has a default here need not be written.
+    """
 
     metrics: ClassVar[Metrics]
     """The metrics of the task's spec, by their names there."""
     pipeline: ClassVar[str]
     """The task of `transformers.pipeline`, for the model card."""
+    model_class: ClassVar[Any]
+    """The class of transformers that loads its models."""
+    peft_type: ClassVar[str | None]
+    """The name of peft's `TaskType`; None where peft has none."""
+    trained_heads: ClassVar[tuple[str, ...]] = ()
+    """Modules that LoRA trains and keeps whole even if they are pretrained."""
+    needs_reference_model: ClassVar[bool] = False
+    """Whether the loss compares the model with what it was before training. Then every attempt needs the base model."""
 
     def check(self, spec: JobSpec, tokenizer: Any, config: Any) -> None:
         """Raise a TrainingError where this model cannot do the task, such as a tokenizer without a chat template.
 
-        What the tokenizer must be told for good, such as its languages, it is told here: `encode` is left out where the
-        tokens are known.
+        Lasting settings of the tokenizer, such as its languages, are made here: `encode` is not called where the tokens
+        come from the cache.
         """
-        ...
 
     def build_model(self, folder: Path, spec: JobSpec, labels: list[str], **kind: Any) -> tuple[Any, tuple[str, ...]]:
         """Load the pretrained weights of `folder` with a head for the labels, seeded by the spec.
@@ -118,13 +165,13 @@ class Task(Protocol):
         """How a list of encoded rows becomes tensors of one batch."""
         ...
 
-    def loss(self, spec: JobSpec, labels: list[str], train: datasets.Dataset) -> Loss:
-        """The training loss. `train` is encoded, to weigh classes by. Raises ClassUnknown."""
+    def training_step(self, spec: JobSpec, labels: list[str], train: datasets.Dataset) -> TrainingStep:
+        """The step that training and evaluation take. `train` is encoded; classes are weighted by it. Raises ClassUnknown."""
         ...
 
-    def weight(self, labels: torch.Tensor) -> int:
-        """How many things the labels of a batch teach, over which the loss of a step is averaged."""
-        ...
+    def reference(self, model: Any, batch: Batch) -> list[Any]:
+        """What the reference model says about each row of a batch. Only for tasks that need it."""
+        raise TypeError(f"{type(self).__name__} needs no reference model")
 
     def answers(self, done: Pass, spec: JobSpec, tokenizer: Any) -> list[Any]:
         """What the model says of each encoded row of a pass, as little of it as `tell` needs."""
@@ -139,8 +186,11 @@ class Task(Protocol):
         ...
 
     def report(self, split: Split, told: Told) -> dict[str, dict[str, float]] | None:
-        """A fuller account of an evaluation than its metrics, such as numbers for each class."""
-        ...
+        """A fuller account of an evaluation than its metrics, such as numbers for each class; None where there is none."""
+        return None
+
+    def finish(self, folder: Path, spec: JobSpec, resolved: Resolved) -> None:
+        """Add files for libraries other than transformers to the published folder."""
 
     def use(self, spec: JobSpec) -> str:
         """Python that loads the model from the folder `FOLDER` and uses it, for the model card."""

@@ -26,8 +26,20 @@ from worker.training.errors import ModelConfigInvalid, ModelRefused
 from worker.training.evaluation.metrics import Metrics
 from worker.training.evaluation.metrics.spans import SPANS, scores
 from worker.training.inputs.table import Row
+from worker.training.loop.losses import CrossEntropy
 from worker.training.models.pretrained import build, load
-from worker.training.tasks.protocol import PLACE, Collate, Features, Loss, Pass, Split, Told
+from worker.training.tasks.protocol import (
+    PLACE,
+    Batch,
+    Collate,
+    Features,
+    Pass,
+    Split,
+    StepResult,
+    Task,
+    Told,
+    TrainingStep,
+)
 from worker.training.tokens.truncation import place_of
 from worker.training.tokens.windows import answers_of, windows
 
@@ -47,11 +59,15 @@ class Found:
     """The best spans, best first: score, and the characters of the context from and to which they go."""
 
 
-class QuestionAnsweringTask:
+class QuestionAnsweringTask(Task):
     """A head that scores each token as the first and as the last of the answer."""
 
     metrics: ClassVar[Metrics] = SPANS
     pipeline: ClassVar[str] = "question-answering"
+    model_class: ClassVar[Any] = AutoModelForQuestionAnswering
+    # peft's own class for it (0.21.2) accepts `token_type_ids` but does not pass them to the model.
+    peft_type: ClassVar[str | None] = None
+    trained_heads: ClassVar[tuple[str, ...]] = ("qa_outputs",)
 
     def check(self, spec: JobSpec, tokenizer: Any, config: Any) -> None:
         """Tokens must be found again in the text, and have room. Raises ModelRefused or ModelConfigInvalid."""
@@ -87,7 +103,7 @@ class QuestionAnsweringTask:
     def collate(self, tokenizer: Any, spec: JobSpec, max_length: int) -> Collate:
         """Pad to the longest window of the batch, or to `max_length`; always on the right, so that places stay."""
 
-        def pad(features: list[Features]) -> dict[str, torch.Tensor]:
+        def pad(features: list[Features]) -> Batch:
             inputs = [{name: value for name, value in one.items() if name != "labels"} for one in features]
             padded = tokenizer.pad(
                 inputs,
@@ -97,30 +113,21 @@ class QuestionAnsweringTask:
                 return_tensors="pt",
                 verbose=False,
             )
-            return {**padded, "labels": torch.tensor([one["labels"] for one in features])}
+            places = torch.tensor([one["labels"] for one in features])
+            return Batch(dict(padded), {"places": places}, num_items=len(features))
 
         return pad
 
-    def loss(self, spec: JobSpec, labels: list[str], train: datasets.Dataset) -> Loss:
-        """Cross entropy over the places of a window, the mean of that of the first and that of the last token."""
+    def training_step(self, spec: JobSpec, labels: list[str], train: datasets.Dataset) -> TrainingStep:
+        """Cross entropy over the places of a window: the mean of the losses of the first and of the last token."""
+        loss = CrossEntropy(label_smoothing=spec.training.label_smoothing)
 
-        def cross_entropy(outputs: Any, places: torch.Tensor, count: Any) -> torch.Tensor:
-            total = sum(
-                torch.nn.functional.cross_entropy(
-                    outputs[f"{side}_logits"].float(),
-                    places[:, number],
-                    label_smoothing=spec.training.label_smoothing,
-                    reduction="sum",
-                )
-                for number, side in enumerate(("start", "end"))
-            )
-            return cast("torch.Tensor", total) / 2 / (len(places) if count is None else count)
+        def step(model: Any, batch: Batch) -> StepResult:
+            outputs, places = model(**batch.inputs), batch.targets["places"]
+            start, end = loss(outputs["start_logits"], places[:, 0]), loss(outputs["end_logits"], places[:, 1])
+            return StepResult((start + end) / 2, batch.num_items, outputs)
 
-        return cross_entropy
-
-    def weight(self, labels: torch.Tensor) -> int:
-        """Its windows."""
-        return len(labels)
+        return step
 
     def answers(self, done: Pass, spec: JobSpec, tokenizer: Any) -> list[Any]:
         """What was found in each window."""
@@ -249,3 +256,6 @@ def _trimmed(context: str, start: int, end: int) -> tuple[str, int]:
     # Tokens of some tokenizers begin with the space before them.
     text = context[start:end]
     return text.strip(), start + len(text) - len(text.lstrip())
+
+
+TASK = QuestionAnsweringTask()

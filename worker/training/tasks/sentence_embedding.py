@@ -3,7 +3,7 @@
 {"anchor": "How do I reset my password?", "positive": "Choose 'forgotten password'.", "_row": 3}
 data.columns: {"anchor": "anchor", "positive": "positive"}
 encoded: {"anchor_input_ids": [101, …, 102], "positive_input_ids": [101, …, 102]}
-a batch: {"input_ids": anchors, then positives, then negatives}, labels: which of their tokens count (rows, parts, tokens)
+a batch: inputs {"input_ids": anchors, then positives, then negatives}, targets {"mask": their tokens (parts, rows, tokens)}
 """
 
 import json
@@ -23,20 +23,19 @@ from worker.training.evaluation.metrics import Metrics
 from worker.training.evaluation.metrics.retrieval import RETRIEVAL, finds
 from worker.training.inputs.table import Row
 from worker.training.models.pretrained import build, load
-from worker.training.tasks.protocol import Batch, Collate, Features, Loss, Pass, Split, Told
+from worker.training.tasks.protocol import Batch, Collate, Features, Pass, Split, StepResult, Task, Told, TrainingStep
 from worker.training.tokens.truncation import check_lengths, place_of
 
 PARTS = ("anchor", "positive", "negative")
 
 
-class SentenceEmbeddingTask:
+class SentenceEmbeddingTask(Task):
     """The encoder without a head; in-batch negatives (van den Oord et al., 2018), as sentence-transformers has them."""
 
     metrics: ClassVar[Metrics] = RETRIEVAL
     pipeline: ClassVar[str] = "sentence-similarity"
-
-    def check(self, spec: JobSpec, tokenizer: Any, config: Any) -> None:
-        """Any encoder will do."""
+    model_class: ClassVar[Any] = AutoModel
+    peft_type: ClassVar[str | None] = "FEATURE_EXTRACTION"
 
     def build_model(self, folder: Path, spec: JobSpec, labels: list[str], **kind: Any) -> tuple[Any, tuple[str, ...]]:
         """The pretrained encoder. A pooler that it lacks is not used."""
@@ -73,13 +72,13 @@ class SentenceEmbeddingTask:
             parts = [part for part in PARTS if f"{part}_input_ids" in rows[0]]
             texts = [{"input_ids": row[f"{part}_input_ids"]} for part in parts for row in rows]
             padded = tokenizer.pad(texts, padding=padding, max_length=max_length, return_tensors="pt")
-            batch = {name: padded[name] for name in ("input_ids", "attention_mask")}
-            mask = batch["attention_mask"].view(len(parts), len(rows), -1).transpose(0, 1)
-            return batch | {"labels": mask.contiguous()}
+            inputs = {name: padded[name] for name in ("input_ids", "attention_mask")}
+            mask = inputs["attention_mask"].view(len(parts), len(rows), -1)
+            return Batch(inputs, {"mask": mask}, num_items=len(rows))
 
         return collate
 
-    def loss(self, spec: JobSpec, labels: list[str], train: datasets.Dataset) -> Loss:
+    def training_step(self, spec: JobSpec, labels: list[str], train: datasets.Dataset) -> TrainingStep:
         """Cross entropy of each anchor's own positive among all positives and negatives of the batch."""
         # It takes seconds to import, and other tasks do without.
         from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss  # noqa: PLC0415
@@ -87,21 +86,18 @@ class SentenceEmbeddingTask:
         asked = cast("SentenceEmbedding", spec.task)
         ranking = MultipleNegativesRankingLoss(cast("Any", None), scale=asked.scale)
 
-        def ranked(outputs: Any, mask: torch.Tensor, count: Any) -> torch.Tensor:
-            vectors = _pooled(outputs["last_hidden_state"], mask, asked.pooling)
+        def step(model: Any, batch: Batch) -> StepResult:
+            outputs = model(**batch.inputs)
+            vectors = _pooled(outputs["last_hidden_state"], batch.targets["mask"], asked.pooling)
             mean = ranking.compute_loss_from_embeddings(list(vectors), cast("Any", None))
-            return mean * len(mask) / (len(mask) if count is None else count)
+            return StepResult(mean * batch.num_items, batch.num_items, outputs)
 
-        return ranked
-
-    def weight(self, labels: torch.Tensor) -> int:
-        """Its rows."""
-        return len(labels)
+        return step
 
     def answers(self, done: Pass, spec: JobSpec, tokenizer: Any) -> list[Any]:
         """The unit vectors of each row's parts (parts, dimensions; float32)."""
         pooling = cast("SentenceEmbedding", spec.task).pooling
-        vectors = _pooled(done.outputs["last_hidden_state"], done.labels, pooling)
+        vectors = _pooled(done.outputs["last_hidden_state"], done.batch.targets["mask"], pooling)
         return list(torch.nn.functional.normalize(vectors, dim=-1).transpose(0, 1).cpu().numpy())
 
     def tell(self, split: Split, answers: list[Any]) -> Told:
@@ -118,10 +114,6 @@ class SentenceEmbeddingTask:
             texts = {part: row[columns[part]] for part in PARTS if part in columns}
             yield {**place_of(row), **texts, "cosine": round(float(vectors[0] @ vectors[1]), 6), "rank": find["rank"]}
 
-    def report(self, split: Split, told: Told) -> dict[str, dict[str, float]] | None:
-        """Nothing more."""
-        return None
-
     def use(self, spec: JobSpec) -> str:
         """With sentence-transformers, whose files lie beside the model."""
         return (
@@ -129,37 +121,39 @@ class SentenceEmbeddingTask:
             'model = SentenceTransformer("FOLDER")\nprint(model.similarity(model.encode("…"), model.encode(["…", "…"])))'
         )
 
+    def finish(self, folder: Path, spec: JobSpec, resolved: Resolved) -> None:
+        """Add the modules that sentence-transformers loads: pooling, and normalization to vectors of length 1."""
+        if not (folder / "config.json").is_file():
+            # An adapter alone goes onto a model that has these.
+            return
+        from sentence_transformers import SentenceTransformer  # noqa: PLC0415 - it takes seconds
+        from sentence_transformers.base.modules import Normalize, Transformer  # noqa: PLC0415
+        from sentence_transformers.sentence_transformer.modules import Pooling  # noqa: PLC0415
 
-def add_modules(folder: Path, spec: JobSpec, resolved: Resolved) -> None:
-    """Write beside a published encoder what sentence-transformers loads it with: pooling, and vectors of length 1."""
-    if not (folder / "config.json").is_file():
-        # An adapter alone goes onto a model that has these.
-        return
-    from sentence_transformers import SentenceTransformer  # noqa: PLC0415 - it takes seconds
-    from sentence_transformers.base.modules import Normalize, Transformer  # noqa: PLC0415
-    from sentence_transformers.sentence_transformer.modules import Pooling  # noqa: PLC0415
-
-    encoder = Transformer(str(folder))
-    pooling = Pooling(encoder.get_embedding_dimension(), cast("SentenceEmbedding", spec.task).pooling)
-    written = folder.with_name("modules")
-    whole = SentenceTransformer(modules=[encoder, pooling, Normalize()], device="cpu")
-    whole.save_pretrained(str(written), create_model_card=False)
-    settings = written / "sentence_bert_config.json"
-    cut = {**json.loads(settings.read_text()), "max_seq_length": resolved.max_length}
-    settings.write_text(json.dumps(cut, indent=4))
-    for path in sorted(path for path in written.rglob("*") if path.is_file()):
-        target = folder / path.relative_to(written)
-        if not target.exists():
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, target)
-    shutil.rmtree(written)
+        encoder = Transformer(str(folder))
+        pooling = Pooling(encoder.get_embedding_dimension(), cast("SentenceEmbedding", spec.task).pooling)
+        written = folder.with_name("modules")
+        whole = SentenceTransformer(modules=[encoder, pooling, Normalize()], device="cpu")
+        whole.save_pretrained(str(written), create_model_card=False)
+        settings = written / "sentence_bert_config.json"
+        cut = {**json.loads(settings.read_text()), "max_seq_length": resolved.max_length}
+        settings.write_text(json.dumps(cut, indent=4))
+        for path in sorted(path for path in written.rglob("*") if path.is_file()):
+            target = folder / path.relative_to(written)
+            if not target.exists():
+                target.parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, target)
+        shutil.rmtree(written)
 
 
 def _pooled(hidden: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
     # (parts * rows, tokens, dimensions) to (parts, rows, dimensions).
-    weights = mask.transpose(0, 1).unsqueeze(-1).float()
+    weights = mask.unsqueeze(-1).float()
     vectors = hidden.float().view(*weights.shape[:3], -1)
     if pooling == "cls":
         first = weights.squeeze(-1).argmax(dim=-1)
         return vectors.gather(2, first[..., None, None].expand(-1, -1, 1, vectors.shape[-1])).squeeze(2)
     return (vectors * weights).sum(dim=2) / weights.sum(dim=2).clamp(min=1)
+
+
+TASK = SentenceEmbeddingTask()

@@ -21,12 +21,12 @@ from worker.training.evaluation.metrics import Metrics
 from worker.training.evaluation.metrics.text import READ_FROM_TEXT, WRITTEN
 from worker.training.evaluation.metrics.tokens import token_answers
 from worker.training.inputs.table import Row
+from worker.training.loop.losses import IGNORE_INDEX, CrossEntropy
 from worker.training.models.pretrained import build, load, load_tokenizer
-from worker.training.tasks.protocol import Batch, Collate, Features, Loss, Pass, Split, Told
+from worker.training.tasks.protocol import Batch, Collate, Features, Pass, Split, StepResult, Task, Told, TrainingStep
+from worker.training.tokens.padding import attention_mask, pad_right
 from worker.training.tokens.truncation import check_lengths, place_of
 
-UNLEARNED = -100
-"""The label of padding, as torch's cross entropy has it."""
 KEPT = (
     "bos_token_id",
     "eos_token_id",
@@ -42,11 +42,13 @@ STARTS_OTHERWISE = ("mbart", "plbart", "t5gemma", "t5gemma2")
 """Model types that know without a setting what their decoder starts with: mBART's with the target's last token, the language."""
 
 
-class Seq2SeqTask:
+class Seq2SeqTask(Task):
     """An encoder-decoder with its own language-modelling head."""
 
     metrics: ClassVar[Metrics] = WRITTEN
     pipeline: ClassVar[str] = "text2text-generation"
+    model_class: ClassVar[Any] = AutoModelForSeq2SeqLM
+    peft_type: ClassVar[str | None] = "SEQ_2_SEQ_LM"
 
     def check(self, spec: JobSpec, tokenizer: Any, config: Any) -> None:
         """Tell the tokenizer its languages.
@@ -82,11 +84,11 @@ class Seq2SeqTask:
                 "Use a model that was trained to write, such as T5, BART or NLLB.",
             )
         _settle_generation(model, _spec(spec), load_tokenizer(folder))
-        return _shifting(model), ()
+        return model, ()
 
     def load_model(self, folder: Path, spec: JobSpec) -> Any:
         """A model that was saved before."""
-        return _shifting(load(AutoModelForSeq2SeqLM, folder, spec))
+        return load(AutoModelForSeq2SeqLM, folder, spec)
 
     def encode(
         self, rows: list[Row], tokenizer: Any, spec: JobSpec, labels: list[str], max_length: int, split: str
@@ -116,40 +118,30 @@ class Seq2SeqTask:
         }
 
     def collate(self, tokenizer: Any, spec: JobSpec, max_length: int) -> Collate:
-        """Pad on the right, to the longest of the batch or to the limits. `targets` are for the decoder, see `_shifting`."""
+        """Pad on the right, to the longest of the batch or to the limits."""
         pad, always = tokenizer.pad_token_id, spec.tokenization.padding == "max_length"
         limits = (max_length, _spec(spec).max_target_length)
 
         def collate(rows: list[Features]) -> Batch:
             sources, targets = [row["input_ids"] for row in rows], [row["labels"] for row in rows]
             width, length = limits if always else (max(map(len, sources)), max(map(len, targets)))
-            labels = _padded(targets, length, UNLEARNED)
-            return {
-                "input_ids": _padded(sources, width, pad),
-                "attention_mask": _padded([[1] * len(ids) for ids in sources], width, 0),
-                "targets": labels,
-                "labels": labels,
-            }
+            labels = pad_right(targets, length, IGNORE_INDEX)
+            inputs = {"input_ids": pad_right(sources, width, pad), "attention_mask": attention_mask(sources, width)}
+            return Batch(inputs, {"labels": labels}, num_items=int((labels != IGNORE_INDEX).sum()))
 
         return collate
 
-    def loss(self, spec: JobSpec, labels: list[str], train: datasets.Dataset) -> Loss:
+    def training_step(self, spec: JobSpec, labels: list[str], train: datasets.Dataset) -> TrainingStep:
         """Cross entropy over the tokens of the targets, with the spec's label smoothing."""
-        smoothing = spec.training.label_smoothing
+        loss = CrossEntropy(label_smoothing=spec.training.label_smoothing)
 
-        def cross_entropy(outputs: Any, tokens: torch.Tensor, count: Any) -> torch.Tensor:
-            learned = tokens != UNLEARNED
-            logits = outputs["logits"][learned].float()
-            total = torch.nn.functional.cross_entropy(
-                logits, tokens[learned], label_smoothing=smoothing, reduction="sum"
-            )
-            return total / max(1, len(logits) if count is None else count)
+        def step(model: Any, batch: Batch) -> StepResult:
+            tokens = batch.targets["labels"]
+            # Without labels, because the loss is ours, a model does not make its decoder's inputs.
+            outputs = model(**batch.inputs, decoder_input_ids=_decoder_inputs(model, tokens))
+            return StepResult(loss(outputs["logits"], tokens), batch.num_items, outputs)
 
-        return cross_entropy
-
-    def weight(self, labels: torch.Tensor) -> int:
-        """The tokens of its targets."""
-        return int((labels != UNLEARNED).sum())
+        return step
 
     def answers(self, done: Pass, spec: JobSpec, tokenizer: Any) -> list[Any]:
         """For each row the text that is written, and loss and count of its target's tokens; only what is asked for."""
@@ -158,7 +150,7 @@ class Seq2SeqTask:
         if spec.evaluation.predictions or READ_FROM_TEXT & set(spec.metrics):
             texts = _written(done, tokenizer)
         if "perplexity" in spec.metrics:
-            measured = token_answers(done.outputs["logits"], done.labels, UNLEARNED)
+            measured = token_answers(done.outputs["logits"], done.batch.targets["labels"])
         return [(text, loss, tokens) for text, (loss, _, tokens) in zip(texts, measured, strict=True)]
 
     def tell(self, split: Split, answers: list[Any]) -> Told:
@@ -175,10 +167,6 @@ class Seq2SeqTask:
         for row, (text, *_) in zip(rows, answers, strict=True):
             texts = {role: row[columns[role]] for role in ("source", "target")}
             yield {**place_of(row), **texts, "predicted": text}
-
-    def report(self, split: Split, told: Told) -> dict[str, dict[str, float]] | None:
-        """Nothing more."""
-        return None
 
     def use(self, spec: JobSpec) -> str:
         """Tokenizer and model: transformers has no pipeline for these any more."""
@@ -248,22 +236,13 @@ def _settle_generation(model: Any, asked: Seq2Seq, tokenizer: Any) -> None:
     )
 
 
-def _shifting(model: Any) -> Any:
-    # Given no labels, because the loss is ours, a model does not make what its decoder reads. Only it knows how.
-    def shift(module: Any, args: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if "targets" in inputs:
-            own = getattr(module, "prepare_decoder_input_ids_from_labels", None)
-            targets = inputs.pop("targets")
-            inputs["decoder_input_ids"] = _shifted(targets, module.config) if own is None else own(targets)
-        return args, inputs
-
-    model.register_forward_pre_hook(shift, with_kwargs=True)
-    return model
-
-
-def _shifted(targets: torch.Tensor, config: Any) -> torch.Tensor:
-    # M2M100, NLLB and Blenderbot do just this, and offer no function for it.
-    shifted = targets.masked_fill(targets == UNLEARNED, config.pad_token_id).roll(1, dims=1)
+def _decoder_inputs(model: Any, targets: torch.Tensor) -> torch.Tensor:
+    shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if shift is not None:
+        return shift(targets)
+    # M2M100, NLLB and Blenderbot shift in the same way, and offer no function for it.
+    config = model.config
+    shifted = targets.masked_fill(targets == IGNORE_INDEX, config.pad_token_id).roll(1, dims=1)
     shifted[:, 0] = config.decoder_start_token_id
     return shifted
 
@@ -275,9 +254,8 @@ def _cut(encoded: Any) -> list[bool]:
 def _written(done: Pass, tokenizer: Any) -> list[str]:
     # What the encoder made of the sources is there already.
     encoded = BaseModelOutput(last_hidden_state=done.outputs["encoder_last_hidden_state"])
-    tokens = done.model.generate(encoder_outputs=encoded, attention_mask=done.batch["attention_mask"])
+    tokens = done.model.generate(encoder_outputs=encoded, attention_mask=done.batch.inputs["attention_mask"])
     return cast("list[str]", tokenizer.batch_decode(tokens, skip_special_tokens=True))
 
 
-def _padded(lists: list[list[int]], width: int, fill: int) -> torch.Tensor:
-    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in lists])
+TASK = Seq2SeqTask()

@@ -6,7 +6,7 @@ encoded: {"input_ids": [101, 4621, …, 102], "token_type_ids": [0, 0, …, 0], 
 several labels: {…, "labels": [0, 1, 1]}    a number: {…, "labels": 0.75}
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -23,8 +23,9 @@ from worker.training.evaluation.metrics.classification import CLASSES
 from worker.training.evaluation.metrics.regression import NUMBERS
 from worker.training.inputs.table import Row
 from worker.training.loop.class_weights import class_weights
+from worker.training.loop.losses import CrossEntropy
 from worker.training.models.pretrained import build, load
-from worker.training.tasks.protocol import Collate, Loss, Pass, Split, Told
+from worker.training.tasks.protocol import Batch, Collate, Features, Pass, Split, StepResult, Task, Told, TrainingStep
 from worker.training.tokens.truncation import check_lengths, place_of
 
 PROBLEM_TYPES = {
@@ -35,14 +36,13 @@ PROBLEM_TYPES = {
 """What transformers calls the problems."""
 
 
-class TextClassificationTask:
+class TextClassificationTask(Task):
     """A sequence-classification head over the encoder, with a loss for each problem."""
 
     metrics: ClassVar[Metrics] = {**CLASSES, **NUMBERS}
     pipeline: ClassVar[str] = "text-classification"
-
-    def check(self, spec: JobSpec, tokenizer: Any, config: Any) -> None:
-        """Any model that has such a head will do."""
+    model_class: ClassVar[Any] = AutoModelForSequenceClassification
+    peft_type: ClassVar[str | None] = "SEQ_CLS"
 
     def build_model(self, folder: Path, spec: JobSpec, labels: list[str], **kind: Any) -> tuple[Any, tuple[str, ...]]:
         """The pretrained encoder with a new head of `len(labels)` classes, or of one number."""
@@ -77,24 +77,24 @@ class TextClassificationTask:
 
     def collate(self, tokenizer: Any, spec: JobSpec, max_length: int) -> Collate:
         """Pad to the longest row of the batch, or to `max_length`."""
-        return cast(
-            "Collate", DataCollatorWithPadding(tokenizer, padding=spec.tokenization.padding, max_length=max_length)
-        )
+        pad = DataCollatorWithPadding(tokenizer, padding=spec.tokenization.padding, max_length=max_length)
 
-    def loss(self, spec: JobSpec, labels: list[str], train: datasets.Dataset) -> Loss:
+        def collate(rows: list[Features]) -> Batch:
+            inputs = dict(pad(rows))
+            targets = {"labels": inputs.pop("labels")}
+            return Batch(inputs, targets, num_items=len(rows))
+
+        return collate
+
+    def training_step(self, spec: JobSpec, labels: list[str], train: datasets.Dataset) -> TrainingStep:
         """Cross entropy with the spec's class weights and label smoothing; binary for several labels; or squares."""
-        match _problem(spec):
-            case "single-label":
-                targets = cast("Any", train.data).column("labels").to_pylist()
-                return _cross_entropy(class_weights(spec, labels, targets), spec.training.label_smoothing)
-            case "multi-label":
-                return _binary_cross_entropy
-            case "regression":
-                return _squares
+        loss = _loss(spec, labels, train)
 
-    def weight(self, labels: torch.Tensor) -> int:
-        """Its rows."""
-        return len(labels)
+        def step(model: Any, batch: Batch) -> StepResult:
+            outputs = model(**batch.inputs)
+            return StepResult(loss(outputs["logits"], batch.targets["labels"]), batch.num_items, outputs)
+
+        return step
 
     def soft_targets(self, spec: JobSpec, labels: list[str], targets: Sequence[int]) -> list[list[float]]:
         """The same loss for engines without PyTorch, classes by classes.
@@ -194,30 +194,32 @@ def _described(problem: str, logits: Any, predicted: Any, labels: list[str]) -> 
     }
 
 
-def _cross_entropy(weights: torch.Tensor | None, smoothing: float) -> Loss:
-    def cross_entropy(outputs: Any, classes: torch.Tensor, count: Any) -> torch.Tensor:
-        logits = outputs["logits"].float()
-        weight = None if weights is None else weights.to(logits.device)
-        total = torch.nn.functional.cross_entropy(
-            logits, classes, weight=weight, label_smoothing=smoothing, reduction="sum"
-        )
-        return total / (len(classes) if count is None else count)
-
-    return cross_entropy
-
-
-def _binary_cross_entropy(outputs: Any, classes: torch.Tensor, count: Any) -> torch.Tensor:
-    logits = outputs["logits"].float()
-    total = torch.nn.functional.binary_cross_entropy_with_logits(logits, classes.float(), reduction="none")
-    return total.mean(dim=-1).sum() / (len(classes) if count is None else count)
+def _loss(
+    spec: JobSpec, labels: list[str], train: datasets.Dataset
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    match _problem(spec):
+        case "single-label":
+            targets = cast("Any", train.data).column("labels").to_pylist()
+            weight = class_weights(spec, labels, targets)
+            return CrossEntropy(label_smoothing=spec.training.label_smoothing, weight=weight)
+        case "multi-label":
+            return _binary_cross_entropy
+        case "regression":
+            return _squares
 
 
-def _squares(outputs: Any, numbers: torch.Tensor, count: Any) -> torch.Tensor:
-    predicted = outputs["logits"].float()[:, 0]
-    total = torch.nn.functional.mse_loss(predicted, numbers.float(), reduction="sum")
-    return total / (len(numbers) if count is None else count)
+def _binary_cross_entropy(logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    each = torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), classes.float(), reduction="none")
+    return each.mean(dim=-1).sum()
+
+
+def _squares(logits: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.mse_loss(logits.float()[:, 0], numbers.float(), reduction="sum")
 
 
 def _softmax(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
+
+
+TASK = TextClassificationTask()

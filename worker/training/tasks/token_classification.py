@@ -27,19 +27,19 @@ from worker.training.evaluation.metrics import Metrics
 from worker.training.evaluation.metrics.tagging import TAGS, UNTOLD, per_class
 from worker.training.inputs.table import Row
 from worker.training.loop.class_weights import class_weights
+from worker.training.loop.losses import IGNORE_INDEX, CrossEntropy
 from worker.training.models.pretrained import build, load
-from worker.training.tasks.protocol import Collate, Loss, Pass, Split, Told
+from worker.training.tasks.protocol import Batch, Collate, Features, Pass, Split, StepResult, Task, Told, TrainingStep
 from worker.training.tokens.truncation import check_lengths, place_of
 
-IGNORED = -100
-"""The label of a position that teaches nothing, as PyTorch's cross entropy has it."""
 
-
-class TokenClassificationTask:
+class TokenClassificationTask(Task):
     """A head over each token, of which the first of each word counts."""
 
     metrics: ClassVar[Metrics] = TAGS
     pipeline: ClassVar[str] = "token-classification"
+    model_class: ClassVar[Any] = AutoModelForTokenClassification
+    peft_type: ClassVar[str | None] = "TOKEN_CLS"
 
     def check(self, spec: JobSpec, tokenizer: Any, config: Any) -> None:
         """Words must be found again among the tokens. Raises ModelRefused."""
@@ -83,7 +83,7 @@ class TokenClassificationTask:
         for row, sentence, offsets in zip(rows, sentences, encoded["offset_mapping"], strict=True):
             numbers, places = _first_pieces(sentence, np.reshape(offsets, (-1, 2)))
             tags = np.array([ids[tag] for tag in words(row[columns["tags"]]) or ()])
-            target = np.full(len(offsets), IGNORED)
+            target = np.full(len(offsets), IGNORE_INDEX)
             target[places] = tags[numbers]
             targets.append(target)
             found.append(numbers)
@@ -95,33 +95,29 @@ class TokenClassificationTask:
 
     def collate(self, tokenizer: Any, spec: JobSpec, max_length: int) -> Collate:
         """Pad to the longest row of the batch, or to `max_length`."""
-        padding = spec.tokenization.padding
-        return cast("Collate", DataCollatorForTokenClassification(tokenizer, padding=padding, max_length=max_length))
+        pad = DataCollatorForTokenClassification(tokenizer, padding=spec.tokenization.padding, max_length=max_length)
 
-    def loss(self, spec: JobSpec, labels: list[str], train: datasets.Dataset) -> Loss:
+        def collate(rows: list[Features]) -> Batch:
+            inputs = dict(pad(rows))
+            tags = inputs.pop("labels")
+            return Batch(inputs, {"tags": tags}, num_items=int((tags != IGNORE_INDEX).sum()))
+
+        return collate
+
+    def training_step(self, spec: JobSpec, labels: list[str], train: datasets.Dataset) -> TrainingStep:
         """Cross entropy over words, with the spec's class weights and label smoothing. Raises NoRows too."""
-        targets = _targets(train)
-        weights, smoothing = class_weights(spec, labels, targets), spec.training.label_smoothing
+        weight = class_weights(spec, labels, _targets(train))
+        loss = CrossEntropy(label_smoothing=spec.training.label_smoothing, weight=weight)
 
-        def cross_entropy(outputs: Any, tags: torch.Tensor, count: Any) -> torch.Tensor:
-            is_learned = tags != IGNORED
-            logits, learned = outputs["logits"][is_learned].float(), tags[is_learned]
-            weight = None if weights is None else weights.to(logits.device)
-            total = torch.nn.functional.cross_entropy(
-                logits, learned, weight=weight, label_smoothing=smoothing, reduction="sum"
-            )
-            # A batch may hold no word that has a piece: its loss is 0 and not 0 / 0.
-            return total / max(1, len(learned) if count is None else count)
+        def step(model: Any, batch: Batch) -> StepResult:
+            outputs = model(**batch.inputs)
+            return StepResult(loss(outputs["logits"], batch.targets["tags"]), batch.num_items, outputs)
 
-        return cross_entropy
-
-    def weight(self, labels: torch.Tensor) -> int:
-        """The words that are learned."""
-        return int((labels != IGNORED).sum())
+        return step
 
     def answers(self, done: Pass, spec: JobSpec, tokenizer: Any) -> list[Any]:
         """The predicted tag ids of the words of each row that have a piece."""
-        is_word = done.labels != IGNORED
+        is_word = done.batch.targets["tags"] != IGNORE_INDEX
         chosen = done.outputs["logits"].argmax(dim=-1)[is_word].to(torch.int16).cpu().numpy()
         ends = is_word.sum(dim=-1).cumsum(dim=0).cpu().numpy()
         return np.split(chosen, ends[:-1])
@@ -190,10 +186,13 @@ def _first_pieces(sentence: list[str], offsets: np.ndarray[Any, Any]) -> tuple[A
 
 def _targets(train: datasets.Dataset) -> Any:
     flat = cast("Any", pc).list_flatten(cast("Any", train.data).column("labels")).to_numpy()
-    learned = flat[flat != IGNORED]
+    learned = flat[flat != IGNORE_INDEX]
     if not len(learned):
         raise NoRows(
             "train: the tokens have no word to learn from",
             "Raise tokenization.max_length, or use a model whose tokenizer knows the script of the texts.",
         )
     return learned
+
+
+TASK = TokenClassificationTask()

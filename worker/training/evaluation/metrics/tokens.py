@@ -9,6 +9,7 @@ import evaluate
 import torch
 
 from worker.training.evaluation.metrics.table import Metrics
+from worker.training.loop.losses import IGNORE_INDEX
 
 Guesses = Sequence[dict[str, Any]]
 """For each row the summed `loss` (natural logarithm) of its learned tokens, and how many were guessed right (`correct`)."""
@@ -44,12 +45,12 @@ class TokenAccuracy(TokenMetric):
 TOKENS: Metrics = {"perplexity": (Perplexity, "default"), "token_accuracy": (TokenAccuracy, "default")}
 
 
-def token_answers(logits: torch.Tensor, wanted: torch.Tensor, unlearned: int) -> list[tuple[float, int, int]]:
+def token_answers(logits: torch.Tensor, wanted: torch.Tensor) -> list[tuple[float, int, int]]:
     """Summed loss, right guesses and count of the learned tokens of each row.
 
     `logits` (rows, tokens, vocabulary) and `wanted` (rows, tokens) stand beside each other: nothing is shifted here.
     """
-    learned = wanted != unlearned
+    learned = wanted != IGNORE_INDEX
     chosen, targets = logits[learned].float(), wanted[learned]
     losses = torch.nn.functional.cross_entropy(chosen, targets, reduction="none")
     right = chosen.argmax(dim=-1) == targets
