@@ -42,7 +42,7 @@ for asked in json.loads(sys.argv[1]):
         found = {name: table.cells(name) for name in ("text", "label", "_row")}
         print(json.dumps({**found, "names": table.class_names, "commit": table.commit}))
     except TrainingError as error:
-        print(json.dumps({**error.as_record(), "retryable": error.retryable}))
+        print(json.dumps({**error.failure.to_json(), "retryable": error.failure.retryable}))
 """
 Read = Callable[..., list[dict[str, Any]]]
 
