@@ -1,19 +1,20 @@
 """The guards of the state machine, on every database that production uses."""
 
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
 from attempts import CANCELLED, PAUSED, PERMANENT, RELEASED, RETRYABLE, out_of_memory, resolved
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
 from app import auth
 from app.db import Database, now
 from app.identifiers import new_id
 from app.jobs import events, lifecycle, queries
-from app.jobs.decision import RetryPolicy
-from app.jobs.lifecycle import Lease, LostLease, Requests
-from app.jobs.outcomes import Succeeded
+from app.jobs.decision import History, RetryPolicy, Transition, decide
+from app.jobs.lifecycle import Lease, LostLease, Requests, transitions
+from app.jobs.outcomes import Outcome, Succeeded
 from app.jobs.states import JobStatus
 from app.jobs.sweeper import sweep
 from app.jobs.tables import Artifact, Event, Job
@@ -207,6 +208,48 @@ def test_a_cancel_beats_a_retry_and_a_reclaim(database: Database, submit: Callab
         lifecycle.conclude(session, one, RETRYABLE, POLICY)
     sweep(database, POLICY, NoWakeup())
     assert status(database, first) == status(database, second) == JobStatus.CANCELLED
+
+
+def test_a_cancel_that_arrives_while_an_attempt_ends_is_not_lost(
+    database: Database, submit: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = submit()
+    assert (lease := claim(database)) is not None
+
+    def cancel() -> None:
+        with database.write() as session:
+            assert lifecycle.cancel(session, job_id)
+
+    user = threading.Thread(target=cancel)
+
+    def decide_while_the_user_cancels(outcome: Outcome, history: History, policy: RetryPolicy) -> Transition:
+        user.start()
+        # A writer of SQLite waits for the transaction of this one in any case.
+        while database.engine.dialect.name == "postgresql" and user.is_alive() and not _somebody_waits(database):
+            time.sleep(0.01)
+        return decide(outcome, history, policy)
+
+    monkeypatch.setattr(transitions, "decide", decide_while_the_user_cancels)
+    with database.write() as session:
+        lifecycle.conclude(session, lease, RETRYABLE, POLICY)
+    user.join()
+    assert status(database, job_id) == JobStatus.CANCELLED
+
+
+def _somebody_waits(database: Database) -> bool:
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with database.read() as session:
+        return bool(session.scalar(text(waiting)))
+
+
+def test_a_cancel_beats_a_pause_that_is_being_carried_out(database: Database, submit: Callable[..., str]) -> None:
+    job_id = submit()
+    assert (lease := claim(database)) is not None
+    with database.write() as session:
+        lifecycle.pause(session, job_id)
+        lifecycle.cancel(session, job_id)
+        lifecycle.conclude(session, lease, PAUSED, POLICY)
+    assert status(database, job_id) == JobStatus.CANCELLED
 
 
 def test_lost_workers_are_counted_apart_and_end_the_job_at_the_limit(
