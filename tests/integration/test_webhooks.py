@@ -46,7 +46,7 @@ def test_the_end_of_a_job_is_told_and_signed_so_that_the_library_verifies_it(
             "event_id": log["id"],
             "name": "Prüfung",
             "metadata": {"team": "ä"},
-            "error": {"code": "x", "message": "it went wrong", "hint": "do better"},
+            "error": {"code": "bad_rows", "message": "it went wrong", "hint": "do better"},
         },
     }
     # As the specification says it, without the library.
