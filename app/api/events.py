@@ -17,6 +17,7 @@ from app.jobs.states import TERMINAL
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], responses={404: {"model": Error}})
 
 LARGEST_ID = 2**62
+TYPE_FILTER = f"Only events of this type: {', '.join(EventType)}."
 
 
 @router.get(
@@ -32,9 +33,7 @@ def events(  # noqa: PLR0917 - FastAPI passes them by name
     project: ProjectId,
     after: Annotated[int, Query(ge=0, le=LARGEST_ID, description="The last event id seen; 0 for the beginning.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000, description="Entries a page.")] = 100,
-    type: Annotated[
-        str | None, Query(max_length=20, description=f"Only events of this type: {', '.join(EventType)}.")
-    ] = None,  # noqa: A002 - its name in the API
+    type: Annotated[str | None, Query(max_length=20, description=TYPE_FILTER)] = None,  # noqa: A002 - its name in the API
     last_event_id: Annotated[str | None, Header(description="Where a stream goes on; wins over `after`.")] = None,
 ) -> Page[EventAnswer] | Response:
     """Read the job's log, oldest first. Ids count from 1 without gaps.
