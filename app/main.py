@@ -1,4 +1,4 @@
-"""The ASGI application: its parts, its routes, and what they share."""
+"""The ASGI application: what it opens, its routes, and what they share."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -9,21 +9,21 @@ from fastapi import FastAPI
 
 from app import __version__
 from app.api import artifacts, catalogue, datasets, events, jobs, prometheus, system, webhooks
+from app.api.context import ServiceContext
 from app.api.datasets import UPLOADS
-from app.api.dependencies import Service
 from app.api.edge import Edge
-from app.api.failures import answer_failures
+from app.api.error_responses import answer_errors
 from app.api.hints import Hints
 from app.api.stream import Feed
 from app.datasets.local_copy import LocalCopies
 from app.db import Database
-from app.jobs.lifecycle import limits_of
+from app.garbage_collection import GarbageCollector
+from app.jobs.decision import RetryPolicy
 from app.jobs.sweeper import Sweeper
 from app.jobs.wakeup import open_wakeup
 from app.settings import Settings
 from app.specs import JobSpec
 from app.storage import open_storage
-from app.storekeeping import Upkeep
 from app.webhooks.deliveries import Deliveries
 from app.webhooks.sender import Sender
 from app.workspaces import clear_abandoned
@@ -34,52 +34,52 @@ DESCRIPTION = (
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Build the application; its parts open when it starts and close when it stops."""
+    """Build the application; what it needs opens when it starts and closes when it stops."""
     in_force = settings or Settings()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        service = open_service(in_force)
+        context = open_context(in_force)
         sweeper = Sweeper(
-            service.database,
-            limits_of(in_force),
-            service.wakeup,
+            context.database,
+            RetryPolicy.of(in_force),
+            context.wakeup,
             interval=in_force.sweep_seconds,
             lease_seconds=in_force.lease_seconds,
             engine_seconds=in_force.engine_seconds,
         )
-        app.state.service = service
-        feed = app.state.feed = Feed(service.database)
+        app.state.context = context
+        feed = app.state.feed = Feed(context.database)
         clear_abandoned(in_force.cache() / UPLOADS)
         sweeper.start()
-        upkeep = Upkeep(service.database, service.storage, in_force.upkeep_seconds)
-        upkeep.start()
-        deliveries = Deliveries(service.database, service.sender)
+        collector = GarbageCollector(context.database, context.storage, in_force.upkeep_seconds)
+        collector.start()
+        deliveries = Deliveries(context.database, context.sender)
         yield
         await feed.close()
         await deliveries.close()
-        upkeep.stop()
+        collector.stop()
         sweeper.stop()
-        service.hints.close()
-        service.database.close()
+        context.hints.close()
+        context.database.close()
 
     app = FastAPI(
         title="Tunesmith", version=__version__, description=DESCRIPTION, lifespan=lifespan, redirect_slashes=False
     )
     for module in (jobs, events, artifacts, datasets, webhooks, catalogue, system, prometheus):
         app.include_router(module.router)
-    answer_failures(app)
+    answer_errors(app)
     app.add_middleware(Edge)
     plain_openapi = app.openapi
     app.openapi = lambda: _with_job_spec(plain_openapi())  # type: ignore[method-assign]
     return app
 
 
-def open_service(settings: Settings) -> Service:
+def open_context(settings: Settings) -> ServiceContext:
     """Open the database, the storage and the broker of these settings."""
     storage = open_storage(settings.storage())
     wakeup = open_wakeup(settings.broker_url)
-    return Service(
+    return ServiceContext(
         settings=settings,
         database=Database(settings.database()),
         storage=storage,

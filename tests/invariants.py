@@ -7,14 +7,15 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+import event_data
 from deployment import Deployment
 from sqlalchemy import select
 
 from app.db import Database
+from app.garbage_collection import collect
 from app.jobs.states import TERMINAL, JobStatus
 from app.jobs.tables import Artifact, Dataset, Event, Job
 from app.storage import Storage
-from app.storekeeping import collect
 
 END_SECONDS = 20.0
 """A forkserver that holds torch takes some seconds to end on a busy machine."""
@@ -71,12 +72,13 @@ def _history_is_sound(job: Job, events: Sequence[Event]) -> None:
     assert [event.seq for event in events] == list(range(1, job.event_seq + 1)), f"{job.id}: event ids have gaps"
     attempts = [event.attempt for event in events]
     assert attempts == sorted(attempts), f"{job.id}: the attempt fell: {attempts}"
-    moves = [event.data for event in events if event.type == "status"]
-    places = [None, *(move["to"] for move in moves)]
-    assert [move["from"] for move in moves] == places[:-1], f"{job.id}: {moves}"
-    assert not TERMINAL.intersection(filter(None, places[:-1])), f"{job.id} left a final state: {moves}"
+    event_data.check(events)
+    taken = [event.data for event in events if event.type == "status"]
+    places = [None, *(transition["to"] for transition in taken)]
+    assert [transition["from"] for transition in taken] == places[:-1], f"{job.id}: {taken}"
+    assert not TERMINAL.intersection(filter(None, places[:-1])), f"{job.id} left a final state: {taken}"
     assert places[-1] == job.status
-    assert [move["to"] for move in moves].count(JobStatus.RUNNING) == job.attempt, f"{job.id}: {moves}"
+    assert places.count(JobStatus.RUNNING) == job.attempt, f"{job.id}: {taken}"
 
 
 def _one_model_at_most(job: Job, models: Sequence[Artifact]) -> None:

@@ -63,7 +63,7 @@ class Observer:
                     self._idle_since.clear()
                     continue
                 self.looks += 1
-                self._judge_moves(seen)
+                self._judge_transitions(seen)
                 self._judge_waits(seen)
         except Exception as error:  # noqa: BLE001 - an observer that is blind must fail the test, not end in silence
             self.violations.append(f"the observer failed: {error!r}")
@@ -84,7 +84,7 @@ class Observer:
             ).all()
         return Seen(list(jobs), list(workers))
 
-    def _judge_moves(self, seen: Seen) -> None:
+    def _judge_transitions(self, seen: Seen) -> None:
         for job in seen.jobs:
             last = self._last.get(job.id)
             if (

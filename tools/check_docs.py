@@ -1,4 +1,4 @@
-"""Fails where a setting, route, command or relative link is missing from the docs."""
+"""Fails if a setting, route, command, failure code, event type or relative link is missing from the docs."""
 
 import re
 import sys
@@ -7,26 +7,31 @@ from pathlib import Path
 import typer
 
 from app.cli import cli
+from app.failures import CATALOGUE
+from app.jobs.events import DATA
 from app.main import create_app
 from app.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 OPERATIONS = ROOT / "docs" / "operations.md"
 API = ROOT / "docs" / "api.md"
+LIFECYCLE = ROOT / "docs" / "job-lifecycle.md"
 
 
 def main() -> None:
     """Collect what is missing, and say it all at once."""
-    operations, api = OPERATIONS.read_text(), API.read_text()
+    operations, api, lifecycle = OPERATIONS.read_text(), API.read_text(), LIFECYCLE.read_text()
     missing = [
         *(f"docs/operations.md has no table row of {name}" for name in undocumented_settings(operations)),
         *(f"docs/operations.md has no table row of {name}" for name in undocumented_commands(operations)),
         *(f"docs/api.md has no list item of {name}" for name in undocumented_routes(api)),
+        *(f"docs/api.md: {difference}" for difference in event_differences(api)),
+        *(f"docs/job-lifecycle.md: {difference}" for difference in failure_differences(lifecycle)),
         *_links(),
     ]
     if missing:
         sys.exit("docs: " + "\n      ".join(missing))
-    print("docs: every setting, route, command and link is there")
+    print("docs: every setting, route, command, failure code, event type and link is there")
 
 
 def undocumented_settings(page: str) -> list[str]:
@@ -45,6 +50,39 @@ def undocumented_routes(page: str) -> list[str]:
     told = {route for item in items for route in re.findall(r"`([A-Z]+ /[^`]*)`", item)}
     paths = create_app().openapi()["paths"]
     return sorted({f"{method.upper()} {path}" for path, methods in paths.items() for method in methods} - told)
+
+
+def failure_differences(page: str) -> list[str]:
+    """How the table of codes differs from the catalogue (`app.failures`)."""
+    expected = {f"`{code}`": [kind.meaning, kind.retried] for code, kind in CATALOGUE.items()}
+    return _differences(_table(page, "| code | meaning | retried |"), expected)
+
+
+def event_differences(page: str) -> list[str]:
+    """How the table of event types differs from the declared ones (`app.jobs.events`). What each means is free text."""
+    expected = {f"`{kind}`": [", ".join(data.__annotations__)] for kind, data in DATA.items()}
+    found = _table(page, "| type | fields | meaning |")
+    return _differences({name: cells[:1] for name, cells in found.items()}, expected)
+
+
+def _table(page: str, head: str) -> dict[str, list[str]]:
+    """First cell to the other cells of each row below `head`."""
+    rows: dict[str, list[str]] = {}
+    for line in page.partition(f"\n{head}\n")[2].splitlines()[1:]:
+        if not line.startswith("|"):
+            break
+        first, *others = (cell.strip() for cell in line.strip().strip("|").split("|"))
+        rows[first] = others
+    return rows
+
+
+def _differences(found: dict[str, list[str]], expected: dict[str, list[str]]) -> list[str]:
+    wrong = [
+        f"the row of {name} must be: | {' | '.join([name, *cells])} |"
+        for name, cells in expected.items()
+        if found.get(name) != cells
+    ]
+    return [*wrong, *(f"the row of {name} has no counterpart in the code" for name in found.keys() - expected.keys())]
 
 
 def _first_cells(page: str) -> set[str]:

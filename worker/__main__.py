@@ -8,7 +8,7 @@ import signal
 from app.datasets.local_copy import LocalCopies
 from app.db import Database
 from app.identifiers import new_id
-from app.jobs.lifecycle import limits_of
+from app.jobs.decision import RetryPolicy
 from app.jobs.sweeper import Sweeper
 from app.jobs.wakeup import open_wakeup
 from app.settings import Settings
@@ -16,8 +16,8 @@ from app.specs.engines import ENGINES
 from app.storage import open_storage
 from app.workspaces import clear_abandoned
 from worker import machine
+from worker.context import WorkerContext
 from worker.local import start_polling
-from worker.parts import Parts
 from worker.processes import TrainingProcesses
 from worker.registration import Registration
 from worker.slots import Slots
@@ -29,7 +29,7 @@ SECRET_PREFIXES = ("TUNESMITH_", "AWS_", "AZURE_", "GOOGLE_", "GCS_", "PG", "DAT
 
 
 def main() -> None:
-    """Open the parts, serve, and leave nothing running."""
+    """Open what the worker needs, serve, and leave nothing running."""
     parser = argparse.ArgumentParser(prog="python -m worker", description="A Tunesmith worker. Settings: TUNESMITH_*.")
     parser.add_argument("--slots", type=int, help="jobs at once; overrides TUNESMITH_SLOTS")
     arguments = parser.parse_args()
@@ -39,16 +39,16 @@ def main() -> None:
     gpus = machine.visible_gpus(hardware["gpus"])
     queues = ("cpu", "gpu") if gpus else ("cpu",)
     engines = _engines(settings)
-    parts = _open(settings, gpus, queues, engines)
-    _stop_on_signals(parts)
+    context = _open(settings, gpus, queues, engines)
+    _stop_on_signals(context)
     _prepare_environment_of_training()
-    clear_abandoned(parts.workspaces)
+    clear_abandoned(context.workspaces)
     registration = Registration(
-        parts.database, parts.worker_id, queues, engines, settings.slots, hardware, settings.heartbeat_seconds
+        context.database, context.worker_id, queues, engines, settings.slots, hardware, settings.heartbeat_seconds
     )
     sweeper = Sweeper(
-        parts.database,
-        parts.limits,
+        context.database,
+        context.policy,
         open_wakeup(settings.broker_url),
         interval=settings.sweep_seconds,
         lease_seconds=settings.lease_seconds,
@@ -56,19 +56,19 @@ def main() -> None:
     )
     registration.start()
     sweeper.start()
-    parts.processes.warm_up()
-    slots = Slots(parts)
-    log.info("worker %s takes jobs for %s in %s slots", parts.worker_id, " and ".join(queues), settings.slots)
-    pollers = start_polling(parts, slots)
-    _consume_wake_ups(parts, slots)
-    parts.stopping.wait()
+    context.processes.warm_up()
+    slots = Slots(context)
+    log.info("worker %s takes jobs for %s in %s slots", context.worker_id, " and ".join(queues), settings.slots)
+    pollers = start_polling(context, slots)
+    _consume_wake_ups(context, slots)
+    context.stopping.wait()
     for poller in pollers:
         poller.join()
     slots.wait_until_free()
     sweeper.stop()
     registration.sign_off()
-    parts.database.close()
-    log.info("worker %s has stopped", parts.worker_id)
+    context.database.close()
+    log.info("worker %s has stopped", context.worker_id)
 
 
 def _engines(settings: Settings) -> tuple[str, ...]:
@@ -78,14 +78,16 @@ def _engines(settings: Settings) -> tuple[str, ...]:
     return tuple(name for name in ENGINES if name != "tensorflow" or found is not None)
 
 
-def _open(settings: Settings, gpus: tuple[str, ...], queues: tuple[str, ...], engines: tuple[str, ...]) -> Parts:
+def _open(
+    settings: Settings, gpus: tuple[str, ...], queues: tuple[str, ...], engines: tuple[str, ...]
+) -> WorkerContext:
     storage = open_storage(settings.storage())
-    return Parts(
+    return WorkerContext(
         worker_id=new_id("wrk"),
         queues=(*queues, "any"),
         engines=engines,
         settings=settings,
-        limits=limits_of(settings),
+        policy=RetryPolicy.of(settings),
         database=Database(settings.database()),
         storage=storage,
         copies=LocalCopies(storage, settings.cache(), settings.cache_limit_bytes),
@@ -107,19 +109,19 @@ def _prepare_environment_of_training() -> None:
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
-def _stop_on_signals(parts: Parts) -> None:
+def _stop_on_signals(context: WorkerContext) -> None:
     def stop(number: int, frame: object) -> None:
-        parts.stopping.set()
+        context.stopping.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
 
 
-def _consume_wake_ups(parts: Parts, slots: Slots) -> None:
-    if parts.settings.broker_url:
+def _consume_wake_ups(context: WorkerContext, slots: Slots) -> None:
+    if context.settings.broker_url:
         from worker.celery import start_consuming  # noqa: PLC0415 - one machine without a broker does without Celery
 
-        start_consuming(parts, slots)
+        start_consuming(context, slots)
 
 
 if __name__ == "__main__":

@@ -9,25 +9,25 @@ from celery import Celery
 from celery.worker import state
 
 from app.jobs.wakeup import WAKE_TASK, broker
-from worker.parts import Parts
+from worker.context import WorkerContext
 from worker.slots import Slots
 
 
-def start_consuming(parts: Parts, slots: Slots) -> threading.Thread:
-    """Consume wake-ups in a thread until `parts.stopping` is set.
+def start_consuming(context: WorkerContext, slots: Slots) -> threading.Thread:
+    """Consume wake-ups in a thread until `context.stopping` is set.
 
     In a thread, because Celery's own signal handlers would swallow a SIGTERM that comes while it starts, and wait
     for ever for a broker that is away: signals are this worker's, as without a broker.
     """
-    celery = broker(parts.settings.broker_url)
+    celery = broker(context.settings.broker_url)
     _register(celery, slots)
 
     # Built only after the task is registered: a worker reads its tasks once.
     worker = celery.Worker(
         pool="threads",
-        concurrency=parts.settings.slots,
-        queues=list(parts.queues),
-        hostname=f"{parts.worker_id}@%h",
+        concurrency=context.settings.slots,
+        queues=list(context.queues),
+        hostname=f"{context.worker_id}@%h",
         loglevel="INFO",
         without_gossip=True,
         without_mingle=True,
@@ -36,7 +36,7 @@ def start_consuming(parts: Parts, slots: Slots) -> threading.Thread:
     )
 
     def consume() -> None:
-        threading.Thread(target=_stop_with, args=(parts, worker), name="celery-stop", daemon=True).start()
+        threading.Thread(target=_stop_with, args=(context, worker), name="celery-stop", daemon=True).start()
         worker.start()
 
     thread = threading.Thread(target=consume, name="celery", daemon=True)
@@ -44,8 +44,8 @@ def start_consuming(parts: Parts, slots: Slots) -> threading.Thread:
     return thread
 
 
-def _stop_with(parts: Parts, worker: Any) -> None:
-    parts.stopping.wait()
+def _stop_with(context: WorkerContext, worker: Any) -> None:
+    context.stopping.wait()
     state.should_stop = 0
     worker.stop()
 

@@ -1,4 +1,4 @@
-"""Keeps a job's lease alive and learns what people want of it, whatever else is slow."""
+"""Keeps a job's lease alive and learns what users requested of it, whatever else is slow."""
 
 import logging
 import threading
@@ -10,11 +10,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import Database
 from app.jobs import lifecycle
-from app.jobs.lifecycle import Intents, Lease, LostLease
+from app.jobs.lifecycle import Lease, LostLease, Requests
 
 log = logging.getLogger(__name__)
 
-INTENT_SECONDS = 1.0
+REQUEST_SECONDS = 1.0
 
 
 class Heartbeat:
@@ -56,7 +56,7 @@ class Heartbeat:
 
     def _beat(self) -> None:
         renewed = self._answered = time.monotonic()
-        while not self._done.wait(min(INTENT_SECONDS, self._every)):
+        while not self._done.wait(min(REQUEST_SECONDS, self._every)):
             try:
                 if time.monotonic() - renewed >= self._every:
                     self._renew()
@@ -86,11 +86,11 @@ class Heartbeat:
     def _look(self) -> None:
         # A read between renewals makes cancelling quick without a write a second.
         with self._database.read() as session:
-            intents = lifecycle.look(session, self._lease)
-        self._obey(intents)
+            requests = lifecycle.look(session, self._lease)
+        self._obey(requests)
 
-    def _obey(self, intents: Intents) -> None:
-        if intents.cancel:
+    def _obey(self, requests: Requests) -> None:
+        if requests.cancel:
             self.cancel.set()
-        if intents.pause:
+        if requests.pause:
             self.pause.set()

@@ -2,19 +2,19 @@
 
 import threading
 
-from worker.parts import Parts
+from worker.context import WorkerContext
 from worker.slots import Slots
 
 
-def start_polling(parts: Parts, slots: Slots) -> list[threading.Thread]:
+def start_polling(context: WorkerContext, slots: Slots) -> list[threading.Thread]:
     """Start one thread a slot, each looking for work every `poll_seconds` until the worker stops."""
 
     def poll() -> None:
-        while not parts.stopping.is_set():
+        while not context.stopping.is_set():
             slots.run_until_idle()
-            parts.stopping.wait(parts.settings.poll_seconds)
+            context.stopping.wait(context.settings.poll_seconds)
 
-    threads = [threading.Thread(target=poll, name=f"poll-{number}") for number in range(parts.settings.slots)]
+    threads = [threading.Thread(target=poll, name=f"poll-{number}") for number in range(context.settings.slots)]
     for thread in threads:
         thread.start()
     return threads

@@ -1,14 +1,13 @@
 """Brings to this machine what a training process needs, and writes its request."""
 
 from pathlib import Path
-from typing import Any
 
 from app.jobs import lifecycle, queries
 from app.jobs.lifecycle import Lease
 from app.jobs.tables import Artifact, Job
 from app.specs import JobSpec, Resolved
-from app.storage import ObjectNotFound, StorageFull
-from worker.parts import Parts
+from app.storage import ObjectNotFound
+from worker.context import WorkerContext
 from worker.publish import fetch, fetch_checkpoint, newest_checkpoint
 from worker.supervise import Assignment
 from worker.training.checkpoints.folders import Manifest, read_manifest
@@ -20,7 +19,7 @@ class Unpreparable(Exception):
     """What the job builds on is gone, so that no attempt can succeed."""
 
 
-def prepare(parts: Parts, job: Job, folder: Path, slot: int) -> Assignment:
+def prepare(context: WorkerContext, job: Job, folder: Path, slot: int) -> Assignment:
     """Fetch datasets, an earlier job's model and the newest checkpoint. Raises Unpreparable, StorageError, OSError."""
     spec = JobSpec.model_validate(job.spec)
     out_dir = folder / "out"
@@ -28,73 +27,52 @@ def prepare(parts: Parts, job: Job, folder: Path, slot: int) -> Assignment:
     request = TrainingRequest(
         spec=spec,
         out_dir=out_dir,
-        datasets=_datasets(parts, job),
-        models_dir=parts.settings.models(),
-        jobs_models=_earlier_model(parts, job, spec, folder),
+        datasets=_datasets(context, job),
+        models_dir=context.settings.models(),
+        jobs_models=_earlier_model(context, job, spec, folder),
         resolved=Resolved.read(job.resolved, spec.training.gradient_accumulation) if job.resolved else None,
-        resume_from=_checkpoint(parts, job, folder / "resume"),
+        resume_from=_checkpoint(context, job, folder / "resume"),
         job_id=job.id,
-        threads=parts.threads_a_slot,
-        memory_bytes=parts.settings.training_memory_bytes or None,
-        tensorflow_python=parts.settings.tensorflow() if "tensorflow" in parts.engines else None,
-        token_cache=parts.settings.cache() / "tokens",
-        token_cache_bytes=parts.settings.token_cache_bytes,
+        threads=context.threads_a_slot,
+        memory_bytes=context.settings.training_memory_bytes or None,
+        tensorflow_python=context.settings.tensorflow() if "tensorflow" in context.engines else None,
+        token_cache=context.settings.cache() / "tokens",
+        token_cache_bytes=context.settings.token_cache_bytes,
     )
     if request.resume_from is not None and request.resolved is not None:
-        _show_resumed_step(parts, job, read_manifest(request.resume_from), request.resolved)
+        _show_resumed_step(context, job, read_manifest(request.resume_from), request.resolved)
     request_file = folder / "request.json"
     request_file.write_text(request.to_json())
     return Assignment(
         request_file=request_file,
         out_dir=out_dir,
         keep_checkpoints=spec.checkpoints.keep,
-        seconds_left=_seconds_left(parts, job),
-        gpu=parts.gpus[slot % len(parts.gpus)] if parts.gpus and job.queue != "cpu" else None,
+        seconds_left=_seconds_left(context, job),
+        gpu=context.gpus[slot % len(context.gpus)] if context.gpus and job.queue != "cpu" else None,
     )
 
 
-def error_of(error: Exception) -> dict[str, Any]:
-    """What a job is told when it could not be prepared or published."""
-    if isinstance(error, Unpreparable):
-        return {
-            "code": "input_gone",
-            "message": str(error),
-            "hint": "Upload the data again, or train the earlier model again.",
-        }
-    if isinstance(error, StorageFull):
-        return {
-            "code": "storage_full",
-            "message": "The storage has no room left for what this job has to keep.",
-            "hint": "Free some, or raise its quota. The job is tried again by itself, from its newest checkpoint.",
-        }
-    return {
-        "code": "storage_unavailable",
-        "message": f"The storage did not do what was asked: {type(error).__name__}.",
-        "hint": "The worker's log has the cause. The job is tried again by itself.",
-    }
-
-
-def _datasets(parts: Parts, job: Job) -> dict[str, Path]:
-    with parts.database.read() as session:
+def _datasets(context: WorkerContext, job: Job) -> dict[str, Path]:
+    with context.database.read() as session:
         found = queries.job_datasets(session, job.id)
     try:
-        return {dataset.id: parts.copies.parquet(dataset) for dataset in found}
+        return {dataset.id: context.copies.parquet(dataset) for dataset in found}
     except ObjectNotFound as error:
         raise Unpreparable(f"a dataset of this job is no longer in storage: {error}") from error
 
 
-def _earlier_model(parts: Parts, job: Job, spec: JobSpec, folder: Path) -> dict[str, Path]:
+def _earlier_model(context: WorkerContext, job: Job, spec: JobSpec, folder: Path) -> dict[str, Path]:
     if not spec.model.id.startswith("job:"):
         return {}
     earlier_id = spec.model.id.removeprefix("job:")
-    with parts.database.read() as session:
+    with context.database.read() as session:
         earlier = queries.job(session, job.project_id, earlier_id)
         artifact = queries.artifact(session, earlier, None) if earlier else None
     if artifact is None:
         raise Unpreparable(f"job {earlier_id}, whose model this job starts from, has no published model")
     target = folder / "earlier"
     try:
-        fetch(parts.storage, artifact, target)
+        fetch(context.storage, artifact, target)
     except ObjectNotFound as error:
         raise Unpreparable(f"the model of job {earlier_id} is no longer in storage: {error}") from error
     except CheckpointBroken as error:
@@ -102,27 +80,27 @@ def _earlier_model(parts: Parts, job: Job, spec: JobSpec, folder: Path) -> dict[
     return {earlier_id: target}
 
 
-def _checkpoint(parts: Parts, job: Job, target: Path) -> Path | None:
+def _checkpoint(context: WorkerContext, job: Job, target: Path) -> Path | None:
     """The newest checkpoint of this job; before it has one, the checkpoint of an earlier job that it starts from."""
-    found = newest_checkpoint(parts.database, parts.storage, job.id, target)
+    found = newest_checkpoint(context.database, context.storage, job.id, target)
     if found is not None or job.start_artifact_id is None:
         return found
-    with parts.database.read() as session:
+    with context.database.read() as session:
         start = session.get(Artifact, job.start_artifact_id)
-    found = fetch_checkpoint(parts.database, parts.storage, start, target) if start is not None else None
+    found = fetch_checkpoint(context.database, context.storage, start, target) if start is not None else None
     if found is None:
         raise Unpreparable("the checkpoint of the earlier job that this job starts from is gone")
     return found
 
 
-def _show_resumed_step(parts: Parts, job: Job, manifest: Manifest, resolved: Resolved) -> None:
+def _show_resumed_step(context: WorkerContext, job: Job, manifest: Manifest, resolved: Resolved) -> None:
     # Until the first step of this attempt, what it shows would be how far the last one came.
     progress = {"step": manifest.step, "of": resolved.total_steps, "epoch": manifest.facts.get("epoch", 0.0)}
-    lease = Lease(job.id, job.attempt, parts.worker_id)
-    with parts.database.write() as session:
+    lease = Lease(job.id, job.attempt, context.worker_id)
+    with context.database.write() as session:
         lifecycle.record(session, lease, [], progress=progress)
 
 
-def _seconds_left(parts: Parts, job: Job) -> float:
-    with parts.database.read() as session:
+def _seconds_left(context: WorkerContext, job: Job) -> float:
+    with context.database.read() as session:
         return queries.seconds_left(session, job.id) or 0.0

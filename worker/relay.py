@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from app.db import DATABASE_AWAY, Database
-from app.jobs import lifecycle, queries
+from app.jobs import events, lifecycle, queries
+from app.jobs.events import Entry
 from app.jobs.lifecycle import Lease
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class Relay:
         self._started = self._last_progress = time.monotonic()
         self.result: Record | None = None
         self.resolved: Record | None = None
-        """What this attempt settled; None where an earlier one had."""
+        """What this attempt resolved; None if an earlier attempt had."""
         self.phase = "preparing"
 
     def forward(self) -> bool:
@@ -62,7 +63,7 @@ class Relay:
         return "\n".join(self._output.last_bytes(8192).decode("utf-8", "replace").splitlines()[-lines:])
 
     def _forward_records(self, records: list[Record], end: int) -> None:
-        events: list[tuple[str, Record]] = []
+        entries: list[Entry] = []
         columns: dict[str, Any] = {}
         for record in records:
             kind = record["type"]
@@ -78,21 +79,21 @@ class Relay:
             # The checkpoint event is written with its row, when it is in storage; the result by the transition. What was
             # found before training stands in the job, and what of it matters is told in notes.
             if kind not in ("checkpoint", "result", "preflight"):
-                events.append((kind, data))
+                entries.append(events.reported(kind, data))
         self.resolved = columns.get("resolved", self.resolved)
-        if events or columns:
-            self._record(events, columns, end)
+        if entries or columns:
+            self._record(entries, columns, end)
         for record in records:
             if record["type"] == "result":
                 self.result = record
             self._on_record(record)
 
-    def _record(self, events: list[tuple[str, Record]], columns: dict[str, Any], end: int) -> None:
+    def _record(self, entries: list[Entry], columns: dict[str, Any], end: int) -> None:
         with self._database.write() as session:
             if found := columns.get("preflight"):
                 # An earlier attempt may have found out more than this one has so far.
                 columns["preflight"] = {**queries.preflight(session, self.job_id), **found}
-            lifecycle.record(session, self._lease, events, read_to=end, **columns)
+            lifecycle.record(session, self._lease, entries, read_to=end, **columns)
 
     def _progress_is_due(self, data: Record) -> bool:
         now = time.monotonic()

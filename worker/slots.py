@@ -5,7 +5,7 @@ import queue
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from worker.parts import Parts
+from worker.context import WorkerContext
 from worker.run_job import run_next
 
 log = logging.getLogger(__name__)
@@ -14,15 +14,15 @@ log = logging.getLogger(__name__)
 class Slots:
     """Free slots, by number."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, context: WorkerContext) -> None:
+        self._context = context
         self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for slot in range(parts.settings.slots):
+        for slot in range(context.settings.slots):
             self._free.put(slot)
 
     def wait_until_free(self) -> None:
         """Return when no slot runs a job any more; the slots are taken out of use."""
-        for _ in range(self._parts.settings.slots):
+        for _ in range(self._context.settings.slots):
             self._free.get()
 
     def run_until_idle(self) -> None:
@@ -32,7 +32,9 @@ class Slots:
         except queue.Empty:
             return
         try:
-            while not self._parts.stopping.is_set() and not self._parts.rest.is_on and run_next(self._parts, slot):
+            while (
+                not self._context.stopping.is_set() and not self._context.rest.is_on and run_next(self._context, slot)
+            ):
                 pass
         except SQLAlchemyError as error:
             log.warning("the database does not answer, looking again soon: %s", error)

@@ -6,13 +6,15 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from app.jobs.lifecycle import Lease, LostLease
+from app.jobs.outcomes import StopReason
+from worker.context import WorkerContext
 from worker.heartbeat import Heartbeat
 from worker.memory import MemoryWatch
-from worker.parts import Parts
 from worker.processes import TrainingProcess
 from worker.relay import Relay
 from worker.training.reports import FILE_NAME
@@ -28,20 +30,28 @@ UPLOAD_PATIENCE_SECONDS = 300.0
 """How long an ended process's last checkpoints may take to upload before the job moves on without them."""
 
 
+class KillReason(StrEnum):
+    """Why a training process was killed without being asked to stop."""
+
+    HUNG = "hung"
+    """A hung process does not listen."""
+    LOST = "lost"
+    """A worker that lost the job may publish nothing."""
+
+
 @dataclass(frozen=True)
-class Ending:
+class ProcessOutcome:
     """How a training process ended."""
 
     result: Record | None
-    """Its own word; None when it died without one."""
-    asked: str | None
-    """Why it was asked to stop: cancel, pause, worker_stopping, timeout, database_silent, hung or lost; None when it ended
-    by itself."""
+    """Its `result` record; None if it died without one."""
+    asked: StopReason | KillReason | None
+    """Why it was stopped; None if it ended by itself."""
     log_tail: str
     phase: str = "preparing"
     """What it was doing."""
     resolved: Record | None = None
-    """What this attempt settled; None where an earlier one had."""
+    """What this attempt resolved; None if an earlier attempt had."""
     peak_bytes: int | None = None
     """The most memory it was seen to hold."""
     killed_for_memory: bool = False
@@ -60,39 +70,41 @@ class Assignment:
     gpu: str | None
 
 
-def supervise(parts: Parts, lease: Lease, heartbeat: Heartbeat, assignment: Assignment) -> Ending:
+def supervise(context: WorkerContext, lease: Lease, heartbeat: Heartbeat, assignment: Assignment) -> ProcessOutcome:
     """Run one training process to its end. Afterwards nothing of it is left, and all it said has been relayed.
 
     Raises LostLease when the job was given to somebody else; the process is dead then too.
     """
     output = assignment.out_dir / "output.log"
-    uploads = CheckpointUploads(parts.database, parts.storage, lease, assignment.out_dir, assignment.keep_checkpoints)
-    relay = Relay(parts.database, lease, assignment.out_dir / FILE_NAME, output, _take_checkpoints(uploads))
+    uploads = CheckpointUploads(
+        context.database, context.storage, lease, assignment.out_dir, assignment.keep_checkpoints
+    )
+    relay = Relay(context.database, lease, assignment.out_dir / FILE_NAME, output, _take_checkpoints(uploads))
     stopped_relaying = threading.Event()
     carrier = threading.Thread(
         target=_carry, args=(relay, heartbeat, stopped_relaying), name=f"relay-{lease.job_id}", daemon=True
     )
     patience = 0.0
     try:
-        process = parts.processes.start(assignment.request_file, output, assignment.gpu)
+        process = context.processes.start(assignment.request_file, output, assignment.gpu)
         try:
             memory = MemoryWatch(process.pid)
             log.info("job %s: attempt %s trains in process %s", lease.job_id, lease.attempt, process.pid)
             carrier.start()
-            silence = _Silence(parts.settings.hung_seconds, assignment.out_dir / FILE_NAME, output)
-            asked = _watch(parts, process, heartbeat, silence, memory, assignment.seconds_left)
+            silence = _Silence(context.settings.hung_seconds, assignment.out_dir / FILE_NAME, output)
+            asked = _watch(context, process, heartbeat, silence, memory, assignment.seconds_left)
         finally:
             process.close()
             stopped_relaying.set()
             if carrier.is_alive():
                 carrier.join()
-        _drain(parts, relay, heartbeat)
+        _drain(context, relay, heartbeat)
         patience = 0.0 if heartbeat.lost.is_set() else UPLOAD_PATIENCE_SECONDS
     finally:
         uploads.finish(patience)
     if heartbeat.lost.is_set():
         raise LostLease
-    return Ending(
+    return ProcessOutcome(
         relay.result,
         asked,
         relay.log_tail(),
@@ -120,45 +132,44 @@ class _Silence:
 
 
 def _watch(
-    parts: Parts,
+    context: WorkerContext,
     process: TrainingProcess,
     heartbeat: Heartbeat,
     silence: _Silence,
     memory: MemoryWatch,
     seconds_left: float,
-) -> str | None:
+) -> StopReason | KillReason | None:
     deadline = time.monotonic() + seconds_left
     while not process.wait(WATCH_SECONDS):
         memory.sample()
-        asked = "hung" if silence.is_too_long() else _reason_to_stop(parts, heartbeat, deadline)
-        if asked in ("lost", "hung"):
-            # Neither is asked politely: a lost job may publish nothing, and a hung process does not listen.
+        asked = KillReason.HUNG if silence.is_too_long() else _reason_to_stop(context, heartbeat, deadline)
+        if isinstance(asked, KillReason):
             process.kill()
             return asked
         if asked is not None:
             log.info("process %s is asked to stop: %s", process.pid, asked)
             process.ask_to_stop()
-            _kill_after_grace(parts, process, heartbeat)
+            _kill_after_grace(context, process, heartbeat)
             return asked
     return None
 
 
-def _reason_to_stop(parts: Parts, heartbeat: Heartbeat, deadline: float) -> str | None:
+def _reason_to_stop(context: WorkerContext, heartbeat: Heartbeat, deadline: float) -> StopReason | KillReason | None:
     if heartbeat.lost.is_set():
-        return "lost"
-    if heartbeat.silent_for() > parts.settings.database_patience_seconds:
-        return "database_silent"
+        return KillReason.LOST
+    if heartbeat.silent_for() > context.settings.database_patience_seconds:
+        return StopReason.DATABASE_SILENT
     if heartbeat.cancel.is_set():
-        return "cancel"
+        return StopReason.CANCEL
     if time.monotonic() > deadline:
-        return "timeout"
+        return StopReason.TIMEOUT
     if heartbeat.pause.is_set():
-        return "pause"
-    return "worker_stopping" if parts.stopping.is_set() else None
+        return StopReason.PAUSE
+    return StopReason.WORKER_STOPPING if context.stopping.is_set() else None
 
 
-def _kill_after_grace(parts: Parts, process: TrainingProcess, heartbeat: Heartbeat) -> None:
-    end = time.monotonic() + parts.settings.stop_grace_seconds
+def _kill_after_grace(context: WorkerContext, process: TrainingProcess, heartbeat: Heartbeat) -> None:
+    end = time.monotonic() + context.settings.stop_grace_seconds
     while time.monotonic() < end and not heartbeat.lost.is_set():
         if process.wait(WATCH_SECONDS):
             return
@@ -187,15 +198,15 @@ def _carry(relay: Relay, heartbeat: Heartbeat, stopped: threading.Event) -> None
             stopped.wait(RELAY_RETRY_SECONDS)
 
 
-def _drain(parts: Parts, relay: Relay, heartbeat: Heartbeat) -> None:
+def _drain(context: WorkerContext, relay: Relay, heartbeat: Heartbeat) -> None:
     # The process is dead, so its files no longer grow: one pass that the database takes is all. A database that stays
     # away is given up at last, and a worker that is to stop does not wait so long.
     asked_at = None
     while not heartbeat.lost.is_set() and not relay.forward():
-        if heartbeat.silent_for() > parts.settings.database_patience_seconds + UPLOAD_PATIENCE_SECONDS:
+        if heartbeat.silent_for() > context.settings.database_patience_seconds + UPLOAD_PATIENCE_SECONDS:
             heartbeat.lost.set()
-        if parts.stopping.is_set():
+        if context.stopping.is_set():
             asked_at = asked_at or time.monotonic()
-            if time.monotonic() - asked_at > parts.settings.stop_grace_seconds:
+            if time.monotonic() - asked_at > context.settings.stop_grace_seconds:
                 heartbeat.lost.set()
         time.sleep(RELAY_SECONDS)

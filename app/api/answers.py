@@ -5,6 +5,9 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, Field, PlainSerializer
 
+from app.failures import FailureCode
+from app.jobs.events import EventType, described
+
 Item = TypeVar("Item")
 
 Time = Annotated[
@@ -56,7 +59,7 @@ class Progress(BaseModel):
 class JobError(BaseModel):
     """Why an attempt failed: the last one of a queued job, the final one of a failed job."""
 
-    code: str = Field(description="The kind of failure, such as `model_not_found`.")
+    code: str = Field(description=f"What went wrong, for programs: {', '.join(FailureCode)}.")
     message: str
     hint: str | None = Field(default=None, description="What to do about it.")
     details: Any = Field(default=None, description="Split, row, line and column, where a row is to blame.")
@@ -91,7 +94,7 @@ class JobAnswer(BaseModel):
     )
     attempt: int = Field(description="How many times a worker has taken the job.")
     failures: int = Field(description="Attempts that failed.")
-    workers_lost: int = Field(description="Attempts whose worker fell silent.")
+    workers_lost: int = Field(description="Attempts whose worker stopped renewing its lease.")
     cancel_requested: bool
     pause_requested: bool
     priority: int
@@ -140,9 +143,9 @@ class EventAnswer(BaseModel):
 
     id: int = Field(description="Counts from 1 without gaps.")
     object: Literal["event"] = "event"
-    type: str = Field(description="status, phase, progress, metric, checkpoint, resolved, note or intent.")
+    type: str = Field(description=f"What it tells about: {', '.join(EventType)}.")
     attempt: int
-    data: dict[str, Any]
+    data: dict[str, Any] = Field(description=f"The fields of each type: {described()}.")
     created_at: Time
 
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from app.api.answers import CheckpointAnswer, Error, FileAnswer, Page
-from app.api.dependencies import Parts, ProjectId, Service
+from app.api.context import Context, ProjectId, ServiceContext
 from app.api.jobs import job_of
 from app.errors import NotFound, RangeNotSatisfiable
 from app.http_ranges import Unsatisfiable, requested_range
@@ -32,18 +32,20 @@ Step = Annotated[
 
 
 @router.get("/checkpoints", response_model=Page[CheckpointAnswer])
-def checkpoints(job_id: str, parts: Parts, project: ProjectId) -> Page[CheckpointAnswer]:
+def checkpoints(job_id: str, context: Context, project: ProjectId) -> Page[CheckpointAnswer]:
     """List the checkpoints that can be downloaded, newest first."""
-    with parts.database.read() as session:
+    with context.database.read() as session:
         job = job_of(queries.job(session, project, job_id))
         found = queries.checkpoints(session, job.id)
     return Page(data=[_checkpoint(job, item) for item in found])
 
 
 @router.get("/artifacts", response_model=Page[FileAnswer])
-def manifest(job_id: str, response: Response, parts: Parts, project: ProjectId, step: Step = None) -> Page[FileAnswer]:
+def manifest(
+    job_id: str, response: Response, context: Context, project: ProjectId, step: Step = None
+) -> Page[FileAnswer]:
     """List the files of the published model, or of a checkpoint, with size and sha256."""
-    _, artifact = _find(parts, project, job_id, step)
+    _, artifact = _find(context, project, job_id, step)
     response.headers["etag"] = f'"{artifact.manifest_sha256}"'
     query = "" if step is None else f"?checkpoint={step}"
     return Page(
@@ -69,9 +71,9 @@ def manifest(job_id: str, response: Response, parts: Parts, project: ProjectId, 
         416: {"model": Error, "description": "No byte of the file is in the range; `content-range` has its size."},
     },
 )
-def file(job_id: str, path: str, request: Request, parts: Parts, project: ProjectId, step: Step = None) -> Response:
+def file(job_id: str, path: str, request: Request, context: Context, project: ProjectId, step: Step = None) -> Response:
     """Download one file; Range, If-Range and If-None-Match are honoured."""
-    _, artifact = _find(parts, project, job_id, step)
+    _, artifact = _find(context, project, job_id, step)
     # Only paths that the manifest lists exist: no path is ever put together from the request.
     entry = next((item for item in artifact.files if item["path"] == path), None)
     if entry is None:
@@ -93,7 +95,7 @@ def file(job_id: str, path: str, request: Request, parts: Parts, project: Projec
     headers["content-length"] = str(end - start)
     if request.state.is_head:
         return Response(headers=headers, media_type=OCTETS)
-    chunks = parts.storage.read(f"{artifact.prefix}/{path}", start, end)
+    chunks = context.storage.read(f"{artifact.prefix}/{path}", start, end)
     return StreamingResponse(chunks, status_code=status, headers=headers, media_type=OCTETS)
 
 
@@ -105,9 +107,9 @@ def file(job_id: str, path: str, request: Request, parts: Parts, project: Projec
         304: {"description": "The archive is the one that If-None-Match names."},
     },
 )
-def archive(job_id: str, request: Request, parts: Parts, project: ProjectId, step: Step = None) -> Response:
+def archive(job_id: str, request: Request, context: Context, project: ProjectId, step: Step = None) -> Response:
     """Download all files as one uncompressed tar."""
-    job, artifact = _find(parts, project, job_id, step)
+    job, artifact = _find(context, project, job_id, step)
     etag = f'"{artifact.manifest_sha256}"'
     if _matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers={"etag": etag})
@@ -115,7 +117,7 @@ def archive(job_id: str, request: Request, parts: Parts, project: ProjectId, ste
     sizes = [(f"{folder}/{item['path']}", int(item["size"])) for item in artifact.files]
 
     def read(name: str) -> Iterator[bytes]:
-        return parts.storage.read(f"{artifact.prefix}/{name.removeprefix(folder + '/')}")
+        return context.storage.read(f"{artifact.prefix}/{name.removeprefix(folder + '/')}")
 
     headers = {
         "etag": etag,
@@ -127,8 +129,8 @@ def archive(job_id: str, request: Request, parts: Parts, project: ProjectId, ste
     return StreamingResponse(tar_stream(sizes, read), headers=headers, media_type=TAR)
 
 
-def _find(parts: Service, project: str, job_id: str, step: int | None) -> tuple[Job, Artifact]:
-    with parts.database.read() as session:
+def _find(context: ServiceContext, project: str, job_id: str, step: int | None) -> tuple[Job, Artifact]:
+    with context.database.read() as session:
         job = job_of(queries.job(session, project, job_id))
         artifact = queries.artifact(session, job, step)
     if artifact is not None:

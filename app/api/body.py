@@ -13,7 +13,7 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from app.api.dependencies import Parts, ProjectId
+from app.api.context import Context, ProjectId
 from app.errors import InvalidRequest, TooLarge
 from app.specs.problems import dotted, problems
 
@@ -38,8 +38,8 @@ def json_body(model: type[Model], *, may_be_empty: bool = False) -> Callable[...
     With `may_be_empty`, no body at all is the same as `{}`.
     """
 
-    async def read(request: Request, parts: Parts, project: ProjectId) -> tuple[Model, Any]:
-        body = await _bytes(request, parts.settings.body_limit_bytes)
+    async def read(request: Request, context: Context, project: ProjectId) -> tuple[Model, Any]:
+        body = await _bytes(request, context.settings.body_limit_bytes)
         if may_be_empty and not body.strip():
             body = b"{}"
         # Two megabytes of JSON take long enough to keep every other request waiting.

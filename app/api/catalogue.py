@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from app.api.answers import Page, TaskAnswer, WorkerAnswer
-from app.api.dependencies import Parts, ProjectId
+from app.api.context import Context, ProjectId
 from app.jobs import queries
 from app.specs import TASKS, JobSpec
 from app.specs.compatibility import engines_for, methods_for
@@ -37,10 +37,10 @@ def tasks(project: ProjectId) -> Page[TaskAnswer]:
 
 
 @router.get("/workers", response_model=Page[WorkerAnswer])
-def workers(parts: Parts, project: ProjectId) -> Page[WorkerAnswer]:
+def workers(context: Context, project: ProjectId) -> Page[WorkerAnswer]:
     """List the workers of the last day that have not stopped, alive or silent."""
-    with parts.database.read() as session:
-        found = queries.workers(session, silent_for=parts.settings.lease_seconds)
+    with context.database.read() as session:
+        found = queries.workers(session, silent_for=context.settings.lease_seconds)
         running = queries.running_on(session, project)
     return Page(
         data=[

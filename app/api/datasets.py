@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 
 from app.api.answers import DatasetAnswer, Deleted, Error, Page
-from app.api.dependencies import Parts, ProjectId, Service
+from app.api.context import Context, ProjectId, ServiceContext
 from app.api.parameters import Limit
 from app.datasets import catalogue
 from app.datasets.form import FILE_LIMIT, NAME_LIMIT
@@ -58,64 +58,68 @@ UPLOAD_FORM = {
     openapi_extra=UPLOAD_FORM,
     responses={413: {"model": Error}, 422: {"model": Error}, 507: {"model": Error}},
 )
-async def upload(request: Request, parts: Parts, project: ProjectId) -> DatasetAnswer:
+async def upload(request: Request, context: Context, project: ProjectId) -> DatasetAnswer:
     """Upload a file, or several of the same columns, as one dataset. The answer comes when it was inspected and is usable."""
     declared = request.headers.get("content-length", "")
     length = int(declared) if declared.isdigit() else None
-    with workspace(parts.settings.cache() / UPLOADS) as folder:
+    with workspace(context.settings.cache() / UPLOADS) as folder:
         received = await receive(
-            request.stream(), request.headers.get("content-type", ""), length, folder, parts.settings.upload_limit_bytes
+            request.stream(),
+            request.headers.get("content-type", ""),
+            length,
+            folder,
+            context.settings.upload_limit_bytes,
         )
-        async with parts.intake:
+        async with context.intake:
             dataset = await run_in_threadpool(
-                catalogue.add, parts.database, parts.storage, parts.settings, project, received, folder
+                catalogue.add, context.database, context.storage, context.settings, project, received, folder
             )
     return _answer(dataset)
 
 
 @router.get("", response_model=Page[DatasetAnswer])
 def list_datasets(
-    parts: Parts,
+    context: Context,
     project: ProjectId,
     limit: Limit = 20,
     after: Annotated[str | None, Query(max_length=40, description="The last id of the page before.")] = None,
 ) -> Page[DatasetAnswer]:
     """List datasets, newest first."""
-    with parts.database.read() as session:
+    with context.database.read() as session:
         found, has_more = queries.datasets(session, project, limit=limit, after=after)
     return Page(data=[_answer(dataset) for dataset in found], has_more=has_more)
 
 
 @router.get("/{dataset_id}", response_model=DatasetAnswer, responses={404: {"model": Error}})
-def get(dataset_id: str, parts: Parts, project: ProjectId) -> DatasetAnswer:
+def get(dataset_id: str, context: Context, project: ProjectId) -> DatasetAnswer:
     """Look at one dataset: columns, types and counts."""
-    return _answer(_find(parts, project, dataset_id))
+    return _answer(_find(context, project, dataset_id))
 
 
 @router.get("/{dataset_id}/rows", response_model=Page[dict[str, Any]], responses={404: {"model": Error}})
 def rows(
     dataset_id: str,
-    parts: Parts,
+    context: Context,
     project: ProjectId,
     start: Annotated[int, Query(ge=0, le=2**62, description="The first row, from 0.")] = 0,
     limit: Annotated[int, Query(ge=1, le=100, description="Rows a page.")] = 10,
 ) -> Page[dict[str, Any]]:
     """Preview rows; `_line` is each row's line in the uploaded file, and `_file` that file's name where there are several."""
-    dataset = _find(parts, project, dataset_id)
-    found = preview(parts.copies.parquet(dataset), start, limit)
+    dataset = _find(context, project, dataset_id)
+    found = preview(context.copies.parquet(dataset), start, limit)
     return Page(data=found, has_more=start + len(found) < dataset.rows)
 
 
 @router.delete("/{dataset_id}", response_model=Deleted, responses={404: {"model": Error}, 409: {"model": Error}})
-def delete(dataset_id: str, parts: Parts, project: ProjectId) -> Deleted:
+def delete(dataset_id: str, context: Context, project: ProjectId) -> Deleted:
     """Delete a dataset that no queued or running job needs."""
-    catalogue.remove(parts.database, parts.storage, project, dataset_id)
-    parts.copies.forget(dataset_id)
+    catalogue.remove(context.database, context.storage, project, dataset_id)
+    context.copies.forget(dataset_id)
     return Deleted(id=dataset_id, object="dataset")
 
 
-def _find(parts: Service, project: str, dataset_id: str) -> Dataset:
-    with parts.database.read() as session:
+def _find(context: ServiceContext, project: str, dataset_id: str) -> Dataset:
+    with context.database.read() as session:
         dataset = queries.dataset(session, project, dataset_id)
     if dataset is None:
         raise NotFound("there is no such dataset in this project", param="dataset_id", code="dataset_not_found")

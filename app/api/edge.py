@@ -5,7 +5,7 @@ import logging
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.failures import response_of
+from app.api.error_responses import response_of
 from app.errors import NotFound, TunesmithError, UnsupportedMediaType, UriTooLong
 from app.identifiers import new_id
 

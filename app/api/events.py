@@ -6,16 +6,18 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from app.api.answers import Error, EventAnswer, Logs, Metrics, Page, Point
-from app.api.dependencies import Parts, ProjectId, Service, Streams
+from app.api.context import Context, ProjectId, ServiceContext, Streams
 from app.api.jobs import job_of
 from app.api.stream import Feed, event_answer
 from app.errors import InvalidRequest, Unavailable
 from app.jobs import queries
+from app.jobs.events import EventType
 from app.jobs.states import TERMINAL
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], responses={404: {"model": Error}})
 
 LARGEST_ID = 2**62
+TYPE_FILTER = f"Only events of this type: {', '.join(EventType)}."
 
 
 @router.get(
@@ -27,11 +29,11 @@ def events(  # noqa: PLR0917 - FastAPI passes them by name
     job_id: str,
     request: Request,
     streams: Streams,
-    parts: Parts,
+    context: Context,
     project: ProjectId,
     after: Annotated[int, Query(ge=0, le=LARGEST_ID, description="The last event id seen; 0 for the beginning.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000, description="Entries a page.")] = 100,
-    type: Annotated[str | None, Query(max_length=20, description="Only events of this type.")] = None,  # noqa: A002 - its name in the API
+    type: Annotated[str | None, Query(max_length=20, description=TYPE_FILTER)] = None,  # noqa: A002 - its name in the API
     last_event_id: Annotated[str | None, Header(description="Where a stream goes on; wins over `after`.")] = None,
 ) -> Page[EventAnswer] | Response:
     """Read the job's log, oldest first. Ids count from 1 without gaps.
@@ -41,18 +43,20 @@ def events(  # noqa: PLR0917 - FastAPI passes them by name
     """
     if "text/event-stream" in request.headers.get("accept", ""):
         is_head = bool(getattr(request.state, "is_head", False))
-        return _stream(parts, streams, project, job_id, _event_id(last_event_id, after), is_head=is_head)
-    with parts.database.read() as session:
+        return _stream(context, streams, project, job_id, _event_id(last_event_id, after), is_head=is_head)
+    with context.database.read() as session:
         job = job_of(queries.job(session, project, job_id))
         found, has_more = queries.events(session, job.id, after=after, limit=limit, kind=type)
         data = [event_answer(event) for event in found]
         return Page(data=data, has_more=has_more)
 
 
-def _stream(parts: Service, streams: Feed, project: str, job_id: str, after: int, *, is_head: bool) -> Response:
+def _stream(
+    context: ServiceContext, streams: Feed, project: str, job_id: str, after: int, *, is_head: bool
+) -> Response:
     if streams.is_closing:
         raise Unavailable("this service is stopping; connect again")
-    with parts.database.read() as session:
+    with context.database.read() as session:
         job = job_of(queries.job(session, project, job_id))
     if job.status in TERMINAL and after >= job.event_seq:
         # By the standard, this is what stops an EventSource from connecting again.
@@ -75,9 +79,9 @@ def _event_id(last_event_id: str | None, after: int) -> int:
 
 
 @router.get("/metrics", response_model=Metrics)
-def metrics(job_id: str, parts: Parts, project: ProjectId) -> Metrics:
+def metrics(job_id: str, context: Context, project: ProjectId) -> Metrics:
     """Metric series by name, as the Hugging Face Trainer names them."""
-    with parts.database.read() as session:
+    with context.database.read() as session:
         job = job_of(queries.job(session, project, job_id))
         found = queries.metric_events(session, job.id)
     series: dict[str, dict[int, Point]] = {}
@@ -92,7 +96,7 @@ def metrics(job_id: str, parts: Parts, project: ProjectId) -> Metrics:
 @router.get("/logs", response_model=Logs)
 def logs(
     job_id: str,
-    parts: Parts,
+    context: Context,
     project: ProjectId,
     attempt: Annotated[
         int | None, Query(ge=1, le=1_000_000, description="Which attempt; the newest that wrote anything without it.")
@@ -100,7 +104,7 @@ def logs(
     tail: Annotated[int, Query(ge=1, le=1_000_000, description="Characters from the end.")] = 20_000,
 ) -> Logs:
     """Read the end of what the training process wrote."""
-    with parts.database.read() as session:
+    with context.database.read() as session:
         job = job_of(queries.job(session, project, job_id))
         found, text = queries.log_tail(session, job.id, attempt=attempt, limit=tail)
     return Logs(attempt=found, text=text)

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.api.answers import Error, Estimate, JobAnswer, JobLinks, Page, Validation
 from app.api.body import json_body
-from app.api.dependencies import Parts, ProjectId, Service
+from app.api.context import Context, ProjectId, ServiceContext
 from app.api.parameters import Limit, family, point_in_time
 from app.errors import Conflict, InvalidRequest, NotFound
 from app.jobs import lifecycle, queries, submission
@@ -34,7 +34,7 @@ RETRIED_WITHIN_SECONDS = 600.0
 )
 def create(
     body: Body,
-    parts: Parts,
+    context: Context,
     project: ProjectId,
     response: Response,
     idempotency_key: Annotated[
@@ -57,18 +57,18 @@ def create(
     """Create a fine-tuning job."""
     spec, tree = body
     body_hash = sha256(json.dumps(tree, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-    if idempotency_key is not None and (replayed := _replay(parts, project, idempotency_key, body_hash, response)):
+    if idempotency_key is not None and (replayed := _replay(context, project, idempotency_key, body_hash, response)):
         return replayed
     if (
         x_stainless_retry_count
         and idempotency_key is None
-        and (replayed := _retried(parts, project, body_hash, response))
+        and (replayed := _retried(context, project, body_hash, response))
     ):
         return replayed
-    plan = _check(parts, project, spec)
+    plan = _check(context, project, spec)
     job = plan.job(project, body_sha256=body_hash)
     try:
-        with parts.database.write() as session:
+        with context.database.write() as session:
             submission.require_datasets(session, plan)
             lifecycle.submit(session, job)
             session.add_all(JobDataset(job_id=job.id, dataset_id=found) for found in plan.dataset_ids())
@@ -78,17 +78,19 @@ def create(
                 )
     except IntegrityError:
         # The same key was posted at the same moment, and the other request was first.
-        if idempotency_key is not None and (replayed := _replay(parts, project, idempotency_key, body_hash, response)):
+        if idempotency_key is not None and (
+            replayed := _replay(context, project, idempotency_key, body_hash, response)
+        ):
             return replayed
         raise
-    parts.hints.give(job.queue)
-    return _answer(parts, project, job.id)
+    context.hints.give(job.queue)
+    return _answer(context, project, job.id)
 
 
 @router.post("/validate", response_model=Validation, responses={422: {"model": Error}})
-def validate(body: Body, parts: Parts, project: ProjectId) -> Validation:
+def validate(body: Body, context: Context, project: ProjectId) -> Validation:
     """Check all that create checks, and estimate, without creating."""
-    plan = _check(parts, project, body[0])
+    plan = _check(context, project, body[0])
     return Validation(
         estimate=Estimate(**plan.estimate()._asdict()),
         preflight=None if plan.findings is None else {"data": plan.findings},
@@ -99,7 +101,7 @@ def validate(body: Body, parts: Parts, project: ProjectId) -> Validation:
 @router.get("", response_model=Page[JobAnswer])
 def list_jobs(  # noqa: PLR0917 - FastAPI passes them by name
     request: Request,
-    parts: Parts,
+    context: Context,
     project: ProjectId,
     limit: Limit = 20,
     after: Annotated[str | None, Query(max_length=40, description="The last id of the page before.")] = None,
@@ -116,7 +118,7 @@ def list_jobs(  # noqa: PLR0917 - FastAPI passes them by name
     created_before: Annotated[str | None, Query(description="ISO 8601 or seconds since 1970.")] = None,
 ) -> Page[JobAnswer]:
     """List jobs, newest first."""
-    with parts.database.read() as session:
+    with context.database.read() as session:
         found, has_more = queries.jobs(
             session,
             project,
@@ -135,28 +137,28 @@ def list_jobs(  # noqa: PLR0917 - FastAPI passes them by name
 
 
 @router.get("/{job_id}", response_model=JobAnswer, responses={404: {"model": Error}})
-def get(job_id: str, parts: Parts, project: ProjectId) -> JobAnswer:
+def get(job_id: str, context: Context, project: ProjectId) -> JobAnswer:
     """Look at one job."""
-    return _answer(parts, project, job_id)
+    return _answer(context, project, job_id)
 
 
 @router.post("/{job_id}/cancel", response_model=JobAnswer, responses={404: {"model": Error}, 409: {"model": Error}})
-def cancel(job_id: str, parts: Parts, project: ProjectId) -> JobAnswer:
+def cancel(job_id: str, context: Context, project: ProjectId) -> JobAnswer:
     """Cancel a job. A running one saves a checkpoint and stops; poll until its status is `cancelled`."""
-    return _wish(parts, project, job_id, lifecycle.cancel, "only a job that has not ended can be cancelled")
+    return _request(context, project, job_id, lifecycle.cancel, "only a job that has not ended can be cancelled")
 
 
 @router.post("/{job_id}/pause", response_model=JobAnswer, responses={404: {"model": Error}, 409: {"model": Error}})
-def pause(job_id: str, parts: Parts, project: ProjectId) -> JobAnswer:
+def pause(job_id: str, context: Context, project: ProjectId) -> JobAnswer:
     """Pause a job. A running one saves a checkpoint and frees its slot; poll until its status is `paused`."""
-    return _wish(parts, project, job_id, lifecycle.pause, "only a queued or running job can be paused")
+    return _request(context, project, job_id, lifecycle.pause, "only a queued or running job can be paused")
 
 
 @router.post("/{job_id}/resume", response_model=JobAnswer, responses={404: {"model": Error}, 409: {"model": Error}})
-def resume(job_id: str, parts: Parts, project: ProjectId) -> JobAnswer:
+def resume(job_id: str, context: Context, project: ProjectId) -> JobAnswer:
     """Put a paused job back into the queue. It goes on from its newest checkpoint."""
-    answer = _wish(parts, project, job_id, lifecycle.resume, "only a paused job can be resumed")
-    parts.hints.give(answer.queue)
+    answer = _request(context, project, job_id, lifecycle.resume, "only a paused job can be resumed")
+    context.hints.give(answer.queue)
     return answer
 
 
@@ -166,9 +168,9 @@ def resume(job_id: str, parts: Parts, project: ProjectId) -> JobAnswer:
     response_model=JobAnswer,
     responses={404: {"model": Error}, 409: {"model": Error}},
 )
-def retry(job_id: str, body: RetryBody, parts: Parts, project: ProjectId) -> JobAnswer:
+def retry(job_id: str, body: RetryBody, context: Context, project: ProjectId) -> JobAnswer:
     """Make a new job from one that has ended: the same spec, from the start or from one of its checkpoints."""
-    with parts.database.write() as session:
+    with context.database.write() as session:
         parent = job_of(queries.job(session, project, job_id))
         if parent.status not in TERMINAL:
             raise Conflict(
@@ -184,8 +186,8 @@ def retry(job_id: str, body: RetryBody, parts: Parts, project: ProjectId) -> Job
         submission.require_datasets(session, plan)
         lifecycle.submit(session, child)
         session.add_all(JobDataset(job_id=child.id, dataset_id=found) for found in plan.dataset_ids())
-    parts.hints.give(child.queue)
-    return _answer(parts, project, child.id)
+    context.hints.give(child.queue)
+    return _answer(context, project, child.id)
 
 
 def _start(session: Session, parent: Job, step: int | Literal["latest"] | None) -> Artifact | None:
@@ -200,14 +202,16 @@ def _start(session: Session, parent: Job, step: int | Literal["latest"] | None) 
     return found
 
 
-def _wish(parts: Service, project: str, job_id: str, wish: Callable[[Session, str], bool], otherwise: str) -> JobAnswer:
-    with parts.database.write() as session:
+def _request(
+    context: ServiceContext, project: str, job_id: str, request: Callable[[Session, str], bool], otherwise: str
+) -> JobAnswer:
+    with context.database.write() as session:
         job = job_of(queries.job(session, project, job_id))
-        if not wish(session, job.id):
+        if not request(session, job.id):
             session.refresh(job)
             code = "job_ended" if job.status in TERMINAL else "wrong_state"
             raise Conflict(f"this job is '{job.status}'; {otherwise}", code=code)
-    return _answer(parts, project, job_id)
+    return _answer(context, project, job_id)
 
 
 def job_of(job: Job | None) -> Job:
@@ -239,24 +243,24 @@ def job_answer(job: Job, queue_position: int | None, waiting_for: str | None = N
     )
 
 
-def _check(parts: Service, project: str, spec: JobSpec) -> submission.Plan:
-    return submission.check(parts.database, parts.copies, project, spec, row_limit=parts.settings.row_check_limit)
+def _check(context: ServiceContext, project: str, spec: JobSpec) -> submission.Plan:
+    return submission.check(context.database, context.copies, project, spec, row_limit=context.settings.row_check_limit)
 
 
-def _answer(parts: Service, project: str, job_id: str) -> JobAnswer:
-    with parts.database.read() as session:
-        return _described(parts, session, job_of(queries.job(session, project, job_id)))
+def _answer(context: ServiceContext, project: str, job_id: str) -> JobAnswer:
+    with context.database.read() as session:
+        return _described(context, session, job_of(queries.job(session, project, job_id)))
 
 
-def _described(parts: Service, session: Session, job: Job) -> JobAnswer:
+def _described(context: ServiceContext, session: Session, job: Job) -> JobAnswer:
     if job.status != JobStatus.QUEUED:
         return job_answer(job, None)
     position = queries.queue_positions(session, [job.queue]).get(job.id)
-    return job_answer(job, position, queries.waiting_for(session, job, silent_for=parts.settings.lease_seconds))
+    return job_answer(job, position, queries.waiting_for(session, job, silent_for=context.settings.lease_seconds))
 
 
-def _replay(parts: Service, project: str, key: str, body_hash: str, response: Response) -> JobAnswer | None:
-    with parts.database.read() as session:
+def _replay(context: ServiceContext, project: str, key: str, body_hash: str, response: Response) -> JobAnswer | None:
+    with context.database.read() as session:
         earlier = queries.idempotent_job(session, project, key)
         if earlier is None:
             return None
@@ -266,14 +270,14 @@ def _replay(parts: Service, project: str, key: str, body_hash: str, response: Re
             raise InvalidRequest(message, param="idempotency-key", code="idempotency_key_reused")
         response.status_code = 200
         response.headers["idempotent-replayed"] = "true"
-        return _described(parts, session, job)
+        return _described(context, session, job)
 
 
-def _retried(parts: Service, project: str, body_hash: str, response: Response) -> JobAnswer | None:
-    with parts.database.read() as session:
+def _retried(context: ServiceContext, project: str, body_hash: str, response: Response) -> JobAnswer | None:
+    with context.database.read() as session:
         job = queries.recent_job(session, project, body_hash, within=RETRIED_WITHIN_SECONDS)
         if job is None:
             return None
         response.status_code = 200
         response.headers["idempotent-replayed"] = "true"
-        return _described(parts, session, job)
+        return _described(context, session, job)

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy.orm import Session
 
 from app import __version__
-from app.api.dependencies import Parts
+from app.api.context import Context
 from app.jobs import queries
 from app.jobs.states import JobStatus
 
@@ -22,11 +22,11 @@ TEXT = {"content": {"text/plain": {"schema": {"type": "string"}}}, "description"
 
 
 @router.get("/metrics", response_class=Response, responses={200: TEXT})
-def prometheus(request: Request, parts: Parts) -> Response:
+def prometheus(request: Request, context: Context) -> Response:
     """Jobs by status, the age of the oldest queued job, workers and slots, over all projects."""
     registry = CollectorRegistry()
-    with parts.database.read() as session:
-        registry.register(_read(session, parts.settings.lease_seconds))
+    with context.database.read() as session:
+        registry.register(_read(session, context.settings.lease_seconds))
     encode, media_type = choose_encoder(request.headers.get("accept", ""))
     return Response(encode(registry), headers={"content-type": media_type})
 

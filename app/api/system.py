@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app import migrate
 from app.api.answers import Health
-from app.api.dependencies import Parts, Service, Streams
+from app.api.context import Context, ServiceContext, Streams
 from app.jobs import queries
 from app.jobs.wakeup import CeleryWakeup
 
@@ -23,14 +23,14 @@ async def healthz() -> Health:
 
 
 @router.get("/readyz", response_model=Health, responses={503: {"model": Health}})
-def readyz(parts: Parts, streams: Streams, response: Response) -> Health:
+def readyz(context: Context, streams: Streams, response: Response) -> Health:
     """Whether requests can be served: database, migrations and storage. Broker and workers are reported only."""
     required = {
-        "database": _outcome(parts.database.check),
-        "migrations": _outcome(lambda: _require_current(parts)),
-        "storage": _outcome(parts.storage.check),
+        "database": _outcome(context.database.check),
+        "migrations": _outcome(lambda: _require_current(context)),
+        "storage": _outcome(context.storage.check),
     }
-    reported = {"broker": _broker(parts), "workers": _workers(parts)}
+    reported = {"broker": _broker(context), "workers": _workers(context)}
     if streams.is_closing:
         required["service"] = "stopping"
     ready = all(outcome == "ok" for outcome in required.values())
@@ -48,22 +48,22 @@ def _outcome(check: Callable[[], None]) -> str:
     return "ok"
 
 
-def _require_current(parts: Service) -> None:
-    if not migrate.is_current(parts.database):
+def _require_current(context: ServiceContext) -> None:
+    if not migrate.is_current(context.database):
         raise RuntimeError("the schema is not at the newest migration; run `tunesmith migrate`")
 
 
-def _broker(parts: Service) -> str:
-    wakeup = parts.wakeup
+def _broker(context: ServiceContext) -> str:
+    wakeup = context.wakeup
     return _outcome(wakeup.check) if isinstance(wakeup, CeleryWakeup) else "none: workers poll"
 
 
-def _workers(parts: Service) -> str:
+def _workers(context: ServiceContext) -> str:
     try:
-        with parts.database.read() as session:
+        with context.database.read() as session:
             alive = [
                 worker
-                for worker, is_alive in queries.workers(session, silent_for=parts.settings.lease_seconds)
+                for worker, is_alive in queries.workers(session, silent_for=context.settings.lease_seconds)
                 if is_alive
             ]
     except SQLAlchemyError:

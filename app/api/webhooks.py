@@ -8,7 +8,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.api.answers import Deleted, Error, Page, Time
 from app.api.body import json_body
-from app.api.dependencies import Parts, ProjectId, Service
+from app.api.context import Context, ProjectId, ServiceContext
 from app.jobs.tables import Webhook
 from app.webhooks import catalogue, message, queries
 from app.webhooks.spec import EventType, WebhookSpec
@@ -63,45 +63,45 @@ class WebhookTest(BaseModel):
     responses={409: {"model": Error}, 422: {"model": Error}},
     openapi_extra=BODY,
 )
-def create(body: Body, parts: Parts, project: ProjectId) -> NewWebhook:
+def create(body: Body, context: Context, project: ProjectId) -> NewWebhook:
     """Have events of this project's jobs sent to a URL, from now on. The answer alone has the secret."""
     spec = body[0]
-    private = parts.settings.webhook_private_addresses
-    webhook = catalogue.add(parts.database, project, spec.url, spec.events, private_addresses=private)
+    private = context.settings.webhook_private_addresses
+    webhook = catalogue.add(context.database, project, spec.url, spec.events, private_addresses=private)
     return NewWebhook(**_fields(webhook), secret=webhook.secret)
 
 
 @router.get("", response_model=Page[WebhookAnswer])
-def list_webhooks(parts: Parts, project: ProjectId) -> Page[WebhookAnswer]:
+def list_webhooks(context: Context, project: ProjectId) -> Page[WebhookAnswer]:
     """List webhooks, newest first, all on one page."""
-    with parts.database.read() as session:
+    with context.database.read() as session:
         return Page(data=[WebhookAnswer(**_fields(webhook)) for webhook in queries.webhooks(session, project)])
 
 
 @router.get("/{webhook_id}", response_model=WebhookAnswer, responses={404: {"model": Error}})
-def get(webhook_id: str, parts: Parts, project: ProjectId) -> WebhookAnswer:
+def get(webhook_id: str, context: Context, project: ProjectId) -> WebhookAnswer:
     """Look at one webhook and at how its newest delivery went."""
-    return WebhookAnswer(**_fields(_find(parts, project, webhook_id)))
+    return WebhookAnswer(**_fields(_find(context, project, webhook_id)))
 
 
 @router.delete("/{webhook_id}", response_model=Deleted, responses={404: {"model": Error}})
-def delete(webhook_id: str, parts: Parts, project: ProjectId) -> Deleted:
+def delete(webhook_id: str, context: Context, project: ProjectId) -> Deleted:
     """Delete a webhook, and with it what was still to be sent."""
-    catalogue.remove(parts.database, project, webhook_id)
+    catalogue.remove(context.database, project, webhook_id)
     return Deleted(id=webhook_id, object="webhook")
 
 
 @router.post("/{webhook_id}/test", response_model=WebhookTest, responses={404: {"model": Error}})
-async def test(webhook_id: str, parts: Parts, project: ProjectId) -> WebhookTest:
+async def test(webhook_id: str, context: Context, project: ProjectId) -> WebhookTest:
     """Send a `webhook.test` event now, once, and say what came back. Nothing about the webhook changes."""
-    webhook = await run_in_threadpool(_find, parts, project, webhook_id)
+    webhook = await run_in_threadpool(_find, context, project, webhook_id)
     told = message.of_test(webhook.id)
-    outcome = await parts.sender.post(webhook.url, message.headers(told, webhook.secret), told.body)
+    outcome = await context.sender.post(webhook.url, message.headers(told, webhook.secret), told.body)
     return WebhookTest(delivered=outcome.delivered, status_code=outcome.status_code, error=outcome.error)
 
 
-def _find(parts: Service, project: str, webhook_id: str) -> Webhook:
-    with parts.database.read() as session:
+def _find(context: ServiceContext, project: str, webhook_id: str) -> Webhook:
+    with context.database.read() as session:
         webhook = queries.webhook(session, project, webhook_id)
     if webhook is None:
         raise catalogue.not_found()

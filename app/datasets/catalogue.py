@@ -122,7 +122,7 @@ def _withdraw(database: Database, storage: Storage, dataset: Dataset) -> None:
         storage.delete_prefix(f"datasets/{dataset.id}")
     except (SQLAlchemyError, StorageError) as error:
         # What went wrong before this is what the client must hear of.
-        log.warning("the files of %s stay until the next upkeep: %s", dataset.id, error)
+        log.warning("the files of %s stay until the next garbage collection: %s", dataset.id, error)
 
 
 def _not_found() -> NotFound:

@@ -253,19 +253,10 @@ def running_on(session: Session, project_id: str) -> dict[str, list[str]]:
     return owned
 
 
-def expired_leases(session: Session) -> Sequence[Row[str, int, int, int, int, int, float | None, float | None]]:
-    """Running jobs whose worker fell silent, as `lifecycle.reclaim` takes them."""
+def expired_leases(session: Session) -> Sequence[Row[str, int]]:
+    """Id and attempt of the running jobs whose worker stopped renewing its lease."""
     return session.execute(
-        select(
-            Job.id,
-            Job.attempt,
-            Job.workers_lost,
-            Job.stalled,
-            Job.furthest_step,
-            Job.step_at_claim,
-            Job.cancel_requested_at,
-            Job.pause_requested_at,
-        ).where(Job.status == JobStatus.RUNNING, Job.lease_expires_at < now())
+        select(Job.id, Job.attempt).where(Job.status == JobStatus.RUNNING, Job.lease_expires_at < now())
     ).all()
 
 

@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import DATABASE_AWAY, Database, now
 from app.jobs import lifecycle, queries
-from app.jobs.lifecycle import Limits
+from app.jobs.decision import RetryPolicy
 from app.jobs.tables import Job
 from app.jobs.wakeup import Wakeup
 
@@ -23,7 +23,7 @@ ENGINE_SECONDS = 60.0
 
 def sweep(
     database: Database,
-    limits: Limits,
+    policy: RetryPolicy,
     wakeup: Wakeup,
     *,
     reclaims: bool = True,
@@ -33,12 +33,12 @@ def sweep(
 
     A job that has waited `engine_seconds` while no worker offered its engine is told so, once, in its log.
     """
-    changed = _reclaim(database, limits) if reclaims else 0
+    changed = _reclaim(database, policy) if reclaims else 0
     with database.read() as session:
         late = queries.past_deadline(session)
     for job_id in late:
         with database.write() as session:
-            changed += lifecycle.expire(session, job_id)
+            changed += lifecycle.expire(session, job_id, policy)
     _tell_of_missing_engines(database, engine_seconds)
     with database.read() as session:
         waiting = queries.due_queues(session, within=HINT_SECONDS)
@@ -47,20 +47,20 @@ def sweep(
     return changed
 
 
-def _reclaim(database: Database, limits: Limits) -> int:
+def _reclaim(database: Database, policy: RetryPolicy) -> int:
     with database.read() as session:
         expired = queries.expired_leases(session)
     changed = 0
     for job in expired:
         try:
             with database.write() as session:
-                reclaimed = lifecycle.reclaim(session, job, limits)
+                reclaimed = lifecycle.reclaim(session, job.id, job.attempt, policy)
         except DATABASE_AWAY as error:
             # A worker that froze in mid-transaction still holds this row; the jobs behind it must not wait as well.
             log.warning("job %s: it cannot be reclaimed yet: %s", job.id, error)
             continue
         if reclaimed:
-            log.warning("job %s: the worker of attempt %s fell silent", job.id, job.attempt)
+            log.warning("job %s: the worker of attempt %s stopped renewing its lease", job.id, job.attempt)
             changed += 1
     return changed
 
@@ -71,7 +71,7 @@ def _tell_of_missing_engines(database: Database, waited: float) -> None:
     for job_id, seen, engine in waiting:
         message = f"for {waited:.0f} s no live worker has offered the engine {engine}; the job waits for one that does"
         with database.write() as session:
-            if lifecycle.note(session, job_id, seen, {"message": message, "engine": engine}):
+            if lifecycle.note(session, job_id, seen, message, engine):
                 log.warning("job %s: %s", job_id, message)
 
 
@@ -87,7 +87,7 @@ class Sweeper(threading.Thread):
     def __init__(
         self,
         database: Database,
-        limits: Limits,
+        policy: RetryPolicy,
         wakeup: Wakeup,
         *,
         interval: float,
@@ -95,7 +95,7 @@ class Sweeper(threading.Thread):
         engine_seconds: float = ENGINE_SECONDS,
     ) -> None:
         super().__init__(name="sweeper", daemon=True)
-        self._database, self._limits, self._wakeup = database, limits, wakeup
+        self._database, self._policy, self._wakeup = database, policy, wakeup
         self._interval, self._lease_seconds = interval, lease_seconds
         self._engine_seconds = engine_seconds
         self._stop_asked = threading.Event()
@@ -113,7 +113,7 @@ class Sweeper(threading.Thread):
                 reclaims = good_since is not None and time.monotonic() - good_since >= self._lease_seconds
                 sweep(
                     self._database,
-                    self._limits,
+                    self._policy,
                     self._wakeup,
                     reclaims=reclaims,
                     engine_seconds=self._engine_seconds,

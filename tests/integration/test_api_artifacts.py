@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from attempts import POLICY
 from deployment import Deployment, Process
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -25,6 +26,7 @@ from app.db import Database
 from app.identifiers import new_id
 from app.jobs import lifecycle
 from app.jobs.lifecycle import Lease
+from app.jobs.outcomes import Succeeded
 from app.jobs.tables import Artifact, Job
 from app.storage import Storage, open_storage
 
@@ -71,7 +73,8 @@ def library(running: tuple[Deployment, Process]) -> Library:
             artifact = _published(storage, lease, "checkpoint", step, files)
             lifecycle.checkpoint(session, lease, artifact, best_step=6)
     with database.write() as session:
-        lifecycle.succeed(session, lease, _published(storage, lease, "model", 18, FILES), {"accuracy": 0.5})
+        model = _published(storage, lease, "model", 18, FILES)
+        lifecycle.conclude(session, lease, Succeeded(model, {"accuracy": 0.5}), POLICY)
     database.close()
     return Library(service.url, key, job_id, storage)
 

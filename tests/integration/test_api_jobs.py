@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from attempts import POLICY
 from deployment import Deployment
 from hand_worker import claim
 from refusals import refusal
@@ -14,7 +15,9 @@ from sqlalchemy import func, select
 from tiny import sentences, spec
 
 from app.db import Database
+from app.failures import Failure, FailureCode
 from app.jobs import lifecycle
+from app.jobs.outcomes import Failed
 from app.jobs.tables import IdempotencyKey, Job
 
 Upload = Callable[[list[dict[str, Any]]], str]
@@ -322,9 +325,9 @@ def test_a_finished_job_tells_its_end(http: httpx.Client, service: Deployment) -
     job = http.post("/v1/jobs", json=spec(resources={"gpus": 1})).json()["id"]
     database, lease = claim(service, job)
     with database.write() as session:
-        limits = lifecycle.Limits(1, 1, 1, 0)
-        lifecycle.fail(session, lease, {"code": "x", "message": "broken\ud7ff"}, retryable=False, limits=limits)
+        failure = Failure.of(FailureCode.BAD_ROWS, "broken\ud7ff")
+        lifecycle.conclude(session, lease, Failed(failure), POLICY)
     database.close()
     found = http.get(f"/v1/jobs/{job}").json()
-    assert (found["status"], found["error"]["code"], found["queue_position"]) == ("failed", "x", None)
+    assert (found["status"], found["error"]["code"], found["queue_position"]) == ("failed", "bad_rows", None)
     refusal(http.post(f"/v1/jobs/{job}/cancel"), 409, "job_ended")

@@ -7,12 +7,13 @@ from typing import Any
 
 import httpx
 import pytest
+from attempts import PERMANENT, POLICY
 from deployment import Deployment, Process, deployment
 from hand_worker import claim
 from refusals import refusal
 from tiny import spec
 
-from app.jobs import lifecycle
+from app.jobs import events, lifecycle
 
 ACCEPT = {"accept": "text/event-stream"}
 
@@ -45,9 +46,9 @@ def test_a_stream_follows_a_job_to_its_end_and_then_closes(http: httpx.Client, s
     def work() -> None:
         for step in range(1, 40):
             with database.write() as session:
-                lifecycle.record(session, lease, [("metric", {"step": step})])
+                lifecycle.record(session, lease, [events.reported("metric", {"step": step})])
         with database.write() as session:
-            lifecycle.fail(session, lease, {"code": "x"}, retryable=False, limits=lifecycle.Limits(1, 1, 1, 0))
+            lifecycle.conclude(session, lease, PERMANENT, POLICY)
 
     worker = threading.Thread(target=work)
     with http.stream("GET", f"/v1/jobs/{job}/events", headers=ACCEPT) as response:

@@ -11,12 +11,12 @@ from app import auth
 from app.db import Database, now
 from app.identifiers import new_id
 from app.jobs import lifecycle, queries
-from app.jobs.lifecycle import Limits
+from app.jobs.decision import RetryPolicy
 from app.jobs.sweeper import sweep
 from app.jobs.tables import Event, Job, Worker
 from app.jobs.wakeup import NoWakeup
 
-LIMITS = Limits(max_failures=3, max_workers_lost=2, max_stalled=9, backoff_seconds=0)
+POLICY = RetryPolicy(max_failures=3, max_workers_lost=2, max_stalled=9, backoff_seconds=0)
 PLAIN = ("trainer", "pytorch")
 
 
@@ -76,7 +76,7 @@ def notes(database: Database, job_id: str) -> list[dict[str, str]]:
 
 
 def sweep_after(database: Database, seconds: float) -> None:
-    sweep(database, LIMITS, NoWakeup(), engine_seconds=seconds)
+    sweep(database, POLICY, NoWakeup(), engine_seconds=seconds)
 
 
 def test_a_job_is_claimed_only_by_a_worker_that_offers_its_engine(
@@ -147,9 +147,9 @@ def test_a_note_is_not_written_twice_nor_where_something_else_has_happened(
     told = []
     for _ in range(2):
         with database.write() as session:
-            told.append(lifecycle.note(session, job_id, 1, {"message": "x", "engine": "tensorflow"}))
+            told.append(lifecycle.note(session, job_id, 1, "x", "tensorflow"))
     assert told == [True, False]
     assert claimed(database, ("tensorflow",)) == job_id
     with database.write() as session:
-        assert not lifecycle.note(session, job_id, 3, {"message": "y"})
+        assert not lifecycle.note(session, job_id, 3, "y", "tensorflow")
     assert notes(database, job_id) == [{"message": "x", "engine": "tensorflow"}]

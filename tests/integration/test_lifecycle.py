@@ -1,22 +1,26 @@
 """The guards of the state machine, on every database that production uses."""
 
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import select, update
+from attempts import CANCELLED, PAUSED, PERMANENT, RELEASED, RETRYABLE, out_of_memory, resolved
+from sqlalchemy import select, text, update
 
 from app import auth
 from app.db import Database, now
 from app.identifiers import new_id
-from app.jobs import lifecycle, queries
-from app.jobs.lifecycle import Intents, Lease, Limits, LostLease
+from app.jobs import events, lifecycle, queries
+from app.jobs.decision import History, RetryPolicy, Transition, decide
+from app.jobs.lifecycle import Lease, LostLease, Requests, transitions
+from app.jobs.outcomes import Outcome, Succeeded
 from app.jobs.states import JobStatus
 from app.jobs.sweeper import sweep
 from app.jobs.tables import Artifact, Event, Job
 from app.jobs.wakeup import NoWakeup
 
-LIMITS = Limits(max_failures=3, max_workers_lost=2, max_stalled=9, backoff_seconds=0)
+POLICY = RetryPolicy(max_failures=3, max_workers_lost=2, max_stalled=9, backoff_seconds=0)
 SPEC = {
     "task": {"type": "text-classification"},
     "model": "local:x",
@@ -109,31 +113,36 @@ def test_events_are_gapless_and_record_every_transition(database: Database, subm
     job_id = submit()
     assert (lease := claim(database)) is not None
     with database.write() as session:
-        lifecycle.record(session, lease, [("metric", {"step": 1}), ("note", {})], phase="training")
+        lifecycle.record(
+            session,
+            lease,
+            [events.reported("metric", {"step": 1, "epoch": 0.1, "values": {}}), events.note("x")],
+            phase="training",
+        )
     with database.write() as session:
-        lifecycle.succeed(session, lease, model_of(lease), {"eval_accuracy": 0.5})
+        lifecycle.conclude(session, lease, Succeeded(model_of(lease), {"eval_accuracy": 0.5}), POLICY)
     with database.read() as session:
-        events = session.scalars(select(Event).where(Event.job_id == job_id).order_by(Event.seq)).all()
-    assert [event.seq for event in events] == [1, 2, 3, 4, 5]
-    moves = [(event.data["from"], event.data["to"], event.data["actor"]) for event in events if event.type == "status"]
-    assert moves == [(None, "queued", "user"), ("queued", "running", "worker"), ("running", "succeeded", "worker")]
+        found = session.scalars(select(Event).where(Event.job_id == job_id).order_by(Event.seq)).all()
+    assert [event.seq for event in found] == [1, 2, 3, 4, 5]
+    taken = [(event.data["from"], event.data["to"], event.data["actor"]) for event in found if event.type == "status"]
+    assert taken == [(None, "queued", "user"), ("queued", "running", "worker"), ("running", "succeeded", "worker")]
 
 
 def test_a_worker_that_lost_its_lease_writes_nothing(database: Database, submit: Callable[..., str]) -> None:
     job_id = submit()
     assert (old := claim(database, "old", lease=-1)) is not None
-    assert sweep(database, LIMITS, NoWakeup()) == 1
+    assert sweep(database, POLICY, NoWakeup()) == 1
     assert (new := claim(database, "new")) is not None
     assert new.attempt == old.attempt + 1
     writes: list[Callable[..., object]] = [
         lambda session: lifecycle.renew(session, old, 60),
-        lambda session: lifecycle.record(session, old, [("note", {})]),
+        lambda session: lifecycle.record(session, old, [events.note("x")]),
         lambda session: lifecycle.log(session, old, 0, "x"),
         lambda session: lifecycle.checkpoint(session, old, model_of(old), None),
-        lambda session: lifecycle.succeed(session, old, model_of(old), {}),
-        lambda session: lifecycle.fail(session, old, {}, retryable=True, limits=LIMITS),
-        lambda session: lifecycle.release(session, old),
-        lambda session: lifecycle.finish_cancel(session, old),
+        lambda session: lifecycle.conclude(session, old, Succeeded(model_of(old), {}), POLICY),
+        lambda session: lifecycle.conclude(session, old, RETRYABLE, POLICY),
+        lambda session: lifecycle.conclude(session, old, RELEASED, POLICY),
+        lambda session: lifecycle.conclude(session, old, CANCELLED, POLICY),
     ]
     for write in writes:
         with pytest.raises(LostLease), database.write() as session:
@@ -148,9 +157,7 @@ def test_failures_go_back_to_the_queue_until_the_limit(database: Database, submi
     for expected in (JobStatus.QUEUED, JobStatus.QUEUED, JobStatus.FAILED):
         assert (lease := claim(database)) is not None
         with database.write() as session:
-            assert (
-                lifecycle.fail(session, lease, {"code": "x", "message": "y"}, retryable=True, limits=LIMITS) == expected
-            )
+            assert lifecycle.conclude(session, lease, RETRYABLE, POLICY).edge.target == expected
     assert status(database, job_id) == JobStatus.FAILED
     assert claim(database) is None
 
@@ -159,14 +166,14 @@ def test_a_permanent_failure_ends_the_job_at_once(database: Database, submit: Ca
     submit()
     assert (lease := claim(database)) is not None
     with database.write() as session:
-        assert lifecycle.fail(session, lease, {"code": "x"}, retryable=False, limits=LIMITS) == JobStatus.FAILED
+        assert lifecycle.conclude(session, lease, PERMANENT, POLICY).edge.target == JobStatus.FAILED
 
 
 def test_backoff_delays_the_next_claim(database: Database, submit: Callable[..., str]) -> None:
     submit()
     assert (lease := claim(database)) is not None
     with database.write() as session:
-        lifecycle.fail(session, lease, {"code": "x"}, retryable=True, limits=Limits(5, 5, 5, backoff_seconds=30))
+        lifecycle.conclude(session, lease, RETRYABLE, RetryPolicy(5, 5, 5, backoff_seconds=30))
     assert claim(database) is None
     with database.write() as session:
         session.execute(update(Job).values(available_at=now() - 1))
@@ -185,7 +192,7 @@ def test_cancel_ends_a_queued_job_and_asks_a_running_one(database: Database, sub
     assert status(database, running) == JobStatus.RUNNING
     with database.write() as session:
         assert lifecycle.renew(session, lease, 60).cancel
-        lifecycle.finish_cancel(session, lease)
+        lifecycle.conclude(session, lease, CANCELLED, POLICY)
     with database.write() as session:
         assert not lifecycle.cancel(session, running)
     assert status(database, running) == JobStatus.CANCELLED
@@ -198,9 +205,51 @@ def test_a_cancel_beats_a_retry_and_a_reclaim(database: Database, submit: Callab
     with database.write() as session:
         lifecycle.cancel(session, first)
         lifecycle.cancel(session, second)
-        lifecycle.fail(session, one, {"code": "x"}, retryable=True, limits=LIMITS)
-    sweep(database, LIMITS, NoWakeup())
+        lifecycle.conclude(session, one, RETRYABLE, POLICY)
+    sweep(database, POLICY, NoWakeup())
     assert status(database, first) == status(database, second) == JobStatus.CANCELLED
+
+
+def test_a_cancel_that_arrives_while_an_attempt_ends_is_not_lost(
+    database: Database, submit: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = submit()
+    assert (lease := claim(database)) is not None
+
+    def cancel() -> None:
+        with database.write() as session:
+            assert lifecycle.cancel(session, job_id)
+
+    user = threading.Thread(target=cancel)
+
+    def decide_while_the_user_cancels(outcome: Outcome, history: History, policy: RetryPolicy) -> Transition:
+        user.start()
+        # A writer of SQLite waits for the transaction of this one in any case.
+        while database.engine.dialect.name == "postgresql" and user.is_alive() and not _somebody_waits(database):
+            time.sleep(0.01)
+        return decide(outcome, history, policy)
+
+    monkeypatch.setattr(transitions, "decide", decide_while_the_user_cancels)
+    with database.write() as session:
+        lifecycle.conclude(session, lease, RETRYABLE, POLICY)
+    user.join()
+    assert status(database, job_id) == JobStatus.CANCELLED
+
+
+def _somebody_waits(database: Database) -> bool:
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with database.read() as session:
+        return bool(session.scalar(text(waiting)))
+
+
+def test_a_cancel_beats_a_pause_that_is_being_carried_out(database: Database, submit: Callable[..., str]) -> None:
+    job_id = submit()
+    assert (lease := claim(database)) is not None
+    with database.write() as session:
+        lifecycle.pause(session, job_id)
+        lifecycle.cancel(session, job_id)
+        lifecycle.conclude(session, lease, PAUSED, POLICY)
+    assert status(database, job_id) == JobStatus.CANCELLED
 
 
 def test_lost_workers_are_counted_apart_and_end_the_job_at_the_limit(
@@ -209,7 +258,7 @@ def test_lost_workers_are_counted_apart_and_end_the_job_at_the_limit(
     job_id = submit()
     for expected in (JobStatus.QUEUED, JobStatus.FAILED):
         assert claim(database, lease=-1) is not None
-        sweep(database, LIMITS, NoWakeup())
+        sweep(database, POLICY, NoWakeup())
         assert status(database, job_id) == expected
     with database.read() as session:
         job = session.get_one(Job, job_id)
@@ -222,7 +271,7 @@ def test_release_counts_nothing(database: Database, submit: Callable[..., str]) 
     job_id = submit()
     assert (lease := claim(database)) is not None
     with database.write() as session:
-        lifecycle.release(session, lease)
+        lifecycle.conclude(session, lease, RELEASED, POLICY)
     with database.read() as session:
         job = session.get_one(Job, job_id)
         assert (job.status, job.failures, job.workers_lost) == (JobStatus.QUEUED, 0, 0)
@@ -235,22 +284,22 @@ def test_a_job_that_ran_out_of_memory_is_settled_anew_and_nothing_is_counted(
     job_id = submit()
     assert (lease := claim(database)) is not None
     with database.write() as session:
-        assert lifecycle.shrink(session, lease, {"code": "out_of_memory"}, {"batch_size": 8}) == JobStatus.QUEUED
+        assert lifecycle.conclude(session, lease, out_of_memory(), POLICY).edge.target == JobStatus.QUEUED
     with database.read() as session:
         job = session.get_one(Job, job_id)
         assert (job.status, job.failures, job.workers_lost, job.stalled) == (JobStatus.QUEUED, 0, 0, 0)
-        assert job.resolved == {"batch_size": 8}
+        assert job.resolved == resolved(batch_size=8, gradient_accumulation=4).model_dump(mode="json")
     with pytest.raises(LostLease), database.write() as session:
-        lifecycle.shrink(session, lease, {"code": "out_of_memory"}, {"batch_size": 4})
+        lifecycle.conclude(session, lease, out_of_memory(), POLICY)
 
 
 def test_a_queued_job_past_its_deadline_fails(database: Database, submit: Callable[..., str]) -> None:
     job_id = submit()
     assert (lease := claim(database)) is not None
     with database.write() as session:
-        lifecycle.release(session, lease)
+        lifecycle.conclude(session, lease, RELEASED, POLICY)
         session.execute(update(Job).values(deadline_at=now() - 1))
-    sweep(database, LIMITS, NoWakeup())
+    sweep(database, POLICY, NoWakeup())
     assert status(database, job_id) == JobStatus.FAILED
 
 
@@ -267,8 +316,8 @@ def test_pause_frees_a_job_at_once_or_when_its_worker_obeys_and_resume_queues_it
     assert status(database, queued) == JobStatus.PAUSED
     assert claim(database) is None
     with database.write() as session:
-        assert lifecycle.renew(session, lease, 60) == Intents(cancel=False, pause=True)
-        lifecycle.finish_pause(session, lease)
+        assert lifecycle.renew(session, lease, 60) == Requests(cancel=False, pause=True)
+        lifecycle.conclude(session, lease, PAUSED, POLICY)
     assert status(database, running) == JobStatus.PAUSED
     with database.write() as session:
         assert lifecycle.resume(session, running)
@@ -285,7 +334,7 @@ def test_time_spent_paused_does_not_count_against_the_deadline(database: Databas
     with database.write() as session:
         before = queries.seconds_left(session, job_id)
         lifecycle.pause(session, job_id)
-        lifecycle.finish_pause(session, lease)
+        lifecycle.conclude(session, lease, PAUSED, POLICY)
         session.execute(update(Job).values(paused_at=Job.paused_at - 1000))
         lifecycle.resume(session, job_id)
         after = queries.seconds_left(session, job_id)
@@ -305,8 +354,8 @@ def test_a_pause_beats_a_retry_and_a_reclaim_and_a_cancel_beats_a_pause(
             lifecycle.pause(session, job_id)
         lifecycle.cancel(session, cancelled)
         assert leases[0] is not None
-        assert lifecycle.fail(session, leases[0], {"code": "x"}, retryable=True, limits=LIMITS) == JobStatus.PAUSED
-    sweep(database, LIMITS, NoWakeup())
+        assert lifecycle.conclude(session, leases[0], RETRYABLE, POLICY).edge.target == JobStatus.PAUSED
+    sweep(database, POLICY, NoWakeup())
     assert status(database, failing) == status(database, lost) == JobStatus.PAUSED
     assert status(database, cancelled) == JobStatus.CANCELLED
     with database.write() as session:
@@ -316,12 +365,12 @@ def test_a_pause_beats_a_retry_and_a_reclaim_and_a_cancel_beats_a_pause(
 
 def test_attempts_that_reach_no_new_step_end_a_crash_loop(database: Database, submit: Callable[..., str]) -> None:
     submit()
-    limits = Limits(max_failures=99, max_workers_lost=99, max_stalled=2, backoff_seconds=0)
+    policy = RetryPolicy(max_failures=99, max_workers_lost=99, max_stalled=2, backoff_seconds=0)
     for step, expected in ((10, "queued"), (10, "queued"), (12, "queued"), (12, "queued"), (9, "failed")):
         assert (lease := claim(database)) is not None
         with database.write() as session:
             lifecycle.record(session, lease, [], progress={"step": step, "of": 20, "epoch": 1.0})
-            assert lifecycle.fail(session, lease, {"code": "x"}, retryable=True, limits=limits) == expected
+            assert lifecycle.conclude(session, lease, RETRYABLE, policy).edge.target == expected
 
 
 def test_projects_take_turns(database: Database, submit: Callable[..., str]) -> None:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from uuid import uuid4
 
+import event_data
 import pytest
+from attempts import CANCELLED, PAUSED, PERMANENT, POSTPONED, RELEASED, RETRYABLE, TIMED_OUT, out_of_memory
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -27,21 +29,24 @@ from app import auth, migrate
 from app.db import Database, now
 from app.identifiers import new_id
 from app.jobs import lifecycle
-from app.jobs.lifecycle import Lease, Limits, LostLease
-from app.jobs.states import TERMINAL, TRANSITIONS, JobStatus
+from app.jobs.decision import RetryPolicy
+from app.jobs.events import note
+from app.jobs.lifecycle import Lease, LostLease
+from app.jobs.outcomes import Outcome, Succeeded
+from app.jobs.states import EDGES, TERMINAL, JobStatus
 from app.jobs.sweeper import sweep
 from app.jobs.tables import Artifact, Base, Event, Job, Project, Webhook, WebhookDelivery
 from app.jobs.wakeup import NoWakeup
 
 EXAMPLES, STEPS = (200, 50) if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else (60, 40)
-LIMITS = Limits(max_failures=4, max_workers_lost=4, max_stalled=4, backoff_seconds=0)
+POLICY = RetryPolicy(max_failures=4, max_workers_lost=4, max_stalled=4, backoff_seconds=0)
 SPEC = {
     "task": {"type": "text-classification"},
     "model": "local:x",
     "data": {"train": {"rows": [{"text": "a", "label": "b"}]}},
 }
 EVERYTHING = ",".join(f"job.{status}" for status in JobStatus)
-EDGES = {(edge.source, edge.target) for edge in TRANSITIONS.values()} | {(None, JobStatus.QUEUED)}
+LEGAL = {(edge.source, edge.target) for edge in EDGES.values()} | {(None, JobStatus.QUEUED)}
 
 
 class Lifecycle(RuleBasedStateMachine):
@@ -82,7 +87,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule(lease=leases, steps=st.integers(0, 3))
     def report(self, lease: Lease, steps: int) -> None:
-        self.as_owner(lease, lambda session: lifecycle.record(session, lease, [("note", {})] * steps, phase="training"))
+        self.as_owner(lease, lambda session: lifecycle.record(session, lease, [note("x")] * steps, phase="training"))
 
     @rule(lease=leases)
     def renew(self, lease: Lease) -> None:
@@ -90,40 +95,28 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule(lease=leases)
     def succeed(self, lease: Lease) -> None:
-        self.as_owner(lease, lambda session: lifecycle.succeed(session, lease, self.model_of(lease), {}))
+        self.conclude(lease, Succeeded(self.model_of(lease), {}))
 
-    @rule(lease=leases, retryable=st.booleans())
-    def fail(self, lease: Lease, retryable: bool) -> None:
-        self.as_owner(
-            lease, lambda session: lifecycle.fail(session, lease, {"code": "x"}, retryable=retryable, limits=LIMITS)
-        )
-
-    @rule(lease=leases)
-    def run_out_of_memory(self, lease: Lease) -> None:
-        self.as_owner(lease, lambda session: lifecycle.shrink(session, lease, {"code": "x"}, {"batch_size": 1}))
-
-    @rule(lease=leases)
-    def find_no_room(self, lease: Lease) -> None:
-        self.as_owner(lease, lambda session: lifecycle.postpone(session, lease, {"code": "x"}, 0))
+    @rule(
+        lease=leases,
+        outcome=st.sampled_from([PERMANENT, RETRYABLE, POSTPONED, RELEASED, TIMED_OUT, out_of_memory()]),
+    )
+    def fail(self, lease: Lease, outcome: Outcome) -> None:
+        self.conclude(lease, outcome)
 
     @rule(lease=leases)
     def obey(self, lease: Lease) -> None:
         def end(session: Session) -> None:
-            intents = lifecycle.look(session, lease)
-            (
-                lifecycle.finish_cancel
-                if intents.cancel
-                else lifecycle.finish_pause
-                if intents.pause
-                else lifecycle.release
-            )(session, lease)
+            requests = lifecycle.look(session, lease)
+            outcome = CANCELLED if requests.cancel else PAUSED if requests.pause else RELEASED
+            lifecycle.conclude(session, lease, outcome, POLICY)
 
         self.as_owner(lease, end)
 
-    @rule(job_id=jobs, wish=st.sampled_from([lifecycle.cancel, lifecycle.pause, lifecycle.resume]))
-    def wish(self, job_id: str, wish: Callable[[Session, str], bool]) -> None:
+    @rule(job_id=jobs, request=st.sampled_from([lifecycle.cancel, lifecycle.pause, lifecycle.resume]))
+    def request(self, job_id: str, request: Callable[[Session, str], bool]) -> None:
         with self.database.write() as session:
-            wish(session, job_id)
+            request(session, job_id)
 
     @rule(job_id=jobs)
     def fall_silent(self, job_id: str) -> None:
@@ -139,7 +132,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
-        sweep(self.database, LIMITS, NoWakeup())
+        sweep(self.database, POLICY, NoWakeup())
 
     @invariant()
     def what_has_ended_stays_and_attempts_only_grow(self) -> None:
@@ -163,9 +156,10 @@ class Lifecycle(RuleBasedStateMachine):
             for job_id in self.submitted:
                 events = session.scalars(select(Event).where(Event.job_id == job_id).order_by(Event.seq)).all()
                 assert [event.seq for event in events] == list(range(1, len(events) + 1))
-                moves = [(event.data["from"], event.data["to"]) for event in events if event.type == "status"]
-                assert set(moves) <= EDGES
-                assert [move[0] for move in moves[1:]] == [move[1] for move in moves[:-1]]
+                taken = [(event.data["from"], event.data["to"]) for event in events if event.type == "status"]
+                assert set(taken) <= LEGAL
+                assert [source for source, _ in taken[1:]] == [target for _, target in taken[:-1]]
+                event_data.check(events)
 
     @invariant()
     def the_outbox_holds_what_the_logs_tell_of_statuses(self) -> None:
@@ -182,6 +176,9 @@ class Lifecycle(RuleBasedStateMachine):
                 select(Artifact.job_id).where(Artifact.kind == "model", Artifact.job_id.in_(self.submitted))
             ).all()
         assert len(published) == len(set(published))
+
+    def conclude(self, lease: Lease, outcome: Outcome) -> None:
+        self.as_owner(lease, lambda session: lifecycle.conclude(session, lease, outcome, POLICY))
 
     def as_owner(self, lease: Lease, write: Callable[[Session], object]) -> None:
         """A write takes effect exactly when the lease is the current one."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from attempts import POLICY, RELEASED
 from sqlalchemy import create_engine, select, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
@@ -188,7 +189,7 @@ def test_a_lost_lease_stops_the_relay(database: Database, lease: Lease, tmp_path
     reports = tmp_path / "reports.jsonl"
     relay = Relay(database, lease, reports, tmp_path / "output.log", lambda _: None)
     with database.write() as session:
-        lifecycle.release(session, lease)
+        lifecycle.conclude(session, lease, RELEASED, POLICY)
     write(reports, {"type": "note", "time": 1.0, "message": "late"})
     with pytest.raises(LostLease):
         relay.forward()

@@ -7,12 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
+from attempts import CANCELLED, POLICY
 from sqlalchemy import func, select, update
 
 from app import auth
 from app.db import Database
 from app.identifiers import new_id
-from app.jobs import lifecycle
+from app.jobs import events, lifecycle
 from app.jobs.tables import Event, Job, Webhook, WebhookDelivery
 from app.webhooks import catalogue, queries, tries
 from app.webhooks.queries import Waiting
@@ -198,9 +199,9 @@ def test_every_status_event_that_is_wanted_has_its_row_and_no_other(
         taken = lifecycle.claim(session, "w", ("cpu",), 60)
         assert taken is not None
         lease = lifecycle.Lease(taken.id, taken.attempt, "w")
-        lifecycle.record(session, lease, [("note", {"status": "job.running"})])
+        lifecycle.record(session, lease, [events.note("job.running")])
         lifecycle.cancel(session, job)
-        lifecycle.finish_cancel(session, lease)
+        lifecycle.conclude(session, lease, CANCELLED, POLICY)
     with database.read() as session:
         log = session.execute(select(Event.seq, Event.data).where(Event.job_id == job, Event.type == "status")).all()
         rows = session.execute(select(WebhookDelivery.webhook_id, WebhookDelivery.seq)).all()

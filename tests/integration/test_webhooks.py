@@ -7,23 +7,19 @@ import threading
 from hashlib import sha256
 
 import httpx
+from attempts import POLICY, RETRYABLE
 from deployment import Deployment
 from hand_worker import claim
 from receiver import Receiver, cancelled, post, receiver, subscribe, wait_for
 from servers import free_port
 from standardwebhooks import Webhook
 
+from app.failures import Failure, FailureCode
 from app.jobs import lifecycle
-from app.jobs.lifecycle import Limits
+from app.jobs.outcomes import Failed
 
 ALL = ["job.queued", "job.running", "job.paused", "job.succeeded", "job.failed", "job.cancelled"]
-ERROR = {
-    "code": "x",
-    "message": "it went wrong",
-    "hint": "do better",
-    "log_tail": "a secret line",
-    "details": {"row": 1},
-}
+FAILURE = Failure.of(FailureCode.BAD_ROWS, "it went wrong", "do better", details={"row": 1}, log_tail="a secret line")
 
 
 def test_the_end_of_a_job_is_told_and_signed_so_that_the_library_verifies_it(
@@ -34,7 +30,7 @@ def test_the_end_of_a_job_is_told_and_signed_so_that_the_library_verifies_it(
         job = post(hooks, name="Prüfung", metadata={"team": "ä"})
         database, lease = claim(hooked, job)
         with database.write() as session:
-            lifecycle.fail(session, lease, ERROR, retryable=False, limits=Limits(1, 1, 1, 0))
+            lifecycle.conclude(session, lease, Failed(FAILURE), POLICY)
         database.close()
         (got,) = target.wait(1)
     event = Webhook(secret).verify(got.body, got.headers)
@@ -50,7 +46,7 @@ def test_the_end_of_a_job_is_told_and_signed_so_that_the_library_verifies_it(
             "event_id": log["id"],
             "name": "Prüfung",
             "metadata": {"team": "ä"},
-            "error": {"code": "x", "message": "it went wrong", "hint": "do better"},
+            "error": {"code": "bad_rows", "message": "it went wrong", "hint": "do better"},
         },
     }
     # As the specification says it, without the library.
@@ -72,7 +68,7 @@ def test_events_come_in_order_and_one_that_was_answered_500_comes_again_before_t
         job = post(hooks)
         database, lease = claim(hooked, job)
         with database.write() as session:
-            lifecycle.fail(session, lease, ERROR, retryable=True, limits=Limits(5, 5, 5, 0))
+            lifecycle.conclude(session, lease, RETRYABLE, POLICY)
         database.close()
         hooks.post(f"/v1/jobs/{job}/pause")
         hooks.post(f"/v1/jobs/{job}/cancel")

@@ -108,7 +108,8 @@ def _unstoppable(plan: Plan) -> Plan:
 
 
 def _fail(report: Reporter, error: TrainingError) -> None:
-    report.result("failed", report.step, error=error.as_record(), retryable=error.retryable)
+    failure = error.failure
+    report.result("failed", report.step, error=failure.to_json(), retryable=failure.retryable)
 
 
 def _step_of(checkpoint: Path | None) -> int:

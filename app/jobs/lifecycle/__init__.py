@@ -2,57 +2,33 @@
 
 Every function takes a write session and leaves the commit to its caller. Each transition is one UPDATE whose
 WHERE holds its guard, and the event that records it is part of the same transaction. Rooms: `queueing` (submit,
-claim), `running` (the owner), `wishes` (people), `repairs` (the sweeper); `moves` is the one step they all take.
+claim), `running` (the owner), `requests` (users), `repairs` (the sweeper); all write through `transitions`.
+`app.jobs.decision` decides what becomes of a job when an attempt ends.
 """
 
-from app.jobs.lifecycle.lease import Intents, Lease, Limits, LostLease, limits_of
+from app.jobs.lifecycle.lease import Lease, LostLease, Requests
 from app.jobs.lifecycle.queueing import claim, queue_order, submit
 from app.jobs.lifecycle.repairs import expire, note, reclaim
-from app.jobs.lifecycle.running import (
-    checkpoint,
-    fail,
-    finish_cancel,
-    finish_pause,
-    log,
-    look,
-    postpone,
-    record,
-    release,
-    renew,
-    shrink,
-    succeed,
-    time_out,
-    timeout_error,
-)
-from app.jobs.lifecycle.wishes import cancel, pause, resume
+from app.jobs.lifecycle.requests import cancel, pause, resume
+from app.jobs.lifecycle.running import checkpoint, conclude, log, look, record, renew
 
 __all__ = [
-    "Intents",
     "Lease",
-    "Limits",
     "LostLease",
+    "Requests",
     "cancel",
     "checkpoint",
     "claim",
+    "conclude",
     "expire",
-    "fail",
-    "finish_cancel",
-    "finish_pause",
-    "limits_of",
     "log",
     "look",
     "note",
     "pause",
-    "postpone",
     "queue_order",
     "reclaim",
     "record",
-    "release",
     "renew",
     "resume",
-    "shrink",
     "submit",
-    "succeed",
-    "time_out",
-    "timeout_error",
 ]

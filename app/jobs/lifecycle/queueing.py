@@ -7,8 +7,9 @@ from sqlalchemy import ColumnElement, exists, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from app.db import now
-from app.jobs.lifecycle.moves import append, status_event
-from app.jobs.states import TRANSITIONS, JobStatus
+from app.jobs import events
+from app.jobs.lifecycle.transitions import append
+from app.jobs.states import EDGES, JobStatus
 from app.jobs.tables import Job, Worker
 from app.specs.engines import ENGINES
 from app.webhooks.outbox import announce
@@ -19,10 +20,7 @@ def submit(session: Session, job: Job) -> None:
     job.event_seq = 1
     session.add(job)
     session.flush()
-    event = status_event(
-        None, JobStatus.QUEUED, "user", "submitted", **({"parent": job.parent_id} if job.parent_id else {})
-    )
-    append(session, job.id, 1, 0, [event])
+    append(session, job.id, 1, 0, [events.submitted(job.parent_id)])
     announce(session, job.id, 1, JobStatus.QUEUED)
 
 
@@ -34,7 +32,7 @@ def claim(
     engines: Collection[str] = tuple(ENGINES),
 ) -> Job | None:
     """Take the best queued job of these queues and engines, or None. It is the caller's for `lease_seconds`."""
-    taken = TRANSITIONS["claim"]
+    taken = EDGES["claim"]
     best = (
         select(Job.id)
         .where(*claimable(queues, engines, lease_seconds))
@@ -64,13 +62,7 @@ def claim(
     if claimed is None:
         return None
     job_id, seq, attempt = claimed
-    append(
-        session,
-        job_id,
-        seq,
-        attempt,
-        [status_event(taken.source, taken.target, taken.actor, taken.reason, owner=owner)],
-    )
+    append(session, job_id, seq, attempt, [events.status(taken, owner=owner)])
     announce(session, job_id, seq, taken.target)
     job = session.get_one(Job, job_id)
     session.refresh(job)

@@ -1,4 +1,15 @@
-from check_docs import API, OPERATIONS, undocumented_commands, undocumented_routes, undocumented_settings
+from check_docs import (
+    API,
+    LIFECYCLE,
+    OPERATIONS,
+    event_differences,
+    failure_differences,
+    undocumented_commands,
+    undocumented_routes,
+    undocumented_settings,
+)
+
+from app.failures import CATALOGUE, FailureCode
 
 
 def test_a_row_that_lost_its_first_cell_is_missed() -> None:
@@ -23,3 +34,23 @@ def test_a_route_needs_a_list_item() -> None:
     page = API.read_text()
     broken = page.replace("- `GET /v1/jobs` ", "`GET /v1/jobs` ")
     assert undocumented_routes(broken) == sorted([*undocumented_routes(page), "GET /v1/jobs"])
+
+
+def test_the_table_of_codes_says_what_the_catalogue_says() -> None:
+    page = LIFECYCLE.read_text()
+    assert failure_differences(page) == []
+    kind = CATALOGUE[FailureCode.BAD_ROWS]
+    row = f"| `bad_rows` | {kind.meaning} | no |"
+    assert row in page
+    for changed in ("", row.replace("| no |", "| yes |"), row.replace(kind.meaning, "rows are bad")):
+        assert failure_differences(page.replace(row, changed or "| |")) != []
+    (unknown,) = failure_differences(page.replace(row, f"{row}\n| `bad_luck` | the stars | no |"))
+    assert "bad_luck" in unknown
+    assert len(failure_differences("")) == len(CATALOGUE)
+
+
+def test_the_table_of_events_has_the_fields_of_each_type() -> None:
+    page = API.read_text()
+    assert event_differences(page) == []
+    (missing,) = event_differences(page.replace("| message, engine |", "| message |"))
+    assert "`note`" in missing

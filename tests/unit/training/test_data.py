@@ -129,7 +129,7 @@ def test_bad_rows_fail_with_the_place_in_the_users_file(read: Callable[..., Data
     rows[35]["label"] = None
     with pytest.raises(BadRows) as caught:
         read({"train": {"dataset": DATASET}, "subset": {"train": 40}}, rows=rows)
-    details = caught.value.details
+    details = caught.value.failure.details
     assert {(p["row"], p["line"], p["column"]) for p in details["problems"]} == {(31, 32, "text"), (36, 37, "label")}
     assert details["count"] == 2
     assert "line" in str(caught.value)
@@ -139,7 +139,7 @@ def test_only_the_first_twenty_bad_rows_are_listed(read: Callable[..., Data]) ->
     rows = [{"text": "", "label": n % 2} for n in range(30)]
     with pytest.raises(BadRows, match="29 more") as caught:
         read({"train": {"rows": rows}})
-    assert len(caught.value.details["problems"]) == 20
+    assert len(caught.value.failure.details["problems"]) == 20
 
 
 def test_bad_rows_can_be_left_out_and_counted(read: Callable[..., Data], tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_missing_column_names_those_there_are_and_the_nearest(read: Callable[.
     with pytest.raises(ColumnMissing) as caught:
         read({"train": {"dataset": DATASET}, "columns": {"text": "review", "label": "stars"}}, rows=rows)
     assert "its columns are: reviews, stars" in str(caught.value)
-    assert '"text": "reviews"' in caught.value.hint
+    assert '"text": "reviews"' in caught.value.failure.hint
 
 
 def test_data_that_is_not_there_is_told(read: Callable[..., Data], tmp_path: Path) -> None:

@@ -154,8 +154,8 @@ def test_half_a_model_in_the_cache_is_not_taken_for_it(hub: Hub, fetch_apart: Ca
 def test_an_unreachable_hub_is_told_and_may_be_retried(cache: Path) -> None:
     with pytest.raises(HubUnreachable, match="google-bert/bert-base-cased") as caught:
         fetch("google-bert/bert-base-cased", "main")
-    assert caught.value.retryable
-    assert "local:NAME" in caught.value.hint
+    assert caught.value.failure.retryable
+    assert "local:NAME" in caught.value.failure.hint
 
 
 def test_a_cache_that_another_tool_filled_is_used_if_it_has_weights(cache: Path) -> None:

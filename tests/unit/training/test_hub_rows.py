@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from dataset_hub import DatasetHub, Repository, dataset_hub, environment
 
+from app.failures import CATALOGUE
 from worker.training.errors import DataNeedsCode
 
 ROOT = Path(__file__).parents[3]
@@ -42,7 +43,7 @@ for asked in json.loads(sys.argv[1]):
         found = {name: table.cells(name) for name in ("text", "label", "_row")}
         print(json.dumps({**found, "names": table.class_names, "commit": table.commit}))
     except TrainingError as error:
-        print(json.dumps({**error.as_record(), "retryable": error.retryable}))
+        print(json.dumps({**error.failure.to_json(), "retryable": error.failure.retryable}))
 """
 Read = Callable[..., list[dict[str, Any]]]
 
@@ -138,7 +139,7 @@ def test_what_the_hub_does_not_have_is_told_with_what_it_has(read: Read) -> None
 def test_a_dataset_that_is_made_by_code_is_refused(read: Read, hub: DatasetHub) -> None:
     [answer] = read({"hub": "someone/scripted"})
     assert (answer["code"], answer["retryable"]) == ("data_needs_code", False)
-    assert answer["hint"] == DataNeedsCode.default_hint
+    assert answer["hint"] == CATALOGUE[DataNeedsCode.code].hint
 
 
 def test_a_hub_that_is_away_is_told_and_only_rows_of_the_asked_revision_come_from_the_cache(

@@ -147,6 +147,6 @@ def test_an_architecture_without_such_a_head_is_named_and_the_others_are_not(spe
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "vit"}))
     with pytest.raises(ArchitectureUnsupported, match="no text-classification model of the type vit") as caught:
         build(spec(), folder)
-    assert len(caught.value.message) < 100
-    assert "AutoModelForSequenceClassification" in caught.value.hint
-    assert "engine" not in caught.value.hint
+    assert len(caught.value.failure.message) < 100
+    assert "AutoModelForSequenceClassification" in caught.value.failure.hint
+    assert "engine" not in caught.value.failure.hint

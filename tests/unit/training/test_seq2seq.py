@@ -99,7 +99,7 @@ def test_what_is_too_long_on_either_side_is_cut_and_told(tokenizer: Any) -> None
 def test_without_truncation_it_is_refused(tokenizer: Any, row: tuple[str, str], column: str) -> None:
     with pytest.raises(RowTooLong) as refused:
         encode(spec(tokenization={"truncation": False}), tokenizer, row)
-    assert refused.value.details == {"row": 1, "column": column}
+    assert refused.value.failure.details == {"row": 1, "column": column}
 
 
 @pytest.mark.parametrize(("padding", "shapes"), [("longest", ((2, 3), (2, 4))), ("max_length", ((2, 16), (2, 6)))])
@@ -339,7 +339,7 @@ def test_languages_that_do_not_fit_are_refused(translators: Path) -> None:
     wrong = spec({"source_language": "eng_Latn", "target_language": "ron_Latin"})
     with pytest.raises(ModelConfigInvalid, match="no language 'ron_Latin'") as refused:
         TASK.check(wrong, tokenizer, config)
-    assert "ron_Latn" in refused.value.hint
+    assert "ron_Latn" in refused.value.failure.hint
     with pytest.raises(ModelConfigInvalid, match="knows no languages"):
         TASK.check(wrong, load_tokenizer(translators / "t5"), load_config(translators / "t5", spec()))
 

@@ -43,7 +43,7 @@ def test_what_a_library_makes_of_a_full_disk_is_recognised(tmp_path: Path) -> No
     wrapped.__cause__ = OSError(errno.ENOSPC, "No space left on device")
     found = shortage_of(wrapped, tmp_path)
     assert found is not None
-    assert (found.code, found.retryable) == ("disk_full", True)
+    assert (found.code, found.failure.retryable) == ("disk_full", True)
     rust = Exception("Error while serializing: I/O error: No space left on device (os error 28)")
     assert (told := shortage_of(rust, tmp_path)) is not None
     assert told.code == "disk_full"
@@ -66,4 +66,4 @@ def test_cuda_says_it_in_its_own_type(tmp_path: Path) -> None:
     found = shortage_of(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"), tmp_path)
     assert found is not None
     assert found.code == "out_of_memory"
-    assert found.details["peak_bytes"] > 0
+    assert found.failure.details["peak_bytes"] > 0

@@ -3,13 +3,13 @@
 from uuid import uuid4
 
 import httpx
+from attempts import PAUSED, PERMANENT, POLICY
 from deployment import Deployment
 from hand_worker import checkpoint, claim
 from refusals import refusal
 from tiny import spec
 
 from app.jobs import lifecycle
-from app.jobs.lifecycle import Limits
 
 GPU = {"resources": {"gpus": 1}}
 """No worker of the tests takes these."""
@@ -39,7 +39,7 @@ def test_a_running_job_is_asked_to_pause(http: httpx.Client, service: Deployment
     asked = http.post(f"/v1/jobs/{job}/pause").json()
     assert (asked["status"], asked["pause_requested"]) == ("running", True)
     with database.write() as session:
-        lifecycle.finish_pause(session, lease)
+        lifecycle.conclude(session, lease, PAUSED, POLICY)
     database.close()
     found = http.get(f"/v1/jobs/{job}").json()
     assert (found["status"], found["pause_requested"]) == ("paused", False)
@@ -55,7 +55,7 @@ def test_a_job_that_has_ended_is_retried_from_the_start_or_from_a_checkpoint(
     with database.write() as session:
         for step in (10, 20):
             lifecycle.checkpoint(session, lease, checkpoint(lease, step), None)
-        lifecycle.fail(session, lease, {"code": "x", "message": "y"}, retryable=False, limits=Limits(1, 1, 1, 0))
+        lifecycle.conclude(session, lease, PERMANENT, POLICY)
     database.close()
 
     anew = http.post(f"/v1/jobs/{job}/retry")

@@ -1,4 +1,4 @@
-"""What a worker process holds on to while it runs."""
+"""What a worker process has open while it runs."""
 
 import threading
 import time
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from app.datasets.local_copy import LocalCopies
 from app.db import Database
-from app.jobs.lifecycle import Limits
+from app.jobs.decision import RetryPolicy
 from app.settings import Settings
 from app.storage import Storage
 from worker.processes import TrainingProcesses
@@ -30,8 +30,8 @@ class Rest:
 
 
 @dataclass(frozen=True)
-class Parts:
-    """The open parts of one worker."""
+class WorkerContext:
+    """What one worker has open."""
 
     worker_id: str
     queues: tuple[str, ...]
@@ -39,7 +39,7 @@ class Parts:
     engines: tuple[str, ...]
     """The engines it offers."""
     settings: Settings
-    limits: Limits
+    policy: RetryPolicy
     database: Database
     storage: Storage
     copies: LocalCopies

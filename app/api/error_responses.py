@@ -1,4 +1,4 @@
-"""The one place where errors become answers."""
+"""The one place where errors become responses."""
 
 import errno
 import logging
@@ -33,7 +33,7 @@ DISK_FULL = "53100"
 """PostgreSQL's code."""
 
 
-def answer_failures(app: FastAPI) -> None:
+def answer_errors(app: FastAPI) -> None:
     """Have the expected errors of every route answered in the envelope; `app.api.edge` answers all others."""
     for kind, translate in TRANSLATIONS.items():
         app.add_exception_handler(kind, _handler(translate))

@@ -6,18 +6,20 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from attempts import CANCELLED, POLICY, RELEASED
 from deployment import Deployment, deployment
 from servers import S3Server
 from sqlalchemy import select, update
 
 from app import auth
 from app.db import Database, now
+from app.garbage_collection import LEFT_BEHIND_SECONDS, collect
 from app.identifiers import new_id
 from app.jobs import lifecycle
 from app.jobs.lifecycle import Lease
+from app.jobs.outcomes import Succeeded
 from app.jobs.tables import Artifact, Dataset, Job
 from app.storage import Storage, open_storage
-from app.storekeeping import LEFT_BEHIND_SECONDS, collect
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -76,7 +78,7 @@ def test_what_an_attempt_left_unrecorded_goes_when_it_is_over_and_not_before(
     assert set(storage.list("jobs")) == kept | orphans
 
     with database.write() as session:
-        lifecycle.succeed(session, lease, model, {})
+        lifecycle.conclude(session, lease, Succeeded(model, {}), POLICY)
     assert collect(database, storage) == 1
     assert set(storage.list("jobs")) == kept
     assert collect(database, storage) == 0
@@ -88,7 +90,7 @@ def test_an_earlier_attempt_is_tidied_up_while_a_later_one_runs(
     lease = claim()
     fill(storage, f"jobs/{lease.job_id}/a1/step-00000010")
     with database.write() as session:
-        lifecycle.release(session, lease)
+        lifecycle.conclude(session, lease, RELEASED, POLICY)
     with database.write() as session:
         queue = session.scalar(select(Job.queue).where(Job.id == lease.job_id)) or ""
         again = lifecycle.claim(session, "w2", (queue,), 600)
@@ -116,7 +118,7 @@ def test_a_checkpoint_that_was_hidden_by_a_worker_that_died_goes_after_a_day(
         lifecycle.checkpoint(session, lease, hidden, None)
         session.execute(update(Artifact).values(deleted_at=now()))
     with database.write() as session:
-        lifecycle.finish_cancel(session, lease)
+        lifecycle.conclude(session, lease, CANCELLED, POLICY)
     assert collect(database, storage) == 0
     assert set(storage.list("jobs")) == files
     with database.write() as session:

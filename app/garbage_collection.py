@@ -1,4 +1,4 @@
-"""Keeps the storage tidy: what dead processes left there goes, and nothing that anybody may still need.
+"""Removes from the storage what dead processes left there, and nothing that anybody may still need.
 
 A folder of a job is needed while a row of `artifacts` names it, and while its job runs the attempt that writes it. An
 attempt that is over never runs again, so what it left unrecorded stays unrecorded. Objects of jobs and datasets that the
@@ -47,16 +47,16 @@ def collect(database: Database, storage: Storage) -> int:
     return removed + _remove_hidden(database, storage)
 
 
-class Upkeep(threading.Thread):
-    """Tidies the storage every `interval` seconds: a walk that may take long, and that nothing waits for."""
+class GarbageCollector(threading.Thread):
+    """Collects every `interval` seconds: a walk that may take long, and that nothing waits for."""
 
     def __init__(self, database: Database, storage: Storage, interval: float) -> None:
-        super().__init__(name="upkeep", daemon=True)
+        super().__init__(name="garbage-collector", daemon=True)
         self._database, self._storage, self._interval = database, storage, interval
         self._stop_asked = threading.Event()
 
     def run(self) -> None:
-        """Tidy until stopped; what does not answer now is tried again next time."""
+        """Collect until stopped; what does not answer now is tried again next time."""
         while not self._stop_asked.wait(self._interval):
             try:
                 removed = collect(self._database, self._storage)
@@ -64,10 +64,10 @@ class Upkeep(threading.Thread):
                 if removed:
                     log.info("%s folders and files that nobody needs were removed from the storage", removed)
             except (StorageError, SQLAlchemyError) as error:
-                log.warning("the storage was not tidied up: %s", error)
+                log.warning("garbage collection failed: %s", error)
             except Exception:
                 # The next round may find the cause gone; without rounds nothing is ever removed.
-                log.exception("the storage was not tidied up")
+                log.exception("garbage collection failed")
 
     def stop(self) -> None:
         """End it after what it does just now. Its removals may be cut off anywhere, so nobody waits for them."""

@@ -1,4 +1,4 @@
-"""What every route needs: the service's parts, and the project that the key opens."""
+"""What every route needs: what the service has open, and the project that the key opens."""
 
 import asyncio
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ from app.webhooks.sender import Sender
 
 
 @dataclass(frozen=True)
-class Service:
-    """The parts of a running service."""
+class ServiceContext:
+    """What a running service has open."""
 
     settings: Settings
     database: Database
@@ -33,17 +33,17 @@ class Service:
     sender: Sender
 
 
-def _service(request: Request) -> Service:
-    return request.app.state.service
+def _context(request: Request) -> ServiceContext:
+    return request.app.state.context
 
 
-Parts = Annotated[Service, Depends(_service)]
+Context = Annotated[ServiceContext, Depends(_context)]
 
 
 def _project(
-    request: Request, parts: Parts, authorization: Annotated[str | None, Header(include_in_schema=False)] = None
+    request: Request, context: Context, authorization: Annotated[str | None, Header(include_in_schema=False)] = None
 ) -> str:
-    with parts.database.read() as session:
+    with context.database.read() as session:
         project = auth.project_of(session, authorization)
     only_known(request)
     return project

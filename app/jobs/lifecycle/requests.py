@@ -1,13 +1,14 @@
-"""What people may ask of a job at any time: cancel, pause, resume. Each is False when the state does not allow it."""
+"""What users may request of a job at any time: cancel, pause, resume. Each is False if the state does not allow it."""
 
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from app.db import now
-from app.jobs.lifecycle.moves import append, move
-from app.jobs.states import TERMINAL, JobStatus
+from app.jobs import events
+from app.jobs.lifecycle.transitions import append, take
+from app.jobs.states import EDGES, TERMINAL, JobStatus
 from app.jobs.tables import Job
 
 TRIES = 10
@@ -15,10 +16,10 @@ TRIES = 10
 
 
 def cancel(session: Session, job_id: str) -> bool:
-    """Cancel a queued or paused job at once, or ask a running one to stop."""
+    """Cancel a queued or paused job at once, or request that a running one stops."""
     for _ in range(TRIES):
         if any(
-            move(session, name, job_id, [], cancel_requested_at=now()) for name in ("cancel_queued", "cancel_paused")
+            take(session, EDGES[name], job_id, cancel_requested_at=now()) for name in ("cancel_queued", "cancel_paused")
         ):
             return True
         if _ask(session, job_id, "cancel", cancel_requested_at=now()):
@@ -29,9 +30,9 @@ def cancel(session: Session, job_id: str) -> bool:
 
 
 def pause(session: Session, job_id: str) -> bool:
-    """Pause a queued job at once, or ask a running one to save a checkpoint and give its slot back."""
+    """Pause a queued job at once, or request that a running one saves a checkpoint and frees its slot."""
     for _ in range(TRIES):
-        if move(session, "pause_queued", job_id, [], paused_at=now()):
+        if take(session, EDGES["pause_queued"], job_id):
             return True
         if _ask(session, job_id, "pause", pause_requested_at=now()):
             return True
@@ -45,11 +46,10 @@ def pause(session: Session, job_id: str) -> bool:
 
 def resume(session: Session, job_id: str) -> bool:
     """Put a paused job back into the queue. The time that it was paused does not count against its deadline."""
-    return move(
+    return take(
         session,
-        "resume",
+        EDGES["resume"],
         job_id,
-        [],
         available_at=now(),
         queued_at=now(),
         paused_at=None,
@@ -57,8 +57,8 @@ def resume(session: Session, job_id: str) -> bool:
     )
 
 
-def _ask(session: Session, job_id: str, intent: str, **values: Any) -> bool:
-    """Note what a running job is asked for. Asking again is fine and changes nothing. False when it does not run."""
+def _ask(session: Session, job_id: str, intent: Literal["cancel", "pause"], **values: Any) -> bool:
+    """Record a request about a running job. A second request changes nothing. False if the job does not run."""
     column = Job.cancel_requested_at if intent == "cancel" else Job.pause_requested_at
     running = (Job.id == job_id, Job.status == JobStatus.RUNNING)
     asked = session.execute(
@@ -70,7 +70,7 @@ def _ask(session: Session, job_id: str, intent: str, **values: Any) -> bool:
     ).one_or_none()
     if asked is None:
         return session.scalar(select(Job.id).where(*running, column.is_not(None))) is not None
-    append(session, job_id, asked.event_seq, asked.attempt, [("intent", {"intent": intent, "actor": "user"})])
+    append(session, job_id, asked.event_seq, asked.attempt, [events.requested(intent)])
     return True
 
 
