@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from psycopg.pq import Conninfo
-from sqlalchemy import ColumnElement, Connection, Double, Engine, create_engine, event, text
+from sqlalchemy import Boolean, ColumnElement, Connection, Double, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
@@ -72,6 +72,28 @@ def _pairs_on_postgresql(element: json_pairs, compiler: Any, **options: Any) -> 
 @compiles(json_pairs, "sqlite")
 def _pairs_on_sqlite(element: json_pairs, compiler: Any, **options: Any) -> str:
     return f"json_each({compiler.process(element.clauses, **options)})"
+
+
+class json_within(FunctionElement[bool]):  # noqa: N801 - reads as the SQL function that it is
+    """Whether each text of the first JSON array is in the second. Neither may be NULL."""
+
+    type = Boolean()
+    name = "within"
+    inherit_cache = True
+
+
+@compiles(json_within, "postgresql")
+def _within_on_postgresql(element: json_within, compiler: Any, **options: Any) -> str:
+    items, container = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"({items} <@ {container})"
+
+
+@compiles(json_within, "sqlite")
+def _within_on_sqlite(element: json_within, compiler: Any, **options: Any) -> str:
+    items, container = (compiler.process(clause, **options) for clause in element.clauses)
+    # Both are SQL that SQLAlchemy has compiled, with bound parameters.
+    inside = f"SELECT value FROM json_each({container})"  # noqa: S608
+    return f"(NOT EXISTS (SELECT 1 FROM json_each({items}) AS item WHERE item.value NOT IN ({inside})))"  # noqa: S608
 
 
 def now() -> ColumnElement[float]:

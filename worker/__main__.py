@@ -13,6 +13,7 @@ from app.jobs.sweeper import Sweeper
 from app.jobs.wakeup import open_wakeup
 from app.settings import Settings
 from app.specs.engines import ENGINES
+from app.specs.features import known_features
 from app.storage import open_storage
 from app.workspaces import clear_abandoned
 from worker import machine
@@ -44,7 +45,14 @@ def main() -> None:
     _prepare_environment_of_training()
     clear_abandoned(parts.workspaces)
     registration = Registration(
-        parts.database, parts.worker_id, queues, engines, settings.slots, hardware, settings.heartbeat_seconds
+        parts.database,
+        parts.worker_id,
+        queues,
+        engines,
+        parts.features,
+        settings.slots,
+        hardware,
+        settings.heartbeat_seconds,
     )
     sweeper = Sweeper(
         parts.database,
@@ -84,6 +92,7 @@ def _open(settings: Settings, gpus: tuple[str, ...], queues: tuple[str, ...], en
         worker_id=new_id("wrk"),
         queues=(*queues, "any"),
         engines=engines,
+        features=known_features(engines),
         settings=settings,
         limits=limits_of(settings),
         database=Database(settings.database()),

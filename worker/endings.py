@@ -80,7 +80,7 @@ def _failed(parts: Parts, ending: Ending) -> End:
 
 
 def _out_of_memory(parts: Parts, job: Job, ending: Ending) -> End:
-    spec = JobSpec.model_validate(job.spec)
+    spec = JobSpec.from_stored(job.spec)
     stored = ending.resolved or job.resolved
     resolved = Resolved.read(stored, spec.training.gradient_accumulation) if stored else None
     smaller = out_of_memory.smaller(spec, resolved, ending.phase) if resolved else None
@@ -88,9 +88,12 @@ def _out_of_memory(parts: Parts, job: Job, ending: Ending) -> End:
     if smaller is None:
         return failure(parts, error, retryable=False)
 
+    # What a worker of another version settled, and this one does not know, is kept.
+    settled = {**(stored or {}), **smaller.model_dump(mode="json")}
+
     def end(session: Session, lease: Lease) -> JobStatus:
         _log_failure(lease, error)
-        return lifecycle.shrink(session, lease, error, smaller.model_dump(mode="json"))
+        return lifecycle.shrink(session, lease, error, settled)
 
     return end
 

@@ -38,6 +38,8 @@ class Parts:
     """The queues of jobs it may claim, in the words of `Job.queue`."""
     engines: tuple[str, ...]
     """The engines it offers."""
+    features: frozenset[str]
+    """What it knows; it claims only jobs whose features are among these."""
     settings: Settings
     limits: Limits
     database: Database

@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from app import __version__
 from app.jobs import lifecycle, queries
 from app.jobs.lifecycle import Lease
 from app.jobs.tables import Artifact, Job
-from app.specs import JobSpec, Resolved
+from app.specs import JobSpec, Resolved, problems
 from app.storage import ObjectNotFound, StorageFull
 from worker.parts import Parts
 from worker.publish import fetch, fetch_checkpoint, newest_checkpoint
@@ -20,9 +23,13 @@ class Unpreparable(Exception):
     """What the job builds on is gone, so that no attempt can succeed."""
 
 
+class SpecUnreadable(Unpreparable):
+    """This version does not take the stored spec."""
+
+
 def prepare(parts: Parts, job: Job, folder: Path, slot: int) -> Assignment:
     """Fetch datasets, an earlier job's model and the newest checkpoint. Raises Unpreparable, StorageError, OSError."""
-    spec = JobSpec.model_validate(job.spec)
+    spec = _spec(job)
     out_dir = folder / "out"
     out_dir.mkdir()
     request = TrainingRequest(
@@ -53,8 +60,25 @@ def prepare(parts: Parts, job: Job, folder: Path, slot: int) -> Assignment:
     )
 
 
+def _spec(job: Job) -> JobSpec:
+    try:
+        return JobSpec.from_stored(job.spec)
+    except ValidationError as error:
+        first = problems(error, job.spec)[0]
+        raise SpecUnreadable(
+            f"another version of the service accepted the spec of this job, and this worker (version {__version__}) does "
+            f"not: '{first.param}' {first.message}"
+        ) from error
+
+
 def error_of(error: Exception) -> dict[str, Any]:
     """What a job is told when it could not be prepared or published."""
+    if isinstance(error, SpecUnreadable):
+        return {
+            "code": "spec_unsupported",
+            "message": str(error),
+            "hint": "Post a new job with that field changed, or run a worker of the version that accepted it.",
+        }
     if isinstance(error, Unpreparable):
         return {
             "code": "input_gone",

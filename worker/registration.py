@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import update
@@ -26,6 +26,7 @@ class Registration(threading.Thread):
         worker_id: str,
         queues: Sequence[str],
         engines: Sequence[str],
+        features: Collection[str],
         slots: int,
         hardware: dict[str, Any],
         interval: float,
@@ -42,6 +43,7 @@ class Registration(threading.Thread):
                     version=__version__,
                     queues=",".join(queues),
                     engines=",".join(engines),
+                    features=sorted(features),
                     slots=slots,
                     hardware=hardware,
                 )

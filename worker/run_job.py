@@ -103,7 +103,7 @@ def _publish(parts: Parts, lease: Lease, out_dir: Path, result: dict[str, Any]) 
 
 def _claim(parts: Parts) -> Job | None:
     with parts.database.write() as session:
-        return lifecycle.claim(session, parts.worker_id, parts.queues, parts.settings.lease_seconds, parts.engines)
+        return lifecycle.claim(session, parts.worker_id, parts.queues, parts.settings.lease_seconds, parts.features)
 
 
 def _heartbeat(parts: Parts, lease: Lease) -> Heartbeat:

@@ -175,8 +175,7 @@ def retry(job_id: str, body: RetryBody, parts: Parts, project: ProjectId) -> Job
                 f"this job is '{parent.status}'; only a job that has ended can be retried", code="job_not_ended"
             )
         start = _start(session, parent, body[0].from_checkpoint)
-        # The rows were checked when the parent was posted and cannot have changed; what it reads may be gone.
-        plan = submission.find(session, project, JobSpec.model_validate(parent.spec))
+        plan = submission.find(session, parent)
         child = plan.job(project, body_sha256=parent.body_sha256)
         child.parent_id = parent.id
         if start is not None:

@@ -8,9 +8,10 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.db import json_pairs, now
 from app.jobs import lifecycle
+from app.jobs.matching import described, least_missing, missing_features, runs_job
 from app.jobs.states import TERMINAL, JobStatus
 from app.jobs.tables import Artifact, Dataset, Event, IdempotencyKey, Job, JobDataset, LogChunk, Worker
-from app.specs.engines import ENGINES
+from app.specs.features import engine_feature
 
 Item = TypeVar("Item")
 
@@ -82,14 +83,14 @@ def waiting_for(session: Session, job: Job, *, silent_for: float) -> str | None:
     if wait := session.scalar(select(Job.available_at - now()).where(Job.id == job.id, Job.available_at > now())):
         return f"the next attempt begins in {wait:.0f} s"
     alive = [worker for worker, is_alive in workers(session, silent_for=silent_for) if is_alive]
-    with_engine = [worker for worker in alive if job.engine in worker.engines.split(",")]
-    able = _of_queue(job.queue, with_engine)
+    knowing = [worker for worker in alive if not missing_features(job, worker)]
+    able = _of_queue(job.queue, knowing)
     if able:
         return _waiting_for_slot(session, able)
     if not alive:
         return "no worker is alive"
-    if not with_engine:
-        return f"no live worker offers the engine {job.engine}"
+    if not knowing:
+        return f"no live worker {described(least_missing(job, alive))}"
     return "no live worker offers a GPU" if job.queue == "gpu" else "all live workers run only jobs that need a GPU"
 
 
@@ -284,24 +285,25 @@ def due_queues(session: Session, *, within: float) -> Sequence[str]:
     ).all()
 
 
-def without_engine(session: Session, *, waited: float) -> Sequence[Row[str, int, str]]:
-    """Queued jobs, a hundred at most, whose engine no worker has offered for so many seconds, and whose log does not say so.
+def without_worker(session: Session, *, waited: float) -> Sequence[tuple[Job, list[str]]]:
+    """Queued jobs, a hundred at most, that no worker of the last `waited` seconds can run, and whose log does not say so.
 
-    Each with the id of its newest event, and its engine.
+    Each with the features that the closest worker does not know; all its features where there was no worker.
     """
-    heard = select(Worker.engines).where(Worker.last_seen_at > now() - waited).distinct()
-    offered = {engine for engines in session.scalars(heard) for engine in engines.split(",")}
+    heard = Worker.last_seen_at > now() - waited
     told = exists().where(Event.job_id == Job.id, Event.type == "note", Event.data["engine"].as_string() == Job.engine)
-    return session.execute(
-        select(Job.id, Job.event_seq, Job.engine)
+    found = session.scalars(
+        select(Job)
         .where(
             Job.status == JobStatus.QUEUED,
-            Job.engine.in_(sorted(ENGINES.keys() - offered)),
             Job.available_at < now() - waited,
+            ~exists().where(heard, runs_job()),
             ~told,
         )
         .limit(100)
     ).all()
+    known = session.scalars(select(Worker).where(heard)).all()
+    return [(job, least_missing(job, known) or job.features or [engine_feature(job.engine)]) for job in found]
 
 
 def job_counts(session: Session) -> dict[str, int]:

@@ -6,19 +6,21 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from app.datasets.checks import DataReport, Rows, check_rows
 from app.datasets.local_copy import LocalCopies
 from app.db import Database
-from app.errors import InvalidRequest
+from app.errors import Conflict, InvalidRequest
 from app.identifiers import new_id
 from app.jobs import queries
 from app.jobs.states import JobStatus
 from app.jobs.tables import Dataset, Job
-from app.specs import JobSpec
+from app.specs import JobSpec, problems
 from app.specs.data import DataSource, InlineData, UploadedData
 from app.specs.durations import seconds
+from app.specs.features import known_features, used_features
 from app.specs.fit import takes
 from app.specs.methods import GPU_METHODS
 from app.specs.preflight import Findings
@@ -57,6 +59,7 @@ class Plan:
             priority=self.spec.priority,
             queue=_queue(self.spec),
             engine=self.spec.training.engine,
+            features=used_features(self.spec),
             timeout_seconds=seconds(self.spec.resources.timeout),
             body_sha256=body_sha256,
             spec=self.spec.model_dump(mode="json"),
@@ -109,10 +112,14 @@ def check(database: Database, copies: LocalCopies, project_id: str, spec: JobSpe
     return Plan(spec, datasets, _check_rows(spec, datasets, copies, row_limit))
 
 
-def find(session: Session, project_id: str, spec: JobSpec) -> Plan:
-    """The plan of a spec that was checked before, when what it reads is still there. Raises InvalidRequest."""
-    _check_earlier_job(session, project_id, spec)
-    return Plan(spec, _datasets(session, project_id, spec))
+def find(session: Session, parent: Job) -> Plan:
+    """The plan of a job that is to run once more. Its rows were checked when it was posted and cannot have changed.
+
+    Raises Conflict where this version cannot run its spec, InvalidRequest where something that it reads is gone.
+    """
+    spec = _stored_spec(parent)
+    _check_earlier_job(session, parent.project_id, spec)
+    return Plan(spec, _datasets(session, parent.project_id, spec))
 
 
 def require_datasets(session: Session, plan: Plan) -> None:
@@ -124,6 +131,26 @@ def require_datasets(session: Session, plan: Plan) -> None:
     for split, dataset in plan.datasets.items():
         if dataset.id not in held:
             raise _no_dataset(split)
+
+
+def _stored_spec(job: Job) -> JobSpec:
+    # Fields that this version does not know are ignored when the spec is read, so a job that uses one must not get this far.
+    unknown = sorted(set(job.features or ()) - known_features())
+    if unknown:
+        message = (
+            f"this job uses {', '.join(unknown)}, which this version of the service does not know; "
+            "retry it with the version that created it, or post a new job without that"
+        )
+        raise Conflict(message, param=unknown[0].partition("=")[0], code="spec_unsupported")
+    try:
+        return JobSpec.from_stored(job.spec)
+    except ValidationError as error:
+        first = problems(error, job.spec)[0]
+        message = (
+            f"another version of the service accepted the spec of this job, and this version does not: "
+            f"'{first.param}' {first.message}; post a new job (POST /v1/jobs) with that field changed"
+        )
+        raise Conflict(message, param=first.param, code="spec_unsupported") from error
 
 
 def _queue(spec: JobSpec) -> str:

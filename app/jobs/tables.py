@@ -39,6 +39,7 @@ class Base(DeclarativeBase):
     type_annotation_map = {  # noqa: RUF012 - read once by SQLAlchemy
         dict[str, Any]: Json,
         list[dict[str, Any]]: Json,
+        list[str]: Json,
         float: Double[float](),
     }
 
@@ -111,6 +112,8 @@ class Job(Base):
     parent_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), index=True)
     start_artifact_id: Mapped[str | None] = mapped_column(String(40))
     """A checkpoint of an earlier job that the first attempt goes on from."""
+    features: Mapped[list[str] | None]
+    """What a worker must know to run it (`app.specs.features`); None for a job of a service before 0007."""
     body_sha256: Mapped[str] = mapped_column(String(64))
     spec: Mapped[dict[str, Any]]
     resolved: Mapped[dict[str, Any] | None]
@@ -229,6 +232,8 @@ class Worker(Base):
     version: Mapped[str] = mapped_column(String(50))
     queues: Mapped[str] = mapped_column(String(200))
     engines: Mapped[str] = mapped_column(String(200))
+    features: Mapped[list[str] | None]
+    """What it knows (`app.specs.features`); None for a worker of a version before 0007."""
     slots: Mapped[int] = mapped_column(Integer)
     hardware: Mapped[dict[str, Any]]
     started_at: Mapped[float] = mapped_column(insert_default=db_now())

@@ -8,9 +8,10 @@ from sqlalchemy.orm import Session, aliased
 
 from app.db import now
 from app.jobs.lifecycle.moves import append, status_event
+from app.jobs.matching import runnable_with, runs_job
 from app.jobs.states import TRANSITIONS, JobStatus
 from app.jobs.tables import Job, Worker
-from app.specs.engines import ENGINES
+from app.specs.features import known_features
 from app.webhooks.outbox import announce
 
 
@@ -31,13 +32,16 @@ def claim(
     owner: str,
     queues: Sequence[str],
     lease_seconds: float,
-    engines: Collection[str] = tuple(ENGINES),
+    features: Collection[str] | None = None,
 ) -> Job | None:
-    """Take the best queued job of these queues and engines, or None. It is the caller's for `lease_seconds`."""
+    """Take the best queued job of these queues, or None. It is the caller's for `lease_seconds`.
+
+    `features` are those that the caller knows; without them, all that this version knows.
+    """
     taken = TRANSITIONS["claim"]
     best = (
         select(Job.id)
-        .where(*claimable(queues, engines, lease_seconds))
+        .where(*claimable(queues, known_features() if features is None else features, lease_seconds))
         .order_by(*queue_order())
         .limit(1)
         .with_for_update(skip_locked=True, of=Job)
@@ -77,24 +81,25 @@ def claim(
     return job
 
 
-def claimable(queues: Sequence[str], engines: Collection[str], lease_seconds: float) -> tuple[ColumnElement[bool], ...]:
-    """Which jobs a worker of these queues and engines may take now.
+def claimable(
+    queues: Sequence[str], features: Collection[str], lease_seconds: float
+) -> tuple[ColumnElement[bool], ...]:
+    """Which jobs a worker of these queues that knows these features may take now.
 
-    A job that takes either, CPU or GPU, is left to the GPU workers while one that offers its engine is alive.
+    A job that takes either, CPU or GPU, is left to the GPU workers while one that can run it is alive.
     """
     due = (
         Job.status == JobStatus.QUEUED,
         Job.queue.in_(queues),
-        Job.engine.in_(engines),
         Job.available_at <= now(),
         Job.cancel_requested_at.is_(None),
         Job.pause_requested_at.is_(None),
+        runnable_with(features),
     )
     if "gpu" in queues:
         return due
     heard = Worker.last_seen_at > now() - lease_seconds
-    offers = ("," + Worker.engines + ",").contains("," + Job.engine + ",")
-    faster = exists().where(Worker.stopped_at.is_(None), heard, Worker.queues.contains("gpu"), offers)
+    faster = exists().where(Worker.stopped_at.is_(None), heard, Worker.queues.contains("gpu"), runs_job())
     return (*due, or_(Job.queue != "any", ~faster))
 
 
