@@ -10,9 +10,10 @@ from pathlib import Path
 from deployment import Deployment
 from sqlalchemy import select
 
+from app.datasets.tables import Dataset
 from app.db import Database
 from app.jobs.states import TERMINAL, JobStatus
-from app.jobs.tables import Artifact, Dataset, Event, Job
+from app.jobs.tables import Artifact, Event, Job
 from app.storage import Storage
 from app.storekeeping import collect
 

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app import __version__
 from app.db import Database, now
-from app.jobs.tables import Worker
+from app.workers.tables import Worker
 
 log = logging.getLogger(__name__)
 

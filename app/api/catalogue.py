@@ -8,6 +8,7 @@ from app.api.examples import EXAMPLES
 from app.jobs import queries
 from app.specs import TASKS, JobSpec
 from app.specs.fit import engines_for, methods_for
+from app.workers.queries import listed
 
 router = APIRouter(prefix="/v1", tags=["catalogue"])
 
@@ -41,7 +42,7 @@ def tasks(project: ProjectId) -> Page[TaskAnswer]:
 def workers(parts: Parts, project: ProjectId) -> Page[WorkerAnswer]:
     """List the workers of the last day that have not stopped, alive or silent."""
     with parts.database.read() as session:
-        found = queries.workers(session, silent_for=parts.settings.lease_seconds)
+        found = listed(session, silent_for=parts.settings.lease_seconds)
         running = queries.running_on(session, project)
     return Page(
         data=[

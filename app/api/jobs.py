@@ -1,12 +1,9 @@
 """POST a job, look at it, list, cancel."""
 
-import json
 from collections.abc import Callable
-from hashlib import sha256
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.api.answers import Error, Estimate, JobAnswer, JobLinks, Page, Validation
@@ -14,9 +11,9 @@ from app.api.body import json_body
 from app.api.dependencies import Parts, ProjectId, Service
 from app.api.parameters import Limit, family, point_in_time
 from app.errors import Conflict, InvalidRequest, NotFound
-from app.jobs import lifecycle, queries, submission
+from app.jobs import idempotency, lifecycle, queries, submission, waiting
 from app.jobs.states import TERMINAL, JobStatus
-from app.jobs.tables import Artifact, IdempotencyKey, Job, JobDataset
+from app.jobs.tables import Artifact, Job
 from app.specs import JobSpec
 from app.specs.retry import Retry
 
@@ -24,9 +21,6 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 Body = Annotated[tuple[JobSpec, Any], Depends(json_body(JobSpec))]
 RetryBody = Annotated[tuple[Retry, Any], Depends(json_body(Retry, may_be_empty=True))]
-
-RETRIED_WITHIN_SECONDS = 600.0
-"""How long after a job was posted the same body, marked by the client as a retry, means that job."""
 
 
 @router.post(
@@ -56,31 +50,14 @@ def create(
 ) -> JobAnswer:
     """Create a fine-tuning job."""
     spec, tree = body
-    body_hash = sha256(json.dumps(tree, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-    if idempotency_key is not None and (replayed := _replay(parts, project, idempotency_key, body_hash, response)):
-        return replayed
-    if (
-        x_stainless_retry_count
-        and idempotency_key is None
-        and (replayed := _retried(parts, project, body_hash, response))
-    ):
-        return replayed
-    plan = _check(parts, project, spec)
-    job = plan.job(project, body_sha256=body_hash)
-    try:
-        with parts.database.write() as session:
-            submission.require_datasets(session, plan)
-            lifecycle.submit(session, job)
-            session.add_all(JobDataset(job_id=job.id, dataset_id=found) for found in plan.dataset_ids())
-            if idempotency_key is not None:
-                session.add(
-                    IdempotencyKey(project_id=project, key=idempotency_key, body_sha256=body_hash, job_id=job.id)
-                )
-    except IntegrityError:
-        # The same key was posted at the same moment, and the other request was first.
-        if idempotency_key is not None and (replayed := _replay(parts, project, idempotency_key, body_hash, response)):
-            return replayed
-        raise
+    request = idempotency.Request(
+        project, idempotency.body_sha256(tree), idempotency_key, is_retry=bool(x_stainless_retry_count)
+    )
+    if earlier := idempotency.earlier_job(parts.database, request):
+        return _replay(parts, project, earlier, response)
+    job, is_new = idempotency.create(parts.database, request, _check(parts, project, spec))
+    if not is_new:
+        return _replay(parts, project, job, response)
     parts.hints.give(job.queue)
     return _answer(parts, project, job.id)
 
@@ -130,7 +107,7 @@ def list_jobs(  # noqa: PLR0917 - FastAPI passes them by name
             created_before=point_in_time("created_before", created_before),
         )
         queued = {job.queue for job in found if job.status == JobStatus.QUEUED}
-        positions = queries.queue_positions(session, sorted(queued)) if queued else {}
+        positions = waiting.queue_positions(session, sorted(queued)) if queued else {}
         return Page(data=[job_answer(job, positions.get(job.id)) for job in found], has_more=has_more)
 
 
@@ -180,9 +157,7 @@ def retry(job_id: str, body: RetryBody, parts: Parts, project: ProjectId) -> Job
         child.parent_id = parent.id
         if start is not None:
             child.start_artifact_id, child.resolved = start.id, parent.resolved
-        submission.require_datasets(session, plan)
-        lifecycle.submit(session, child)
-        session.add_all(JobDataset(job_id=child.id, dataset_id=found) for found in plan.dataset_ids())
+        submission.create(session, plan, child)
     parts.hints.give(child.queue)
     return _answer(parts, project, child.id)
 
@@ -250,29 +225,11 @@ def _answer(parts: Service, project: str, job_id: str) -> JobAnswer:
 def _described(parts: Service, session: Session, job: Job) -> JobAnswer:
     if job.status != JobStatus.QUEUED:
         return job_answer(job, None)
-    position = queries.queue_positions(session, [job.queue]).get(job.id)
-    return job_answer(job, position, queries.waiting_for(session, job, silent_for=parts.settings.lease_seconds))
+    position = waiting.queue_positions(session, [job.queue]).get(job.id)
+    return job_answer(job, position, waiting.waiting_for(session, job, silent_for=parts.settings.lease_seconds))
 
 
-def _replay(parts: Service, project: str, key: str, body_hash: str, response: Response) -> JobAnswer | None:
-    with parts.database.read() as session:
-        earlier = queries.idempotent_job(session, project, key)
-        if earlier is None:
-            return None
-        known_hash, job = earlier
-        if known_hash != body_hash:
-            message = f"this Idempotency-Key made job {job.id} from another body; use a new key for a new job"
-            raise InvalidRequest(message, param="idempotency-key", code="idempotency_key_reused")
-        response.status_code = 200
-        response.headers["idempotent-replayed"] = "true"
-        return _described(parts, session, job)
-
-
-def _retried(parts: Service, project: str, body_hash: str, response: Response) -> JobAnswer | None:
-    with parts.database.read() as session:
-        job = queries.recent_job(session, project, body_hash, within=RETRIED_WITHIN_SECONDS)
-        if job is None:
-            return None
-        response.status_code = 200
-        response.headers["idempotent-replayed"] = "true"
-        return _described(parts, session, job)
+def _replay(parts: Service, project: str, earlier: Job, response: Response) -> JobAnswer:
+    response.status_code = 200
+    response.headers["idempotent-replayed"] = "true"
+    return _answer(parts, project, earlier.id)

@@ -9,8 +9,10 @@ from typing import cast
 from sqlalchemy import ColumnElement, and_, literal, or_
 
 from app.db import json_within
-from app.jobs.tables import Job, Json, Worker
+from app.jobs.tables import Job
 from app.specs.features import ENGINE, engine_feature
+from app.tables import Json
+from app.workers.tables import Worker
 
 
 def runnable_with(features: Collection[str]) -> ColumnElement[bool]:

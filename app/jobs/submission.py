@@ -9,14 +9,16 @@ from typing import NamedTuple
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
+from app.datasets import queries as datasets
 from app.datasets.checks import DataReport, Rows, check_rows
 from app.datasets.local_copy import LocalCopies
+from app.datasets.tables import Dataset
 from app.db import Database
 from app.errors import Conflict, InvalidRequest
 from app.identifiers import new_id
-from app.jobs import queries
+from app.jobs import lifecycle, queries
 from app.jobs.states import JobStatus
-from app.jobs.tables import Dataset, Job
+from app.jobs.tables import Job, JobDataset
 from app.specs import JobSpec, problems
 from app.specs.data import DataSource, InlineData, UploadedData
 from app.specs.durations import seconds
@@ -26,6 +28,7 @@ from app.specs.methods import GPU_METHODS
 from app.specs.preflight import Findings
 from app.specs.training import AUTO_BATCH_SIZE
 from app.specs.usual_columns import suggested_columns
+from app.workers import queries as workers
 
 INLINE_LIMIT_BYTES = 1024**2
 
@@ -105,11 +108,11 @@ def check(database: Database, copies: LocalCopies, project_id: str, spec: JobSpe
     """
     _check_inline_size(spec)
     with database.read() as session:
-        datasets = _datasets(session, project_id, spec)
+        uploaded = _datasets(session, project_id, spec)
         _check_earlier_job(session, project_id, spec)
         _check_hardware(session, spec)
-    _check_columns(spec, datasets)
-    return Plan(spec, datasets, _check_rows(spec, datasets, copies, row_limit))
+    _check_columns(spec, uploaded)
+    return Plan(spec, uploaded, _check_rows(spec, uploaded, copies, row_limit))
 
 
 def find(session: Session, parent: Job) -> Plan:
@@ -122,12 +125,19 @@ def find(session: Session, parent: Job) -> Plan:
     return Plan(spec, _datasets(session, parent.project_id, spec))
 
 
-def require_datasets(session: Session, plan: Plan) -> None:
-    """Hold the plan's datasets in a write session, so that none is deleted before its job is there.
+def create(session: Session, plan: Plan, job: Job) -> None:
+    """Submit the job of a plan together with the datasets that it reads. The caller commits.
 
-    Raises InvalidRequest when one was deleted since the check.
+    Raises InvalidRequest when a dataset was deleted since the check.
     """
-    held = queries.hold_datasets(session, plan.dataset_ids())
+    _hold_datasets(session, plan)
+    lifecycle.submit(session, job)
+    session.add_all(JobDataset(job_id=job.id, dataset_id=found) for found in plan.dataset_ids())
+
+
+def _hold_datasets(session: Session, plan: Plan) -> None:
+    # In the transaction of the job, so that none is deleted before the job is there.
+    held = datasets.hold(session, plan.dataset_ids())
     for split, dataset in plan.datasets.items():
         if dataset.id not in held:
             raise _no_dataset(split)
@@ -183,7 +193,7 @@ def _datasets(session: Session, project_id: str, spec: JobSpec) -> dict[str, Dat
     for split, source in _sources(spec).items():
         if not isinstance(source, UploadedData):
             continue
-        dataset = queries.dataset(session, project_id, source.dataset)
+        dataset = datasets.dataset(session, project_id, source.dataset)
         if dataset is None:
             raise _no_dataset(split)
         found[split] = dataset
@@ -213,16 +223,16 @@ def _check_hardware(session: Session, spec: JobSpec) -> None:
     # A job that asks for a GPU waits until there is one; a method that never runs without would wait on a wrong guess.
     method = spec.training.method.type
     if method not in GPU_METHODS or any(
-        worker.hardware.get("gpus") for worker, _ in queries.workers(session, silent_for=1)
+        worker.hardware.get("gpus") for worker, _ in workers.listed(session, silent_for=1)
     ):
         return
     message = f"no worker of this server has a GPU, which the method {method} needs; 'lora' runs on any worker"
     raise InvalidRequest(message, param="training.method.type", code="method_unavailable")
 
 
-def _check_columns(spec: JobSpec, datasets: Mapping[str, Dataset]) -> None:
+def _check_columns(spec: JobSpec, uploaded: Mapping[str, Dataset]) -> None:
     # Also where train is on the hub, so that the rows below are not compared: columns need no rows.
-    for split, dataset in datasets.items():
+    for split, dataset in uploaded.items():
         names = [str(column["name"]) for column in dataset.columns]
         for role, column in spec.columns.items():
             if column not in names:
@@ -241,20 +251,20 @@ def _check_columns(spec: JobSpec, datasets: Mapping[str, Dataset]) -> None:
                 )
 
 
-def _check_rows(spec: JobSpec, datasets: Mapping[str, Dataset], copies: LocalCopies, row_limit: int) -> Findings | None:
+def _check_rows(spec: JobSpec, uploaded: Mapping[str, Dataset], copies: LocalCopies, row_limit: int) -> Findings | None:
     rows: dict[str, Rows] = {}
     for split, source in _sources(spec).items():
         if isinstance(source, InlineData):
             rows[split] = source.rows
-        elif split in datasets:
-            rows[split] = copies.parquet(datasets[split])
+        elif split in uploaded:
+            rows[split] = copies.parquet(uploaded[split])
     if "train" not in rows:
         return None
     try:
         report = check_rows(spec, rows["train"], rows.get("eval"), rows.get("test"), row_limit=row_limit)
     except FileNotFoundError:
         # A dataset was deleted, and its local copy with it, while we were about to read it.
-        raise _no_dataset(next(split for split in rows if split in datasets)) from None
+        raise _no_dataset(next(split for split in rows if split in uploaded)) from None
     if report.total:
         raise InvalidRequest(
             _sentence(report),

@@ -12,6 +12,7 @@ from app.jobs import lifecycle, queries
 from app.jobs.lifecycle import Limits
 from app.jobs.matching import described
 from app.jobs.tables import Job
+from app.jobs.waiting import without_worker
 from app.jobs.wakeup import Wakeup
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ def _reclaim(database: Database, limits: Limits) -> int:
 
 def _tell_of_missing_engines(database: Database, waited: float) -> None:
     with database.read() as session:
-        waiting = queries.without_worker(session, waited=waited)
+        waiting = without_worker(session, waited=waited)
     for job, features in waiting:
         message = f"for {waited:.0f} s no live worker could run this job: none {described(features)}"
         with database.write() as session:

@@ -10,12 +10,13 @@ from sqlalchemy import select, update
 from app import auth
 from app.db import Database, now
 from app.identifiers import new_id
-from app.jobs import lifecycle, queries
+from app.jobs import lifecycle, waiting
 from app.jobs.lifecycle import Limits
 from app.jobs.sweeper import sweep
-from app.jobs.tables import Event, Job, Worker
+from app.jobs.tables import Event, Job
 from app.jobs.wakeup import NoWakeup
 from app.specs.features import known_features
+from app.workers.tables import Worker
 
 LIMITS = Limits(max_failures=3, max_workers_lost=2, max_stalled=9, backoff_seconds=0)
 PLAIN = ("trainer", "pytorch")
@@ -78,7 +79,7 @@ def claimed(database: Database, engines: tuple[str, ...], queues: tuple[str, ...
 
 def waiting_for(database: Database, job_id: str) -> str | None:
     with database.read() as session:
-        return queries.waiting_for(session, session.get_one(Job, job_id), silent_for=60)
+        return waiting.waiting_for(session, session.get_one(Job, job_id), silent_for=60)
 
 
 def notes(database: Database, job_id: str) -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ from sqlalchemy import select, update
 from app import auth
 from app.db import Database, now
 from app.identifiers import new_id
-from app.jobs import lifecycle, queries
+from app.jobs import lifecycle, queries, waiting
 from app.jobs.lifecycle import Intents, Lease, Limits, LostLease
 from app.jobs.states import JobStatus
 from app.jobs.sweeper import sweep
@@ -226,7 +226,7 @@ def test_release_counts_nothing(database: Database, submit: Callable[..., str]) 
     with database.read() as session:
         job = session.get_one(Job, job_id)
         assert (job.status, job.failures, job.workers_lost) == (JobStatus.QUEUED, 0, 0)
-        assert queries.queue_positions(session, ["cpu"]) == {job_id: 0}
+        assert waiting.queue_positions(session, ["cpu"]) == {job_id: 0}
 
 
 def test_a_job_that_ran_out_of_memory_is_settled_anew_and_nothing_is_counted(

@@ -24,14 +24,17 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from app import auth, migrate
+from app.auth.tables import Project
 from app.db import Database, now
 from app.identifiers import new_id
 from app.jobs import lifecycle
 from app.jobs.lifecycle import Lease, Limits, LostLease
 from app.jobs.states import TERMINAL, TRANSITIONS, JobStatus
 from app.jobs.sweeper import sweep
-from app.jobs.tables import Artifact, Base, Event, Job, Project, Webhook, WebhookDelivery
+from app.jobs.tables import Artifact, Event, Job
 from app.jobs.wakeup import NoWakeup
+from app.schema import metadata
+from app.webhooks.tables import Webhook, WebhookDelivery
 
 EXAMPLES, STEPS = (200, 50) if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else (60, 40)
 LIMITS = Limits(max_failures=4, max_workers_lost=4, max_stalled=4, backoff_seconds=0)
@@ -54,7 +57,7 @@ class Lifecycle(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         with self.database.write() as session:
-            for table in reversed(Base.metadata.sorted_tables):
+            for table in reversed(metadata.sorted_tables):
                 session.execute(table.delete())
             project_id = auth.ensure_project(session, "one").id
             session.add(Webhook(id="wh", project_id=project_id, url="x", events=EVERYTHING, secret="x"))

@@ -5,14 +5,15 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, text
 
 from app import migrate
+from app.datasets.tables import Dataset
 from app.db import Database
-from app.jobs.tables import Base, Dataset
+from app.schema import metadata
 
 
 def test_upgrade_reaches_the_tables_with_no_drift(database: Database) -> None:
     with database.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, Base.metadata) == []
+        assert compare_metadata(context, metadata) == []
     assert migrate.is_current(database)
 
 

@@ -10,9 +10,10 @@ from app.db import now
 from app.jobs.lifecycle.moves import append, status_event
 from app.jobs.matching import runnable_with, runs_job
 from app.jobs.states import TRANSITIONS, JobStatus
-from app.jobs.tables import Job, Worker
+from app.jobs.tables import Job
 from app.specs.features import known_features
 from app.webhooks.outbox import announce
+from app.workers.tables import Worker
 
 
 def submit(session: Session, job: Job) -> None:
