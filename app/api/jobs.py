@@ -14,6 +14,7 @@ from app.errors import Conflict, InvalidRequest, NotFound
 from app.jobs import idempotency, lifecycle, queries, submission, waiting
 from app.jobs.states import TERMINAL, JobStatus
 from app.jobs.tables import Artifact, Job
+from app.jobs.usage import usage
 from app.specs import JobSpec
 from app.specs.retry import Retry
 
@@ -108,7 +109,8 @@ def list_jobs(  # noqa: PLR0917 - FastAPI passes them by name
         )
         queued = {job.queue for job in found if job.status == JobStatus.QUEUED}
         positions = waiting.queue_positions(session, sorted(queued)) if queued else {}
-        return Page(data=[job_answer(job, positions.get(job.id)) for job in found], has_more=has_more)
+        at = queries.clock(session)
+        return Page(data=[job_answer(job, at, positions.get(job.id)) for job in found], has_more=has_more)
 
 
 @router.get("/{job_id}", response_model=JobAnswer, responses={404: {"model": Error}})
@@ -191,8 +193,8 @@ def job_of(job: Job | None) -> Job:
     return job
 
 
-def job_answer(job: Job, queue_position: int | None, waiting_for: str | None = None) -> JobAnswer:
-    """A job as clients see it."""
+def job_answer(job: Job, at: float, queue_position: int | None, waiting_for: str | None = None) -> JobAnswer:
+    """A job as clients see it. `at` is the moment, by the database's clock, to which its seconds are counted."""
     base = f"/v1/jobs/{job.id}"
     links = {part: f"{base}/{part}" for part in JobLinks.model_fields if part != "self"}
     return JobAnswer.model_validate(
@@ -202,6 +204,7 @@ def job_answer(job: Job, queue_position: int | None, waiting_for: str | None = N
                 for field in JobAnswer.model_fields
                 if hasattr(job, field) and field != "metadata"
             },
+            **{name: round(seconds, 3) for name, seconds in usage(job, at)._asdict().items()},
             "metadata": job.user_metadata,
             "metrics": job.metrics or {},
             "cancel_requested": job.cancel_requested_at is not None,
@@ -223,10 +226,11 @@ def _answer(parts: Service, project: str, job_id: str) -> JobAnswer:
 
 
 def _described(parts: Service, session: Session, job: Job) -> JobAnswer:
+    at = queries.clock(session)
     if job.status != JobStatus.QUEUED:
-        return job_answer(job, None)
+        return job_answer(job, at, None)
     position = waiting.queue_positions(session, [job.queue]).get(job.id)
-    return job_answer(job, position, waiting.waiting_for(session, job, silent_for=parts.settings.lease_seconds))
+    return job_answer(job, at, position, waiting.waiting_for(session, job, silent_for=parts.settings.lease_seconds))
 
 
 def _replay(parts: Service, project: str, earlier: Job, response: Response) -> JobAnswer:

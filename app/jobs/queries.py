@@ -183,6 +183,11 @@ def longest_wait(session: Session) -> float | None:
     return session.scalar(select(now() - func.min(Job.queued_at)).where(Job.status == JobStatus.QUEUED))
 
 
+def clock(session: Session) -> float:
+    """The database's clock, in seconds since 1970."""
+    return session.execute(select(now())).scalar_one()
+
+
 def seconds_left(session: Session, job_id: str) -> float | None:
     """Seconds until a job's deadline by the database's clock."""
     return session.scalar(select(Job.deadline_at - now()).where(Job.id == job_id))

@@ -48,6 +48,8 @@ class Job(Base):
     lease_expires_at: Mapped[float | None]
     queued_at: Mapped[float] = mapped_column(insert_default=db_now())
     available_at: Mapped[float] = mapped_column(insert_default=db_now())
+    waiting_since: Mapped[float | None] = mapped_column(insert_default=db_now())
+    """When it entered the queue the last time. `queued_at` stays when an attempt failed, and orders the queue."""
     timeout_seconds: Mapped[int] = mapped_column(Integer)
     deadline_at: Mapped[float | None]
     failures: Mapped[int] = mapped_column(Integer, insert_default=0)
@@ -62,6 +64,13 @@ class Job(Base):
     pause_requested_at: Mapped[float | None]
     paused_at: Mapped[float | None]
 
+    queued_seconds: Mapped[float] = mapped_column(insert_default=0.0, server_default="0")
+    running_seconds: Mapped[float] = mapped_column(insert_default=0.0, server_default="0")
+    gpu_seconds: Mapped[float] = mapped_column(insert_default=0.0, server_default="0")
+    """Sums over the statuses that it has left (`app.jobs.usage`)."""
+    gpus: Mapped[int] = mapped_column(Integer, insert_default=0, server_default="0")
+    """GPUs that the newest attempt holds or held."""
+
     progress: Mapped[dict[str, Any] | None]
     metrics: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
@@ -69,7 +78,9 @@ class Job(Base):
     event_seq: Mapped[int] = mapped_column(BigInteger, insert_default=0)
 
     created_at: Mapped[float] = mapped_column(insert_default=db_now())
+    first_started_at: Mapped[float | None]
     started_at: Mapped[float | None]
+    """When the newest attempt began."""
     finished_at: Mapped[float | None]
 
 

@@ -44,6 +44,8 @@ SPEC = {
     "data": {"train": {"rows": [{"text": "a", "label": "b"}]}},
 }
 EVERYTHING = ",".join(f"job.{status}" for status in JobStatus)
+CLOCK_SECONDS = 0.01
+"""How far apart two reads of the database's clock in one statement may lie."""
 EDGES = {(edge.source, edge.target) for edge in TRANSITIONS.values()} | {(None, JobStatus.QUEUED)}
 
 
@@ -159,6 +161,11 @@ class Lifecycle(RuleBasedStateMachine):
                 assert job.cancel_requested_at is None, "nobody would ever claim it"
                 assert job.pause_requested_at is None, "nobody would ever claim it"
             assert (job.status == JobStatus.SUCCEEDED) == (job.artifact_id is not None)
+            assert (job.first_started_at is None) == (job.attempt == 0)
+            assert min(job.queued_seconds, job.running_seconds) >= -CLOCK_SECONDS
+            if job.finished_at is not None:
+                lasted = job.finished_at - job.created_at
+                assert job.queued_seconds + job.running_seconds <= lasted + CLOCK_SECONDS * job.event_seq
 
     @invariant()
     def logs_are_gapless_and_tell_of_legal_transitions_only(self) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from app.db import now
 from app.jobs.states import TERMINAL, TRANSITIONS, JobStatus
 from app.jobs.tables import Event, Job
+from app.jobs.usage import counted
 from app.webhooks.outbox import announce
 
 Data = dict[str, Any]
@@ -28,6 +29,7 @@ def move(session: Session, name: str, job_id: str, guard: Sequence[ColumnElement
             lease_expires_at=None,
             event_seq=Job.event_seq + 1,
             **({"finished_at": now()} if ends else {}),
+            **counted(transition),
             **{name: storable(value) for name, value in values.items()},
         )
         .returning(Job.event_seq, Job.attempt)

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, case, exists, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from app.db import now
@@ -11,6 +11,7 @@ from app.jobs.lifecycle.moves import append, status_event
 from app.jobs.matching import runnable_with, runs_job
 from app.jobs.states import TRANSITIONS, JobStatus
 from app.jobs.tables import Job
+from app.jobs.usage import counted
 from app.specs.features import known_features
 from app.webhooks.outbox import announce
 from app.workers.tables import Worker
@@ -59,7 +60,10 @@ def claim(
             reports_read=0,
             owner=owner,
             lease_expires_at=now() + lease_seconds,
+            first_started_at=func.coalesce(Job.first_started_at, now()),
             started_at=now(),
+            gpus=case((Job.queue == "cpu", 0), else_=int("gpu" in queues)),
+            **counted(taken),
             deadline_at=func.coalesce(Job.deadline_at, now() + Job.timeout_seconds),
             event_seq=Job.event_seq + 1,
         )
