@@ -122,7 +122,9 @@ def _show(event: dict[str, Any], screen: _Screen) -> None:
         screen.say(number, f" {data['message']}")
     elif event["type"] == "status" and data["to"] in ("running", "queued") and data["from"]:
         why = f" ({data['reason']})" if data["to"] == "queued" else f", attempt {event['attempt']}"
-        screen.say(number, f" {data['to']}{why}")
+        error = data.get("error")
+        retrying = f"; retrying after {error['code']}: {error['message']}" if error else ""
+        screen.say(number, f" {data['to']}{why}{retrying}")
     elif event["type"] == "checkpoint":
         screen.say(number, f" checkpoint of step {data['step']}")
     elif event["type"] == "metric":

@@ -13,11 +13,11 @@ from app.jobs.sweeper import Sweeper
 from app.jobs.wakeup import open_wakeup
 from app.settings import Settings
 from app.specs.engines import ENGINES
-from app.specs.features import known_features
 from app.storage import open_storage
 from app.workspaces import clear_abandoned
 from worker import machine
 from worker.local import start_polling
+from worker.offer import Offer
 from worker.parts import Parts
 from worker.processes import TrainingProcesses
 from worker.registration import Registration
@@ -39,8 +39,7 @@ def main() -> None:
     hardware = machine.describe()
     gpus = machine.visible_gpus(hardware["gpus"])
     queues = ("cpu", "gpu") if gpus else ("cpu",)
-    engines = _engines(settings)
-    parts = _open(settings, gpus, queues, engines)
+    parts = _open(settings, gpus, queues)
     _stop_on_signals(parts)
     _prepare_environment_of_training()
     clear_abandoned(parts.workspaces)
@@ -48,8 +47,7 @@ def main() -> None:
         parts.database,
         parts.worker_id,
         queues,
-        engines,
-        parts.features,
+        parts.offer,
         settings.slots,
         hardware,
         settings.heartbeat_seconds,
@@ -86,13 +84,12 @@ def _engines(settings: Settings) -> tuple[str, ...]:
     return tuple(name for name in ENGINES if name != "tensorflow" or found is not None)
 
 
-def _open(settings: Settings, gpus: tuple[str, ...], queues: tuple[str, ...], engines: tuple[str, ...]) -> Parts:
+def _open(settings: Settings, gpus: tuple[str, ...], queues: tuple[str, ...]) -> Parts:
     storage = open_storage(settings.storage())
     return Parts(
         worker_id=new_id("wrk"),
         queues=(*queues, "any"),
-        engines=engines,
-        features=known_features(engines),
+        offer=Offer(_engines(settings), settings.models()),
         settings=settings,
         limits=limits_of(settings),
         database=Database(settings.database()),

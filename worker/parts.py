@@ -10,6 +10,7 @@ from app.db import Database
 from app.jobs.lifecycle import Limits
 from app.settings import Settings
 from app.storage import Storage
+from worker.offer import Offer
 from worker.processes import TrainingProcesses
 
 
@@ -36,10 +37,8 @@ class Parts:
     worker_id: str
     queues: tuple[str, ...]
     """The queues of jobs it may claim, in the words of `Job.queue`."""
-    engines: tuple[str, ...]
-    """The engines it offers."""
-    features: frozenset[str]
-    """What it knows; it claims only jobs whose features are among these."""
+    offer: Offer
+    """What it can run; it claims only jobs whose features are among these."""
     settings: Settings
     limits: Limits
     database: Database

@@ -43,7 +43,7 @@ def prepare(parts: Parts, job: Job, folder: Path, slot: int) -> Assignment:
         job_id=job.id,
         threads=parts.threads_a_slot,
         memory_bytes=parts.settings.training_memory_bytes or None,
-        tensorflow_python=parts.settings.tensorflow() if "tensorflow" in parts.engines else None,
+        tensorflow_python=parts.settings.tensorflow() if "tensorflow" in parts.offer.engines else None,
         token_cache=parts.settings.cache() / "tokens",
         token_cache_bytes=parts.settings.token_cache_bytes,
     )

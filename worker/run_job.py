@@ -102,8 +102,9 @@ def _publish(parts: Parts, lease: Lease, out_dir: Path, result: dict[str, Any]) 
 
 
 def _claim(parts: Parts) -> Job | None:
+    features = parts.offer.features()
     with parts.database.write() as session:
-        return lifecycle.claim(session, parts.worker_id, parts.queues, parts.settings.lease_seconds, parts.features)
+        return lifecycle.claim(session, parts.worker_id, parts.queues, parts.settings.lease_seconds, features)
 
 
 def _heartbeat(parts: Parts, lease: Lease) -> Heartbeat:

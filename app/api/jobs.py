@@ -154,7 +154,7 @@ def retry(job_id: str, body: RetryBody, parts: Parts, project: ProjectId) -> Job
                 f"this job is '{parent.status}'; only a job that has ended can be retried", code="job_not_ended"
             )
         start = _start(session, parent, body[0].from_checkpoint)
-        plan = submission.find(session, parent)
+        plan = submission.find(session, parent, parts.settings.models())
         child = plan.job(project, body_sha256=parent.body_sha256)
         child.parent_id = parent.id
         if start is not None:
@@ -217,7 +217,14 @@ def job_answer(job: Job, at: float, queue_position: int | None, waiting_for: str
 
 
 def _check(parts: Service, project: str, spec: JobSpec) -> submission.Plan:
-    return submission.check(parts.database, parts.copies, project, spec, row_limit=parts.settings.row_check_limit)
+    return submission.check(
+        parts.database,
+        parts.copies,
+        project,
+        spec,
+        row_limit=parts.settings.row_check_limit,
+        models_dir=parts.settings.models(),
+    )
 
 
 def _answer(parts: Service, project: str, job_id: str) -> JobAnswer:

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, and_, literal, or_
 
 from app.db import json_within
 from app.jobs.tables import Job
-from app.specs.features import ENGINE, engine_feature
+from app.specs.features import ENGINE, LOCAL_MODEL, engine_feature
 from app.tables import Json
 from app.workers.tables import Worker
 
@@ -49,4 +49,6 @@ def described(features: Collection[str]) -> str:
     """Missing features for people, after "no live worker"."""
     if engine := next((feature for feature in features if feature.startswith(ENGINE)), None):
         return f"offers the engine {engine.removeprefix(ENGINE)}"
+    if model := next((feature for feature in features if feature.startswith(LOCAL_MODEL)), None):
+        return f"has the model {model.removeprefix('model.id=')} in its models folder"
     return f"knows {', '.join(features)}, which this job uses; start a worker of a newer version"

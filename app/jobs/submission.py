@@ -4,6 +4,8 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import ValidationError
@@ -19,10 +21,11 @@ from app.identifiers import new_id
 from app.jobs import lifecycle, queries
 from app.jobs.states import JobStatus
 from app.jobs.tables import Job, JobDataset
+from app.local_models import local_models
 from app.specs import JobSpec, problems
 from app.specs.data import DataSource, InlineData, UploadedData
 from app.specs.durations import seconds
-from app.specs.features import known_features, used_features
+from app.specs.features import LOCAL_MODEL, known_features, used_features
 from app.specs.fit import takes
 from app.specs.methods import GPU_METHODS
 from app.specs.preflight import Findings
@@ -101,8 +104,12 @@ class Plan:
         return math.ceil(max(1, math.ceil(batches / training.gradient_accumulation)) * training.epochs)
 
 
-def check(database: Database, copies: LocalCopies, project_id: str, spec: JobSpec, *, row_limit: int) -> Plan:
-    """Check a spec against what the project has, and up to `row_limit` rows of each split.
+def check(
+    database: Database, copies: LocalCopies, project_id: str, spec: JobSpec, *, row_limit: int, models_dir: Path
+) -> Plan:
+    """Check a spec against what the project and the workers have, and up to `row_limit` rows of each split.
+
+    `models_dir` is the models folder of this process, which workers may share.
 
     Raises InvalidRequest naming field, row and column; StorageError.
     """
@@ -110,18 +117,20 @@ def check(database: Database, copies: LocalCopies, project_id: str, spec: JobSpe
     with database.read() as session:
         uploaded = _datasets(session, project_id, spec)
         _check_earlier_job(session, project_id, spec)
+        _check_local_model(session, spec, models_dir)
         _check_hardware(session, spec)
     _check_columns(spec, uploaded)
     return Plan(spec, uploaded, _check_rows(spec, uploaded, copies, row_limit))
 
 
-def find(session: Session, parent: Job) -> Plan:
+def find(session: Session, parent: Job, models_dir: Path) -> Plan:
     """The plan of a job that is to run once more. Its rows were checked when it was posted and cannot have changed.
 
     Raises Conflict where this version cannot run its spec, InvalidRequest where something that it reads is gone.
     """
     spec = _stored_spec(parent)
     _check_earlier_job(session, parent.project_id, spec)
+    _check_local_model(session, spec, models_dir)
     return Plan(spec, _datasets(session, parent.project_id, spec))
 
 
@@ -145,7 +154,8 @@ def _hold_datasets(session: Session, plan: Plan) -> None:
 
 def _stored_spec(job: Job) -> JobSpec:
     # Fields that this version does not know are ignored when the spec is read, so a job that uses one must not get this far.
-    unknown = sorted(set(job.features or ()) - known_features())
+    used = {feature for feature in job.features or () if not feature.startswith(LOCAL_MODEL)}
+    unknown = sorted(used - known_features())
     if unknown:
         message = (
             f"this job uses {', '.join(unknown)}, which this version of the service does not know; "
@@ -217,6 +227,26 @@ def _check_earlier_job(session: Session, project_id: str, spec: JobSpec) -> None
     if earlier.spec["training"]["method"].get("export") == "adapter":
         message = 'that job published an adapter alone, which is no whole model; run it again with export "merged"'
         raise InvalidRequest(message, param="model.id", code="model_not_whole")
+
+
+def _check_local_model(session: Session, spec: JobSpec, models_dir: Path) -> None:
+    kind, _, name = spec.model.id.partition(":")
+    if kind != "local":
+        return
+    announced = [worker.features for worker, _ in workers.listed(session, silent_for=1) if worker.features is not None]
+    own = local_models(models_dir)
+    if not announced and not own:
+        # No worker of the last day said what it has, and this process may have no models folder.
+        return
+    prefixed = {feature for features in announced for feature in features if feature.startswith(LOCAL_MODEL)}
+    known = sorted({*own, *(feature.removeprefix(LOCAL_MODEL) for feature in prefixed)})
+    if name in known:
+        return
+    near = get_close_matches(name, known, n=1)
+    hint = (
+        f"did you mean 'local:{near[0]}'?" if near else "copy it into TUNESMITH_MODELS_DIR of a worker, or use a hub id"
+    )
+    raise InvalidRequest(f"no worker has the model '{spec.model.id}'; {hint}", param="model.id", code="model_not_found")
 
 
 def _check_hardware(session: Session, spec: JobSpec) -> None:

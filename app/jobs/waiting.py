@@ -33,7 +33,8 @@ def waiting_for(session: Session, job: Job, *, silent_for: float) -> str | None:
     if job.status != JobStatus.QUEUED:
         return None
     if wait := session.scalar(select(Job.available_at - now()).where(Job.id == job.id, Job.available_at > now())):
-        return f"the next attempt begins in {wait:.0f} s"
+        retrying = f"retrying after {job.error['code']}: " if job.error else ""
+        return f"{retrying}the next attempt begins in {wait:.0f} s"
     alive = workers.alive(session, silent_for=silent_for)
     knowing = [worker for worker in alive if not missing_features(job, worker)]
     able = _of_queue(job.queue, knowing)

@@ -19,6 +19,7 @@ from app.specs.job import JobSpec
 from app.specs.tasks import TASKS
 
 ENGINE = "training.engine="
+LOCAL_MODEL = "model.id=local:"
 SERVICE_FIELDS = frozenset({"name", "metadata", "priority", "resources.timeout"})
 """Fields that only the service reads, so that a worker need not know them."""
 TAG = "type"
@@ -34,6 +35,7 @@ def used_features(spec: JobSpec) -> list[str]:
             engine_feature(engine),
             _combination(task, engine, spec.training.method.type),
             *(_metric(task, metric) for metric in metrics),
+            *([f"model.id={spec.model.id}"] if spec.model.id.startswith("local:") else []),
         }
     )
 
@@ -55,6 +57,11 @@ def known_features(engines: Collection[str] = tuple(ENGINES)) -> frozenset[str]:
 def engine_feature(engine: str) -> str:
     """The feature of an engine. Every job has one, because a worker may lack the environment of an engine."""
     return f"{ENGINE}{engine}"
+
+
+def local_model_feature(name: str) -> str:
+    """The feature of a local model. A worker announces those that are in its models folder."""
+    return f"{LOCAL_MODEL}{name}"
 
 
 def _combination(task: str, engine: str, method: str) -> str:

@@ -8,7 +8,7 @@ from tiny import spec
 
 from app.api.examples import EXAMPLES
 from app.specs import JobSpec, Resolved, features
-from app.specs.features import known_features, used_features
+from app.specs.features import LOCAL_MODEL, known_features, used_features
 from app.specs.training import Training
 
 
@@ -20,7 +20,7 @@ def used(**parts: Any) -> set[str]:
 def test_this_version_knows_what_the_example_of_every_task_uses(name: str) -> None:
     found = used_features(JobSpec.model_validate(EXAMPLES[name]))
     assert f"task={name}" in found
-    assert set(found) <= known_features()
+    assert {feature for feature in found if not feature.startswith(LOCAL_MODEL)} <= known_features()
 
 
 def test_a_job_uses_what_differs_from_the_defaults_and_always_its_engine() -> None:
@@ -52,6 +52,11 @@ def test_the_same_field_of_two_tasks_is_two_features() -> None:
     known = known_features()
     assert {"task[causal-lm].packing", "task[seq2seq].prefix"} <= known
     assert not {"task.packing", "task[seq2seq].packing"} & known
+
+
+def test_a_local_model_is_a_feature_of_the_workers_that_have_it() -> None:
+    assert "model.id=local:tiny" in used()
+    assert not [feature for feature in used(model="someone/model") if feature.startswith("model")]
 
 
 def test_what_only_the_service_reads_is_no_feature() -> None:
@@ -86,9 +91,9 @@ def test_a_field_or_value_that_a_newer_version_adds_is_a_feature_by_itself(monke
         features._fields.cache_clear()
     assert added == {"training.loss_scale", "training.optimizer=lion"}
     default = newer.model_validate(spec())
-    assert set(used_features(default)) <= old
+    assert set(used_features(default)) - {"model.id=local:tiny"} <= old
     asked = newer.model_validate(spec(training={"loss_scale": 2.0, "optimizer": "lion"}))
-    assert set(used_features(asked)) - old == added
+    assert set(used_features(asked)) - {"model.id=local:tiny"} - old == added
 
 
 def test_a_request_is_read_strictly_and_a_stored_spec_leniently() -> None:
