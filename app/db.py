@@ -3,10 +3,10 @@
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from psycopg.pq import Conninfo
-from sqlalchemy import ColumnElement, Connection, Double, Engine, create_engine, event, text
+from sqlalchemy import Boolean, ColumnElement, Connection, Double, Engine, Select, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
@@ -34,6 +34,8 @@ POSTGRESQL = {
     "keepalives_count": 2,
 }
 READ_ONLY = "tunesmith_read_only"
+
+Item = TypeVar("Item")
 
 
 class db_now(FunctionElement[float]):  # noqa: N801 - reads as the SQL function that it is
@@ -74,9 +76,37 @@ def _pairs_on_sqlite(element: json_pairs, compiler: Any, **options: Any) -> str:
     return f"json_each({compiler.process(element.clauses, **options)})"
 
 
+class json_within(FunctionElement[bool]):  # noqa: N801 - reads as the SQL function that it is
+    """Whether each text of the first JSON array is in the second. Neither may be NULL."""
+
+    type = Boolean()
+    name = "within"
+    inherit_cache = True
+
+
+@compiles(json_within, "postgresql")
+def _within_on_postgresql(element: json_within, compiler: Any, **options: Any) -> str:
+    items, container = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"({items} <@ {container})"
+
+
+@compiles(json_within, "sqlite")
+def _within_on_sqlite(element: json_within, compiler: Any, **options: Any) -> str:
+    items, container = (compiler.process(clause, **options) for clause in element.clauses)
+    # Both are SQL that SQLAlchemy has compiled, with bound parameters.
+    inside = f"SELECT value FROM json_each({container})"  # noqa: S608
+    return f"(NOT EXISTS (SELECT 1 FROM json_each({items}) AS item WHERE item.value NOT IN ({inside})))"  # noqa: S608
+
+
 def now() -> ColumnElement[float]:
     """The database's clock as a column expression."""
     return db_now()
+
+
+def page(session: Session, query: Select[Item], limit: int) -> tuple[list[Item], bool]:
+    """At most `limit` results of an ordered query, and whether there are more."""
+    found = list(session.scalars(query.limit(limit + 1)))
+    return found[:limit], len(found) > limit
 
 
 class Database:

@@ -41,6 +41,7 @@ class FailureCode(StrEnum):
     TRAINING_PROCESS_DIED = "training_process_died"
     TRAINING_HUNG = "training_hung"
     WORKER_LOST = "worker_lost"
+    SPEC_UNSUPPORTED = "spec_unsupported"
     INPUT_GONE = "input_gone"
     TIMEOUT = "timeout"
     INTERNAL_ERROR = "internal_error"
@@ -223,6 +224,10 @@ CATALOGUE: Mapping[FailureCode, FailureKind] = {
         "The next attempt resumes from the newest checkpoint. The worker's own log may say why the worker died.",
         retryable=True,
         counted=Counted.WORKER,
+    ),
+    FailureCode.SPEC_UNSUPPORTED: FailureKind(
+        "another version accepted the spec, and this worker does not; the message names the field",
+        "Post a new job with that field changed, or run a worker of the version that accepted it.",
     ),
     FailureCode.INPUT_GONE: FailureKind(
         "a dataset, an earlier model or a checkpoint that the job needs was removed",

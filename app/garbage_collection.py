@@ -14,9 +14,10 @@ from sqlalchemy import delete, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from app.datasets.tables import Dataset
 from app.db import Database, now
 from app.jobs.states import JobStatus
-from app.jobs.tables import Artifact, Dataset, Job
+from app.jobs.tables import Artifact, Job
 from app.storage import Storage, StorageError
 
 log = logging.getLogger(__name__)

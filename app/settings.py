@@ -120,7 +120,7 @@ class Settings(BaseSettings):
     engine_seconds: float = Field(
         default=60.0,
         gt=0,
-        description="A job whose engine no live worker has offered for this long is told so in its event log.",
+        description="If no live worker can run a job for this long, because none offers its engine or knows its features, the event log of the job says so.",
     )
     tensorflow_python: Path | None = Field(
         default=None,

@@ -58,15 +58,24 @@ def watch(client: Client, job_id: str, console: Console) -> dict[str, Any]:
 
 def outcome(job: dict[str, Any]) -> str:
     """One paragraph on how a job ended."""
+    used = _usage(job)
     if job["status"] == "succeeded":
         metrics = ", ".join(f"{name} {value:.4g}" for name, value in job["metrics"].items())
-        return f"{job['id']} succeeded: {metrics}\ndownload it: tunesmith download {job['id']} DIR"
+        return f"{job['id']} succeeded: {metrics}{used}\ndownload it: tunesmith download {job['id']} DIR"
     error: dict[str, Any] = job["error"] or {}
     if job["status"] == "failed":
         hint = f"\n{error['hint']}" if error.get("hint") else ""
         tail = f"\nThe last output:\n{error['log_tail']}" if error.get("log_tail") else ""
-        return f"{job['id']} failed ({error.get('code')}): {error.get('message')}{hint}{tail}"
-    return f"{job['id']} was cancelled; its checkpoints can be downloaded with --checkpoint STEP"
+        return f"{job['id']} failed ({error.get('code')}): {error.get('message')}{hint}{used}{tail}"
+    return f"{job['id']} was cancelled; its checkpoints can be downloaded with --checkpoint STEP{used}"
+
+
+def _usage(job: dict[str, Any]) -> str:
+    # A service of the version before does not count.
+    if "running_seconds" not in job:
+        return ""
+    on_gpus = f", {job['gpu_seconds']:.0f} GPU-seconds" if job["gpu_seconds"] else ""
+    return f"\nwaited {job['queued_seconds']:.0f} s, ran {job['running_seconds']:.0f} s{on_gpus}"
 
 
 def _patiently(look: Callable[[], dict[str, Any]], screen: _Screen) -> dict[str, Any]:
@@ -113,7 +122,9 @@ def _show(event: dict[str, Any], screen: _Screen) -> None:
         screen.say(number, f" {data['message']}")
     elif event["type"] == "status" and data["to"] in ("running", "queued") and data["from"]:
         why = f" ({data['reason']})" if data["to"] == "queued" else f", attempt {event['attempt']}"
-        screen.say(number, f" {data['to']}{why}")
+        error = data.get("error")
+        retrying = f"; retrying after {error['code']}: {error['message']}" if error else ""
+        screen.say(number, f" {data['to']}{why}{retrying}")
     elif event["type"] == "checkpoint":
         screen.say(number, f" checkpoint of step {data['step']}")
     elif event["type"] == "metric":

@@ -4,17 +4,15 @@ from alembic import context
 from sqlalchemy import Connection
 
 from app.db import Database
-from app.jobs.tables import Base
 from app.migrate import schema_connection
+from app.schema import metadata
 from app.settings import Settings
 
 
 def migrate(connection: Connection) -> None:
     """Run the migrations; the caller holds the transaction."""
     is_sqlite = connection.dialect.name == "sqlite"
-    context.configure(
-        connection=connection, target_metadata=Base.metadata, render_as_batch=is_sqlite, compare_type=True
-    )
+    context.configure(connection=connection, target_metadata=metadata, render_as_batch=is_sqlite, compare_type=True)
     with context.begin_transaction():
         context.run_migrations()
 

@@ -3,7 +3,7 @@
 from uuid import uuid4
 
 from deployment import Deployment
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from app.db import Database
 from app.identifiers import new_id
@@ -18,7 +18,8 @@ def claim(service: Deployment, job_id: str) -> tuple[Database, Lease]:
     queue = uuid4().hex[:20]
     with database.write() as session:
         session.execute(update(Job).where(Job.id == job_id).values(queue=queue))
-        job = lifecycle.claim(session, "tester", (queue,), 600)
+        features = session.scalars(select(Job.features).where(Job.id == job_id)).one()
+        job = lifecycle.claim(session, "tester", (queue,), 600, features)
     assert job is not None
     return database, Lease(job.id, job.attempt, "tester")
 

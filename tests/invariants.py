@@ -11,10 +11,11 @@ import event_data
 from deployment import Deployment
 from sqlalchemy import select
 
+from app.datasets.tables import Dataset
 from app.db import Database
 from app.garbage_collection import collect
 from app.jobs.states import TERMINAL, JobStatus
-from app.jobs.tables import Artifact, Dataset, Event, Job
+from app.jobs.tables import Artifact, Event, Job
 from app.storage import Storage
 
 END_SECONDS = 20.0

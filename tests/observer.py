@@ -12,7 +12,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import Database, now
 from app.jobs.states import TERMINAL, JobStatus
-from app.jobs.tables import Job, Worker
+from app.jobs.tables import Job
+from app.workers.tables import Worker
 
 LOOK_SECONDS = 0.25
 ROOM_SECONDS = 6.0

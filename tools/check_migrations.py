@@ -1,4 +1,4 @@
-"""Fails where the migrations do not lead to the tables of app/jobs/tables.py, or not back to nothing (SQLite).
+"""Fails where the migrations do not lead to the tables of app/schema.py, or not back to nothing (SQLite).
 
 `tests/integration/test_migrations.py` checks the same on PostgreSQL.
 """
@@ -13,7 +13,7 @@ from sqlalchemy import inspect
 
 from app import migrate
 from app.db import Database
-from app.jobs.tables import Base
+from app.schema import metadata
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
         migrate.upgrade(database)
         with database.engine.connect() as connection:
             context = MigrationContext.configure(connection, opts={"compare_type": True})
-            drift = compare_metadata(context, Base.metadata)
+            drift = compare_metadata(context, metadata)
         migrate.downgrade(database, "base")
         left = set(inspect(database.engine).get_table_names()) - {"alembic_version"}
         database.close()

@@ -18,6 +18,7 @@ from app.workspaces import clear_abandoned
 from worker import machine
 from worker.context import WorkerContext
 from worker.local import start_polling
+from worker.offer import Offer
 from worker.processes import TrainingProcesses
 from worker.registration import Registration
 from worker.slots import Slots
@@ -38,13 +39,18 @@ def main() -> None:
     hardware = machine.describe()
     gpus = machine.visible_gpus(hardware["gpus"])
     queues = ("cpu", "gpu") if gpus else ("cpu",)
-    engines = _engines(settings)
-    context = _open(settings, gpus, queues, engines)
+    context = _open(settings, gpus, queues)
     _stop_on_signals(context)
     _prepare_environment_of_training()
     clear_abandoned(context.workspaces)
     registration = Registration(
-        context.database, context.worker_id, queues, engines, settings.slots, hardware, settings.heartbeat_seconds
+        context.database,
+        context.worker_id,
+        queues,
+        context.offer,
+        settings.slots,
+        hardware,
+        settings.heartbeat_seconds,
     )
     sweeper = Sweeper(
         context.database,
@@ -78,14 +84,12 @@ def _engines(settings: Settings) -> tuple[str, ...]:
     return tuple(name for name in ENGINES if name != "tensorflow" or found is not None)
 
 
-def _open(
-    settings: Settings, gpus: tuple[str, ...], queues: tuple[str, ...], engines: tuple[str, ...]
-) -> WorkerContext:
+def _open(settings: Settings, gpus: tuple[str, ...], queues: tuple[str, ...]) -> WorkerContext:
     storage = open_storage(settings.storage())
     return WorkerContext(
         worker_id=new_id("wrk"),
         queues=(*queues, "any"),
-        engines=engines,
+        offer=Offer(_engines(settings), settings.models()),
         settings=settings,
         policy=RetryPolicy.of(settings),
         database=Database(settings.database()),

@@ -10,6 +10,7 @@ from app.db import Database
 from app.jobs.decision import RetryPolicy
 from app.settings import Settings
 from app.storage import Storage
+from worker.offer import Offer
 from worker.processes import TrainingProcesses
 
 
@@ -36,8 +37,8 @@ class WorkerContext:
     worker_id: str
     queues: tuple[str, ...]
     """The queues of jobs it may claim, in the words of `Job.queue`."""
-    engines: tuple[str, ...]
-    """The engines it offers."""
+    offer: Offer
+    """What it can run; it claims only jobs whose features are among these."""
     settings: Settings
     policy: RetryPolicy
     database: Database

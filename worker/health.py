@@ -4,8 +4,8 @@ import socket
 import sys
 
 from app.db import Database
-from app.jobs import queries
 from app.settings import Settings
+from app.workers import queries
 
 
 def main() -> None:
@@ -13,7 +13,7 @@ def main() -> None:
     settings = Settings()
     database = Database(settings.database(), pool_size=1)
     with database.read() as session:
-        alive = [worker for worker, is_alive in queries.workers(session, silent_for=settings.lease_seconds) if is_alive]
+        alive = queries.alive(session, silent_for=settings.lease_seconds)
     database.close()
     host = socket.gethostname()
     if not any(worker.host == host for worker in alive):

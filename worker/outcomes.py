@@ -10,7 +10,7 @@ from app.jobs.tables import Job
 from app.specs import JobSpec, Resolved
 from app.storage import StorageError, StorageFull
 from worker.memory import says_out_of_memory
-from worker.prepare import Unpreparable
+from worker.prepare import SpecUnsupported, Unpreparable
 from worker.supervise import KillReason, ProcessOutcome
 from worker.training.errors import NO_ROOM, CheckpointBroken
 
@@ -42,6 +42,8 @@ def of_process(process: ProcessOutcome, job: Job, *, hung_seconds: float, is_sto
 def of_error(error: Exception) -> Failed:
     """The outcome of an attempt that ended with an error in this worker. Its training process is dead."""
     match error:
+        case SpecUnsupported():
+            failure = Failure.of(FailureCode.SPEC_UNSUPPORTED, str(error))
         case Unpreparable():
             failure = Failure.of(FailureCode.INPUT_GONE, str(error))
         case StorageFull():
@@ -83,7 +85,7 @@ def _unreported_failure(process: ProcessOutcome, scratch: Path) -> Failure:
 
 
 def _out_of_memory(process: ProcessOutcome, job: Job, failure: Failure | None) -> OutOfMemory:
-    spec = JobSpec.model_validate(job.spec)
+    spec = JobSpec.from_stored(job.spec)
     stored = process.resolved or job.resolved
     reported: dict[str, Any] = (failure.details if failure else None) or {}
     return OutOfMemory(

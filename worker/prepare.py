@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from app import __version__
 from app.jobs import lifecycle, queries
 from app.jobs.lifecycle import Lease
 from app.jobs.tables import Artifact, Job
-from app.specs import JobSpec, Resolved
+from app.specs import JobSpec, Resolved, problems
 from app.storage import ObjectNotFound
 from worker.context import WorkerContext
 from worker.publish import fetch, fetch_checkpoint, newest_checkpoint
@@ -19,9 +22,16 @@ class Unpreparable(Exception):
     """What the job builds on is gone, so that no attempt can succeed."""
 
 
+class SpecUnsupported(Exception):
+    """Another version accepted the stored spec, and this version does not. The message names the field."""
+
+
 def prepare(context: WorkerContext, job: Job, folder: Path, slot: int) -> Assignment:
-    """Fetch datasets, an earlier job's model and the newest checkpoint. Raises Unpreparable, StorageError, OSError."""
-    spec = JobSpec.model_validate(job.spec)
+    """Fetch datasets, an earlier job's model and the newest checkpoint.
+
+    Raises SpecUnsupported, Unpreparable, StorageError, OSError.
+    """
+    spec = _spec(job)
     out_dir = folder / "out"
     out_dir.mkdir()
     request = TrainingRequest(
@@ -35,7 +45,7 @@ def prepare(context: WorkerContext, job: Job, folder: Path, slot: int) -> Assign
         job_id=job.id,
         threads=context.threads_a_slot,
         memory_bytes=context.settings.training_memory_bytes or None,
-        tensorflow_python=context.settings.tensorflow() if "tensorflow" in context.engines else None,
+        tensorflow_python=context.settings.tensorflow() if "tensorflow" in context.offer.engines else None,
         token_cache=context.settings.cache() / "tokens",
         token_cache_bytes=context.settings.token_cache_bytes,
     )
@@ -50,6 +60,17 @@ def prepare(context: WorkerContext, job: Job, folder: Path, slot: int) -> Assign
         seconds_left=_seconds_left(context, job),
         gpu=context.gpus[slot % len(context.gpus)] if context.gpus and job.queue != "cpu" else None,
     )
+
+
+def _spec(job: Job) -> JobSpec:
+    try:
+        return JobSpec.from_stored(job.spec)
+    except ValidationError as error:
+        first = problems(error, job.spec)[0]
+        raise SpecUnsupported(
+            f"another version of the service accepted the spec of this job, and this worker (version {__version__}) does "
+            f"not: '{first.param}' {first.message}"
+        ) from error
 
 
 def _datasets(context: WorkerContext, job: Job) -> dict[str, Path]:

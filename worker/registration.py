@@ -12,7 +12,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app import __version__
 from app.db import Database, now
-from app.jobs.tables import Worker
+from app.workers.tables import Worker
+from worker.offer import Offer
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ class Registration(threading.Thread):
         database: Database,
         worker_id: str,
         queues: Sequence[str],
-        engines: Sequence[str],
+        offer: Offer,
         slots: int,
         hardware: dict[str, Any],
         interval: float,
@@ -33,6 +34,7 @@ class Registration(threading.Thread):
         super().__init__(name="registration", daemon=True)
         self._database, self._worker_id, self._interval = database, worker_id, interval
         self._stop_asked = threading.Event()
+        self._offer, self._announced = offer, offer.features()
         with database.write() as session:
             session.add(
                 Worker(
@@ -41,7 +43,8 @@ class Registration(threading.Thread):
                     pid=os.getpid(),
                     version=__version__,
                     queues=",".join(queues),
-                    engines=",".join(engines),
+                    engines=",".join(offer.engines),
+                    features=self._announced,
                     slots=slots,
                     hardware=hardware,
                 )
@@ -51,7 +54,10 @@ class Registration(threading.Thread):
         """Say so until told to stop."""
         while not self._stop_asked.wait(self._interval):
             try:
-                self._write(last_seen_at=now())
+                features = self._offer.features()
+                # A few kilobytes that hardly ever change: written when a model was added or removed.
+                self._write(last_seen_at=now(), **({} if features == self._announced else {"features": features}))
+                self._announced = features
             except SQLAlchemyError as error:
                 log.warning("the database does not answer: %s", error)
 

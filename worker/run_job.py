@@ -48,10 +48,9 @@ def run_next(context: WorkerContext, slot: int) -> bool:
 
 
 def _claim(context: WorkerContext) -> Job | None:
+    features = context.offer.features()
     with context.database.write() as session:
-        return lifecycle.claim(
-            session, context.worker_id, context.queues, context.settings.lease_seconds, context.engines
-        )
+        return lifecycle.claim(session, context.worker_id, context.queues, context.settings.lease_seconds, features)
 
 
 def _heartbeat(context: WorkerContext, lease: Lease) -> Heartbeat:

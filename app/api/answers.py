@@ -113,8 +113,14 @@ class JobAnswer(BaseModel):
         "splits, warnings. `tokens`: lengths, and rows that were cut. `steps`: seconds a step, peak memory, ETA."
     )
     created_at: Time
-    started_at: Time | None
+    first_started_at: Time | None = Field(description="When the first attempt began.")
+    started_at: Time | None = Field(description="When the newest attempt began.")
     finished_at: Time | None
+    queued_seconds: float = Field(description="Seconds that it has waited in the queue so far, over all attempts.")
+    running_seconds: float = Field(
+        description="Seconds that workers have held it so far, over all attempts, those that failed or were lost included."
+    )
+    gpu_seconds: float = Field(description="The same, times the GPUs that it held.")
     links: JobLinks
 
 

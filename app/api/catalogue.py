@@ -7,6 +7,7 @@ from app.api.context import Context, ProjectId
 from app.jobs import queries
 from app.specs import TASKS, JobSpec
 from app.specs.compatibility import engines_for, methods_for
+from app.workers.queries import listed
 
 router = APIRouter(prefix="/v1", tags=["catalogue"])
 
@@ -40,7 +41,7 @@ def tasks(project: ProjectId) -> Page[TaskAnswer]:
 def workers(context: Context, project: ProjectId) -> Page[WorkerAnswer]:
     """List the workers of the last day that have not stopped, alive or silent."""
     with context.database.read() as session:
-        found = queries.workers(session, silent_for=context.settings.lease_seconds)
+        found = listed(session, silent_for=context.settings.lease_seconds)
         running = queries.running_on(session, project)
     return Page(
         data=[

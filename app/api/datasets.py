@@ -8,13 +8,12 @@ from starlette.concurrency import run_in_threadpool
 from app.api.answers import DatasetAnswer, Deleted, Error, Page
 from app.api.context import Context, ProjectId, ServiceContext
 from app.api.parameters import Limit
-from app.datasets import catalogue
+from app.datasets import catalogue, queries
 from app.datasets.form import FILE_LIMIT, NAME_LIMIT
 from app.datasets.preview import preview
+from app.datasets.tables import Dataset
 from app.datasets.upload import receive
 from app.errors import NotFound
-from app.jobs import queries
-from app.jobs.tables import Dataset
 from app.workspaces import workspace
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])

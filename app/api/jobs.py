@@ -1,12 +1,9 @@
 """POST a job, look at it, list, cancel."""
 
-import json
 from collections.abc import Callable
-from hashlib import sha256
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.api.answers import Error, Estimate, JobAnswer, JobLinks, Page, Validation
@@ -14,9 +11,10 @@ from app.api.body import json_body
 from app.api.context import Context, ProjectId, ServiceContext
 from app.api.parameters import Limit, family, point_in_time
 from app.errors import Conflict, InvalidRequest, NotFound
-from app.jobs import lifecycle, queries, submission
+from app.jobs import idempotency, lifecycle, queries, submission, waiting
 from app.jobs.states import TERMINAL, JobStatus
-from app.jobs.tables import Artifact, IdempotencyKey, Job, JobDataset
+from app.jobs.tables import Artifact, Job
+from app.jobs.usage import usage
 from app.specs import JobSpec
 from app.specs.retry import Retry
 
@@ -24,9 +22,6 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 Body = Annotated[tuple[JobSpec, Any], Depends(json_body(JobSpec))]
 RetryBody = Annotated[tuple[Retry, Any], Depends(json_body(Retry, may_be_empty=True))]
-
-RETRIED_WITHIN_SECONDS = 600.0
-"""How long after a job was posted the same body, marked by the client as a retry, means that job."""
 
 
 @router.post(
@@ -56,33 +51,14 @@ def create(
 ) -> JobAnswer:
     """Create a fine-tuning job."""
     spec, tree = body
-    body_hash = sha256(json.dumps(tree, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-    if idempotency_key is not None and (replayed := _replay(context, project, idempotency_key, body_hash, response)):
-        return replayed
-    if (
-        x_stainless_retry_count
-        and idempotency_key is None
-        and (replayed := _retried(context, project, body_hash, response))
-    ):
-        return replayed
-    plan = _check(context, project, spec)
-    job = plan.job(project, body_sha256=body_hash)
-    try:
-        with context.database.write() as session:
-            submission.require_datasets(session, plan)
-            lifecycle.submit(session, job)
-            session.add_all(JobDataset(job_id=job.id, dataset_id=found) for found in plan.dataset_ids())
-            if idempotency_key is not None:
-                session.add(
-                    IdempotencyKey(project_id=project, key=idempotency_key, body_sha256=body_hash, job_id=job.id)
-                )
-    except IntegrityError:
-        # The same key was posted at the same moment, and the other request was first.
-        if idempotency_key is not None and (
-            replayed := _replay(context, project, idempotency_key, body_hash, response)
-        ):
-            return replayed
-        raise
+    request = idempotency.Request(
+        project, idempotency.body_sha256(tree), idempotency_key, is_retry=bool(x_stainless_retry_count)
+    )
+    if earlier := idempotency.earlier_job(context.database, request):
+        return _replay(context, project, earlier, response)
+    job, is_new = idempotency.create(context.database, request, _check(context, project, spec))
+    if not is_new:
+        return _replay(context, project, job, response)
     context.hints.give(job.queue)
     return _answer(context, project, job.id)
 
@@ -132,8 +108,9 @@ def list_jobs(  # noqa: PLR0917 - FastAPI passes them by name
             created_before=point_in_time("created_before", created_before),
         )
         queued = {job.queue for job in found if job.status == JobStatus.QUEUED}
-        positions = queries.queue_positions(session, sorted(queued)) if queued else {}
-        return Page(data=[job_answer(job, positions.get(job.id)) for job in found], has_more=has_more)
+        positions = waiting.queue_positions(session, sorted(queued)) if queued else {}
+        at = queries.clock(session)
+        return Page(data=[job_answer(job, at, positions.get(job.id)) for job in found], has_more=has_more)
 
 
 @router.get("/{job_id}", response_model=JobAnswer, responses={404: {"model": Error}})
@@ -177,15 +154,12 @@ def retry(job_id: str, body: RetryBody, context: Context, project: ProjectId) ->
                 f"this job is '{parent.status}'; only a job that has ended can be retried", code="job_not_ended"
             )
         start = _start(session, parent, body[0].from_checkpoint)
-        # The rows were checked when the parent was posted and cannot have changed; what it reads may be gone.
-        plan = submission.find(session, project, JobSpec.model_validate(parent.spec))
+        plan = submission.find(session, parent, context.settings.models())
         child = plan.job(project, body_sha256=parent.body_sha256)
         child.parent_id = parent.id
         if start is not None:
             child.start_artifact_id, child.resolved = start.id, parent.resolved
-        submission.require_datasets(session, plan)
-        lifecycle.submit(session, child)
-        session.add_all(JobDataset(job_id=child.id, dataset_id=found) for found in plan.dataset_ids())
+        submission.create(session, plan, child)
     context.hints.give(child.queue)
     return _answer(context, project, child.id)
 
@@ -221,8 +195,8 @@ def job_of(job: Job | None) -> Job:
     return job
 
 
-def job_answer(job: Job, queue_position: int | None, waiting_for: str | None = None) -> JobAnswer:
-    """A job as clients see it."""
+def job_answer(job: Job, at: float, queue_position: int | None, waiting_for: str | None = None) -> JobAnswer:
+    """A job as clients see it. `at` is the moment, by the database's clock, to which its seconds are counted."""
     base = f"/v1/jobs/{job.id}"
     links = {part: f"{base}/{part}" for part in JobLinks.model_fields if part != "self"}
     return JobAnswer.model_validate(
@@ -232,6 +206,7 @@ def job_answer(job: Job, queue_position: int | None, waiting_for: str | None = N
                 for field in JobAnswer.model_fields
                 if hasattr(job, field) and field != "metadata"
             },
+            **{name: round(seconds, 3) for name, seconds in usage(job, at)._asdict().items()},
             "metadata": job.user_metadata,
             "metrics": job.metrics or {},
             "cancel_requested": job.cancel_requested_at is not None,
@@ -244,7 +219,14 @@ def job_answer(job: Job, queue_position: int | None, waiting_for: str | None = N
 
 
 def _check(context: ServiceContext, project: str, spec: JobSpec) -> submission.Plan:
-    return submission.check(context.database, context.copies, project, spec, row_limit=context.settings.row_check_limit)
+    return submission.check(
+        context.database,
+        context.copies,
+        project,
+        spec,
+        row_limit=context.settings.row_check_limit,
+        models_dir=context.settings.models(),
+    )
 
 
 def _answer(context: ServiceContext, project: str, job_id: str) -> JobAnswer:
@@ -253,31 +235,14 @@ def _answer(context: ServiceContext, project: str, job_id: str) -> JobAnswer:
 
 
 def _described(context: ServiceContext, session: Session, job: Job) -> JobAnswer:
+    at = queries.clock(session)
     if job.status != JobStatus.QUEUED:
-        return job_answer(job, None)
-    position = queries.queue_positions(session, [job.queue]).get(job.id)
-    return job_answer(job, position, queries.waiting_for(session, job, silent_for=context.settings.lease_seconds))
+        return job_answer(job, at, None)
+    position = waiting.queue_positions(session, [job.queue]).get(job.id)
+    return job_answer(job, at, position, waiting.waiting_for(session, job, silent_for=context.settings.lease_seconds))
 
 
-def _replay(context: ServiceContext, project: str, key: str, body_hash: str, response: Response) -> JobAnswer | None:
-    with context.database.read() as session:
-        earlier = queries.idempotent_job(session, project, key)
-        if earlier is None:
-            return None
-        known_hash, job = earlier
-        if known_hash != body_hash:
-            message = f"this Idempotency-Key made job {job.id} from another body; use a new key for a new job"
-            raise InvalidRequest(message, param="idempotency-key", code="idempotency_key_reused")
-        response.status_code = 200
-        response.headers["idempotent-replayed"] = "true"
-        return _described(context, session, job)
-
-
-def _retried(context: ServiceContext, project: str, body_hash: str, response: Response) -> JobAnswer | None:
-    with context.database.read() as session:
-        job = queries.recent_job(session, project, body_hash, within=RETRIED_WITHIN_SECONDS)
-        if job is None:
-            return None
-        response.status_code = 200
-        response.headers["idempotent-replayed"] = "true"
-        return _described(context, session, job)
+def _replay(context: ServiceContext, project: str, earlier: Job, response: Response) -> JobAnswer:
+    response.status_code = 200
+    response.headers["idempotent-replayed"] = "true"
+    return _answer(context, project, earlier.id)

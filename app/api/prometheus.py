@@ -15,6 +15,7 @@ from app import __version__
 from app.api.context import Context
 from app.jobs import queries
 from app.jobs.states import JobStatus
+from app.workers.queries import listed
 
 router = APIRouter(tags=["system"])
 
@@ -59,7 +60,7 @@ class _Figures(Collector):
 
 
 def _read(session: Session, silent_for: float) -> _Figures:
-    workers = queries.workers(session, silent_for=silent_for)
+    workers = listed(session, silent_for=silent_for)
     alive = [worker for worker, is_alive in workers if is_alive]
     return _Figures(
         jobs=queries.job_counts(session),

@@ -9,8 +9,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from app import migrate
 from app.api.answers import Health
 from app.api.context import Context, ServiceContext, Streams
-from app.jobs import queries
 from app.jobs.wakeup import CeleryWakeup
+from app.workers import queries
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["system"])
@@ -61,11 +61,7 @@ def _broker(context: ServiceContext) -> str:
 def _workers(context: ServiceContext) -> str:
     try:
         with context.database.read() as session:
-            alive = [
-                worker
-                for worker, is_alive in queries.workers(session, silent_for=context.settings.lease_seconds)
-                if is_alive
-            ]
+            alive = queries.alive(session, silent_for=context.settings.lease_seconds)
     except SQLAlchemyError:
         return "unknown"
     return f"{len(alive)} alive"

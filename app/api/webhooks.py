@@ -9,9 +9,9 @@ from starlette.concurrency import run_in_threadpool
 from app.api.answers import Deleted, Error, Page, Time
 from app.api.body import json_body
 from app.api.context import Context, ProjectId, ServiceContext
-from app.jobs.tables import Webhook
 from app.webhooks import catalogue, message, queries
 from app.webhooks.spec import EventType, WebhookSpec
+from app.webhooks.tables import Webhook
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 

@@ -45,13 +45,14 @@ def list_jobs(
     limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
 ) -> None:
     """List the newest jobs."""
-    table = Table(ID_COLUMN, "name", "status", "progress", "metrics", "created")
+    table = Table(ID_COLUMN, "name", "status", "progress", "metrics", "waited", "ran", "created")
     with open_client() as client:
         for job in client.get("/v1/jobs", status=status, limit=limit)["data"]:
             progress = job["progress"]
             done = f"{progress['step']}/{progress['of']}" if progress else ""
             metrics = ", ".join(f"{name} {value:.4g}" for name, value in list(job["metrics"].items())[:2])
-            told = map(Text, (job["name"] or "", job["status"], done, metrics, job["created_at"]))
+            seconds = [f"{job[name]:.0f} s" if name in job else "" for name in ("queued_seconds", "running_seconds")]
+            told = map(Text, (job["name"] or "", job["status"], done, metrics, *seconds, job["created_at"]))
             table.add_row(job["id"], *told)
     console.print(table)
 

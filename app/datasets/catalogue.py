@@ -10,12 +10,13 @@ from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.datasets.inspect import InspectedFile, Limits, UnusableFile, inspect
+from app.datasets.queries import dataset_to_remove
+from app.datasets.tables import Dataset
 from app.datasets.upload import Received, ReceivedFile
 from app.db import Database, now
 from app.errors import Conflict, InvalidRequest, NotFound
 from app.identifiers import new_id
 from app.jobs import queries
-from app.jobs.tables import Dataset
 from app.settings import Settings
 from app.storage import Storage, StorageError
 
@@ -76,7 +77,7 @@ def remove(database: Database, storage: Storage, project_id: str, dataset_id: st
     raises NotFound.
     """
     with database.write() as session:
-        dataset = queries.dataset_to_remove(session, project_id, dataset_id)
+        dataset = dataset_to_remove(session, project_id, dataset_id)
         if dataset is None:
             raise _not_found()
         was_there = dataset.deleted_at is None

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from app.jobs.tables import Dataset
+from app.datasets.tables import Dataset
 from app.storage import Storage
 
 RECENTLY_USED_SECONDS = 3600

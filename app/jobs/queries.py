@@ -1,20 +1,15 @@
-"""Every read. Functions take a session and return rows or plain values."""
+"""Every read of jobs. Functions take a session and return rows or plain values."""
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import ColumnElement, Row, exists, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from app.db import json_pairs, now
-from app.jobs import lifecycle
+from app.datasets.tables import Dataset
+from app.db import json_pairs, now, page
 from app.jobs.states import TERMINAL, JobStatus
-from app.jobs.tables import Artifact, Dataset, Event, IdempotencyKey, Job, JobDataset, LogChunk, Worker
-from app.specs.engines import ENGINES
-
-Item = TypeVar("Item")
-
-POSITIONS = 1000
+from app.jobs.tables import Artifact, Event, Job, JobDataset, LogChunk
 
 
 def job(session: Session, project_id: str, job_id: str) -> Job | None:
@@ -46,67 +41,7 @@ def jobs(
         query = query.where(Job.created_at < created_before)
     if after is not None:
         query = query.where(Job.id < after)
-    return _page(list(session.scalars(query.order_by(Job.id.desc()).limit(limit + 1))), limit)
-
-
-def recent_job(session: Session, project_id: str, body_sha256: str, *, within: float) -> Job | None:
-    """The first job that this body made in the last `within` seconds."""
-    return session.scalar(
-        select(Job)
-        .where(
-            Job.project_id == project_id,
-            Job.body_sha256 == body_sha256,
-            Job.parent_id.is_(None),
-            Job.created_at > now() - within,
-        )
-        .order_by(Job.id)
-        .limit(1)
-    )
-
-
-def queue_positions(session: Session, queues: Sequence[str]) -> dict[str, int]:
-    """Job id to how many jobs would be claimed before it, of the first thousand that wait in these queues."""
-    waiting = (
-        select(Job.id)
-        .where(Job.status == JobStatus.QUEUED, Job.queue.in_(queues))
-        .order_by(*lifecycle.queue_order())
-        .limit(POSITIONS)
-    )
-    return {job_id: place for place, job_id in enumerate(session.scalars(waiting))}
-
-
-def waiting_for(session: Session, job: Job, *, silent_for: float) -> str | None:
-    """Why a queued job does not run yet, for people; None unless it is queued."""
-    if job.status != JobStatus.QUEUED:
-        return None
-    if wait := session.scalar(select(Job.available_at - now()).where(Job.id == job.id, Job.available_at > now())):
-        return f"the next attempt begins in {wait:.0f} s"
-    alive = [worker for worker, is_alive in workers(session, silent_for=silent_for) if is_alive]
-    with_engine = [worker for worker in alive if job.engine in worker.engines.split(",")]
-    able = _of_queue(job.queue, with_engine)
-    if able:
-        return _waiting_for_slot(session, able)
-    if not alive:
-        return "no worker is alive"
-    if not with_engine:
-        return f"no live worker offers the engine {job.engine}"
-    return "no live worker offers a GPU" if job.queue == "gpu" else "all live workers run only jobs that need a GPU"
-
-
-def _of_queue(queue: str, alive: Sequence[Worker]) -> Sequence[Worker]:
-    with_gpu = [worker for worker in alive if "gpu" in worker.queues.split(",")]
-    if queue == "any":
-        # Only workers with a GPU run such a job while one of them is alive.
-        return with_gpu or alive
-    return with_gpu if queue == "gpu" else [worker for worker in alive if "cpu" in worker.queues.split(",")]
-
-
-def _waiting_for_slot(session: Session, able: Sequence[Worker]) -> str:
-    slots = sum(worker.slots for worker in able)
-    running = select(func.count()).where(Job.status == JobStatus.RUNNING, Job.owner.in_(worker.id for worker in able))
-    if (session.scalar(running) or 0) < slots:
-        return "a worker is about to take it"
-    return f"all {slots} slots of the {len(able)} live workers that can run it are busy"
+    return page(session, query.order_by(Job.id.desc()), limit)
 
 
 def events(
@@ -116,7 +51,7 @@ def events(
     query = select(Event).where(Event.job_id == job_id, Event.seq > after)
     if kind is not None:
         query = query.where(Event.type == kind)
-    return _page(list(session.scalars(query.order_by(Event.seq).limit(limit + 1))), limit)
+    return page(session, query.order_by(Event.seq), limit)
 
 
 def event_heads(session: Session, job_ids: Sequence[str]) -> dict[str, int]:
@@ -176,43 +111,6 @@ def artifact(session: Session, job: Job, step: int | None) -> Artifact | None:
     return next((found for found in checkpoints(session, job.id) if found.step == step), None)
 
 
-def idempotent_job(session: Session, project_id: str, key: str) -> tuple[str, Job] | None:
-    """The body hash and job of an earlier request with this key."""
-    row = session.execute(
-        select(IdempotencyKey.body_sha256, Job)
-        .join(Job, Job.id == IdempotencyKey.job_id)
-        .where(IdempotencyKey.project_id == project_id, IdempotencyKey.key == key)
-    ).one_or_none()
-    return None if row is None else (row[0], row[1])
-
-
-def dataset(session: Session, project_id: str, dataset_id: str) -> Dataset | None:
-    """One dataset of this project that has not been deleted."""
-    return session.scalar(
-        select(Dataset).where(Dataset.id == dataset_id, Dataset.project_id == project_id, Dataset.deleted_at.is_(None))
-    )
-
-
-def hold_datasets(session: Session, dataset_ids: Collection[str]) -> set[str]:
-    """Those of these datasets that are not deleted; none of them can be until the transaction ends."""
-    alive = select(Dataset.id).where(Dataset.id.in_(dataset_ids), Dataset.deleted_at.is_(None))
-    return set(session.scalars(alive.with_for_update(read=True)))
-
-
-def dataset_to_remove(session: Session, project_id: str, dataset_id: str) -> Dataset | None:
-    """One dataset of this project, deleted or not; no job can come to need it until the transaction ends."""
-    query = select(Dataset).where(Dataset.id == dataset_id, Dataset.project_id == project_id)
-    return session.scalar(query.with_for_update())
-
-
-def datasets(session: Session, project_id: str, *, limit: int, after: str | None) -> tuple[list[Dataset], bool]:
-    """A page of datasets, newest first, and whether there are more."""
-    query = select(Dataset).where(Dataset.project_id == project_id, Dataset.deleted_at.is_(None))
-    if after is not None:
-        query = query.where(Dataset.id < after)
-    return _page(list(session.scalars(query.order_by(Dataset.id.desc()).limit(limit + 1))), limit)
-
-
 def job_that_needs(session: Session, dataset_id: str) -> str | None:
     """A job that has not ended and reads this dataset."""
     return session.scalar(
@@ -233,15 +131,6 @@ def job_datasets(session: Session, job_id: str) -> Sequence[Dataset]:
 def preflight(session: Session, job_id: str) -> dict[str, Any]:
     """What is known so far of a job's rows and steps."""
     return session.scalar(select(Job.preflight).where(Job.id == job_id)) or {}
-
-
-def workers(session: Session, *, silent_for: float) -> Sequence[Row[Worker, bool]]:
-    """Workers that have not stopped, with whether each was heard within `silent_for` seconds."""
-    return session.execute(
-        select(Worker, (Worker.last_seen_at > now() - silent_for).label("alive"))
-        .where(Worker.stopped_at.is_(None), Worker.last_seen_at > now() - 86_400)
-        .order_by(Worker.started_at)
-    ).all()
 
 
 def running_on(session: Session, project_id: str) -> dict[str, list[str]]:
@@ -275,26 +164,6 @@ def due_queues(session: Session, *, within: float) -> Sequence[str]:
     ).all()
 
 
-def without_engine(session: Session, *, waited: float) -> Sequence[Row[str, int, str]]:
-    """Queued jobs, a hundred at most, whose engine no worker has offered for so many seconds, and whose log does not say so.
-
-    Each with the id of its newest event, and its engine.
-    """
-    heard = select(Worker.engines).where(Worker.last_seen_at > now() - waited).distinct()
-    offered = {engine for engines in session.scalars(heard) for engine in engines.split(",")}
-    told = exists().where(Event.job_id == Job.id, Event.type == "note", Event.data["engine"].as_string() == Job.engine)
-    return session.execute(
-        select(Job.id, Job.event_seq, Job.engine)
-        .where(
-            Job.status == JobStatus.QUEUED,
-            Job.engine.in_(sorted(ENGINES.keys() - offered)),
-            Job.available_at < now() - waited,
-            ~told,
-        )
-        .limit(100)
-    ).all()
-
-
 def job_counts(session: Session) -> dict[str, int]:
     """Status to the number of jobs of all projects, where there are any."""
     return dict(session.execute(select(Job.status, func.count()).group_by(Job.status)).tuples().all())
@@ -305,6 +174,11 @@ def longest_wait(session: Session) -> float | None:
     return session.scalar(select(now() - func.min(Job.queued_at)).where(Job.status == JobStatus.QUEUED))
 
 
+def clock(session: Session) -> float:
+    """The database's clock, in seconds since 1970."""
+    return session.execute(select(now())).scalar_one()
+
+
 def seconds_left(session: Session, job_id: str) -> float | None:
     """Seconds until a job's deadline by the database's clock."""
     return session.scalar(select(Job.deadline_at - now()).where(Job.id == job_id))
@@ -313,7 +187,3 @@ def seconds_left(session: Session, job_id: str) -> float | None:
 def _has_pair(column: InstrumentedAttribute[dict[str, Any]], key: str, value: str) -> ColumnElement[bool]:
     pairs = json_pairs(column).table_valued("key", "value")
     return exists().where(pairs.c.key == key, pairs.c.value == value)
-
-
-def _page(items: list[Item], limit: int) -> tuple[list[Item], bool]:
-    return items[:limit], len(items) > limit

@@ -4,26 +4,34 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
+from app.datasets import queries as datasets
 from app.datasets.checks import DataReport, Rows, check_rows
 from app.datasets.local_copy import LocalCopies
+from app.datasets.tables import Dataset
 from app.db import Database
-from app.errors import InvalidRequest
+from app.errors import Conflict, InvalidRequest
 from app.identifiers import new_id
-from app.jobs import queries
+from app.jobs import lifecycle, queries
 from app.jobs.states import JobStatus
-from app.jobs.tables import Dataset, Job
-from app.specs import JobSpec
+from app.jobs.tables import Job, JobDataset
+from app.local_models import local_models
+from app.specs import JobSpec, problems
 from app.specs.compatibility import supports
 from app.specs.data import DataSource, InlineData, UploadedData
 from app.specs.durations import seconds
+from app.specs.features import LOCAL_MODEL, known_features, used_features
 from app.specs.methods import GPU_METHODS
 from app.specs.preflight import Findings
 from app.specs.training import AUTO_BATCH_SIZE
 from app.specs.usual_columns import suggested_columns
+from app.workers import queries as workers
 
 INLINE_LIMIT_BYTES = 1024**2
 
@@ -57,6 +65,7 @@ class Plan:
             priority=self.spec.priority,
             queue=_queue(self.spec),
             engine=self.spec.training.engine,
+            features=used_features(self.spec),
             timeout_seconds=seconds(self.spec.resources.timeout),
             body_sha256=body_sha256,
             spec=self.spec.model_dump(mode="json"),
@@ -95,35 +104,73 @@ class Plan:
         return math.ceil(max(1, math.ceil(batches / training.gradient_accumulation)) * training.epochs)
 
 
-def check(database: Database, copies: LocalCopies, project_id: str, spec: JobSpec, *, row_limit: int) -> Plan:
-    """Check a spec against what the project has, and up to `row_limit` rows of each split.
+def check(
+    database: Database, copies: LocalCopies, project_id: str, spec: JobSpec, *, row_limit: int, models_dir: Path
+) -> Plan:
+    """Check a spec against what the project and the workers have, and up to `row_limit` rows of each split.
+
+    `models_dir` is the models folder of this process, which workers may share.
 
     Raises InvalidRequest naming field, row and column; StorageError.
     """
     _check_inline_size(spec)
     with database.read() as session:
-        datasets = _datasets(session, project_id, spec)
+        uploaded = _datasets(session, project_id, spec)
         _check_earlier_job(session, project_id, spec)
+        _check_local_model(session, spec, models_dir)
         _check_hardware(session, spec)
-    _check_columns(spec, datasets)
-    return Plan(spec, datasets, _check_rows(spec, datasets, copies, row_limit))
+    _check_columns(spec, uploaded)
+    return Plan(spec, uploaded, _check_rows(spec, uploaded, copies, row_limit))
 
 
-def find(session: Session, project_id: str, spec: JobSpec) -> Plan:
-    """The plan of a spec that was checked before, when what it reads is still there. Raises InvalidRequest."""
-    _check_earlier_job(session, project_id, spec)
-    return Plan(spec, _datasets(session, project_id, spec))
+def find(session: Session, parent: Job, models_dir: Path) -> Plan:
+    """The plan of a job that is to run once more. Its rows were checked when it was posted and cannot have changed.
 
-
-def require_datasets(session: Session, plan: Plan) -> None:
-    """Hold the plan's datasets in a write session, so that none is deleted before its job is there.
-
-    Raises InvalidRequest when one was deleted since the check.
+    Raises Conflict where this version cannot run its spec, InvalidRequest where something that it reads is gone.
     """
-    held = queries.hold_datasets(session, plan.dataset_ids())
+    spec = _stored_spec(parent)
+    _check_earlier_job(session, parent.project_id, spec)
+    _check_local_model(session, spec, models_dir)
+    return Plan(spec, _datasets(session, parent.project_id, spec))
+
+
+def create(session: Session, plan: Plan, job: Job) -> None:
+    """Submit the job of a plan together with the datasets that it reads. The caller commits.
+
+    Raises InvalidRequest when a dataset was deleted since the check.
+    """
+    _hold_datasets(session, plan)
+    lifecycle.submit(session, job)
+    session.add_all(JobDataset(job_id=job.id, dataset_id=found) for found in plan.dataset_ids())
+
+
+def _hold_datasets(session: Session, plan: Plan) -> None:
+    # In the transaction of the job, so that none is deleted before the job is there.
+    held = datasets.hold(session, plan.dataset_ids())
     for split, dataset in plan.datasets.items():
         if dataset.id not in held:
             raise _no_dataset(split)
+
+
+def _stored_spec(job: Job) -> JobSpec:
+    # Fields that this version does not know are ignored when the spec is read, so a job that uses one must not get this far.
+    used = {feature for feature in job.features or () if not feature.startswith(LOCAL_MODEL)}
+    unknown = sorted(used - known_features())
+    if unknown:
+        message = (
+            f"this job uses {', '.join(unknown)}, which this version of the service does not know; "
+            "retry it with the version that created it, or post a new job without that"
+        )
+        raise Conflict(message, param=unknown[0].partition("=")[0], code="spec_unsupported")
+    try:
+        return JobSpec.from_stored(job.spec)
+    except ValidationError as error:
+        first = problems(error, job.spec)[0]
+        message = (
+            f"another version of the service accepted the spec of this job, and this version does not: "
+            f"'{first.param}' {first.message}; post a new job (POST /v1/jobs) with that field changed"
+        )
+        raise Conflict(message, param=first.param, code="spec_unsupported") from error
 
 
 def _queue(spec: JobSpec) -> str:
@@ -156,7 +203,7 @@ def _datasets(session: Session, project_id: str, spec: JobSpec) -> dict[str, Dat
     for split, source in _sources(spec).items():
         if not isinstance(source, UploadedData):
             continue
-        dataset = queries.dataset(session, project_id, source.dataset)
+        dataset = datasets.dataset(session, project_id, source.dataset)
         if dataset is None:
             raise _no_dataset(split)
         found[split] = dataset
@@ -182,20 +229,40 @@ def _check_earlier_job(session: Session, project_id: str, spec: JobSpec) -> None
         raise InvalidRequest(message, param="model.id", code="model_not_whole")
 
 
+def _check_local_model(session: Session, spec: JobSpec, models_dir: Path) -> None:
+    kind, _, name = spec.model.id.partition(":")
+    if kind != "local":
+        return
+    announced = [worker.features for worker, _ in workers.listed(session, silent_for=1) if worker.features is not None]
+    own = local_models(models_dir)
+    if not announced and not own:
+        # No worker of the last day said what it has, and this process may have no models folder.
+        return
+    prefixed = {feature for features in announced for feature in features if feature.startswith(LOCAL_MODEL)}
+    known = sorted({*own, *(feature.removeprefix(LOCAL_MODEL) for feature in prefixed)})
+    if name in known:
+        return
+    near = get_close_matches(name, known, n=1)
+    hint = (
+        f"did you mean 'local:{near[0]}'?" if near else "copy it into TUNESMITH_MODELS_DIR of a worker, or use a hub id"
+    )
+    raise InvalidRequest(f"no worker has the model '{spec.model.id}'; {hint}", param="model.id", code="model_not_found")
+
+
 def _check_hardware(session: Session, spec: JobSpec) -> None:
     # A job that asks for a GPU waits until there is one; a method that never runs without would wait on a wrong guess.
     method = spec.training.method.type
     if method not in GPU_METHODS or any(
-        worker.hardware.get("gpus") for worker, _ in queries.workers(session, silent_for=1)
+        worker.hardware.get("gpus") for worker, _ in workers.listed(session, silent_for=1)
     ):
         return
     message = f"no worker of this server has a GPU, which the method {method} needs; 'lora' runs on any worker"
     raise InvalidRequest(message, param="training.method.type", code="method_unavailable")
 
 
-def _check_columns(spec: JobSpec, datasets: Mapping[str, Dataset]) -> None:
+def _check_columns(spec: JobSpec, uploaded: Mapping[str, Dataset]) -> None:
     # Also where train is on the hub, so that the rows below are not compared: columns need no rows.
-    for split, dataset in datasets.items():
+    for split, dataset in uploaded.items():
         names = [str(column["name"]) for column in dataset.columns]
         for role, column in spec.columns.items():
             if column not in names:
@@ -214,20 +281,20 @@ def _check_columns(spec: JobSpec, datasets: Mapping[str, Dataset]) -> None:
                 )
 
 
-def _check_rows(spec: JobSpec, datasets: Mapping[str, Dataset], copies: LocalCopies, row_limit: int) -> Findings | None:
+def _check_rows(spec: JobSpec, uploaded: Mapping[str, Dataset], copies: LocalCopies, row_limit: int) -> Findings | None:
     rows: dict[str, Rows] = {}
     for split, source in _sources(spec).items():
         if isinstance(source, InlineData):
             rows[split] = source.rows
-        elif split in datasets:
-            rows[split] = copies.parquet(datasets[split])
+        elif split in uploaded:
+            rows[split] = copies.parquet(uploaded[split])
     if "train" not in rows:
         return None
     try:
         report = check_rows(spec, rows["train"], rows.get("eval"), rows.get("test"), row_limit=row_limit)
     except FileNotFoundError:
         # A dataset was deleted, and its local copy with it, while we were about to read it.
-        raise _no_dataset(next(split for split in rows if split in datasets)) from None
+        raise _no_dataset(next(split for split in rows if split in uploaded)) from None
     if report.total:
         raise InvalidRequest(
             _sentence(report),

@@ -10,7 +10,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.db import DATABASE_AWAY, Database, now
 from app.jobs import lifecycle, queries
 from app.jobs.decision import RetryPolicy
+from app.jobs.matching import described
 from app.jobs.tables import Job
+from app.jobs.waiting import without_worker
 from app.jobs.wakeup import Wakeup
 
 log = logging.getLogger(__name__)
@@ -18,7 +20,7 @@ log = logging.getLogger(__name__)
 HINT_SECONDS = 15.0
 """A job that became due longer ago waits for a slot, not for a hint: more of them would only pile up."""
 ENGINE_SECONDS = 60.0
-"""How long nobody may have offered a job's engine before its log says so."""
+"""How long no live worker may have been able to run a job before its log says so."""
 
 
 def sweep(
@@ -31,7 +33,7 @@ def sweep(
 ) -> int:
     """Reclaim expired leases, fail jobs past their deadline, hint at work just due. Returns jobs changed.
 
-    A job that has waited `engine_seconds` while no worker offered its engine is told so, once, in its log.
+    A job that has waited `engine_seconds` while no live worker could run it gets one note in its log.
     """
     changed = _reclaim(database, policy) if reclaims else 0
     with database.read() as session:
@@ -67,12 +69,12 @@ def _reclaim(database: Database, policy: RetryPolicy) -> int:
 
 def _tell_of_missing_engines(database: Database, waited: float) -> None:
     with database.read() as session:
-        waiting = queries.without_engine(session, waited=waited)
-    for job_id, seen, engine in waiting:
-        message = f"for {waited:.0f} s no live worker has offered the engine {engine}; the job waits for one that does"
+        waiting = without_worker(session, waited=waited)
+    for job, features in waiting:
+        message = f"for {waited:.0f} s no live worker could run this job: none {described(features)}"
         with database.write() as session:
-            if lifecycle.note(session, job_id, seen, message, engine):
-                log.warning("job %s: %s", job_id, message)
+            if lifecycle.note(session, job.id, job.event_seq, message, job.engine):
+                log.warning("job %s: %s", job.id, message)
 
 
 class Sweeper(threading.Thread):

@@ -1,92 +1,15 @@
-"""The tables. Times are seconds since 1970 by the database's clock (see docs/decisions/0006-clock.md)."""
+"""Jobs and all that belongs to one."""
 
 from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    CheckConstraint,
-    Double,
-    ForeignKey,
-    ForeignKeyConstraint,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    Text,
-)
-from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
 
+from app.auth.tables import Project
+from app.datasets.tables import Dataset
 from app.db import db_now
 from app.jobs.states import JobStatus
-
-Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
-
-
-class Base(DeclarativeBase):
-    """Names every constraint, so that Alembic can alter it on both databases."""
-
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map = {  # noqa: RUF012 - read once by SQLAlchemy
-        dict[str, Any]: Json,
-        list[dict[str, Any]]: Json,
-        float: Double[float](),
-    }
-
-
-class Project(Base):
-    """The owner of everything else."""
-
-    __tablename__ = "projects"
-
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    name: Mapped[str] = mapped_column(String(200), unique=True)
-    created_at: Mapped[float] = mapped_column(insert_default=db_now())
-
-
-class ApiKey(Base):
-    """A key's hash; the key itself is shown once and never stored."""
-
-    __tablename__ = "api_keys"
-
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
-    name: Mapped[str] = mapped_column(String(200))
-    key_hash: Mapped[str] = mapped_column(String(64))
-    created_at: Mapped[float] = mapped_column(insert_default=db_now())
-    revoked_at: Mapped[float | None]
-
-
-class Dataset(Base):
-    """One uploaded file, or several of the same columns, inspected and kept as Parquet."""
-
-    __tablename__ = "datasets"
-
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
-    name: Mapped[str | None] = mapped_column(String(200))
-    filename: Mapped[str] = mapped_column(String(255))
-    """The first file's, like `source_path`; all are in `files`."""
-    format: Mapped[str] = mapped_column(String(20))
-    bytes: Mapped[int] = mapped_column(BigInteger)
-    sha256: Mapped[str] = mapped_column(String(64))
-    rows: Mapped[int] = mapped_column(BigInteger)
-    columns: Mapped[list[dict[str, Any]]]
-    files: Mapped[list[dict[str, Any]] | None]
-    """Name, format, bytes, sha256, rows and path of each; None for one file of a service before 0005."""
-    source_path: Mapped[str] = mapped_column(String(500))
-    parquet_path: Mapped[str] = mapped_column(String(500))
-    created_at: Mapped[float] = mapped_column(insert_default=db_now())
-    deleted_at: Mapped[float | None]
+from app.tables import Base
 
 
 class Job(Base):
@@ -101,7 +24,7 @@ class Job(Base):
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    project_id: Mapped[str] = mapped_column(ForeignKey(Project.id))
     name: Mapped[str | None] = mapped_column(String(200))
     task: Mapped[str] = mapped_column(String(50))
     user_metadata: Mapped[dict[str, Any]]
@@ -111,6 +34,8 @@ class Job(Base):
     parent_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), index=True)
     start_artifact_id: Mapped[str | None] = mapped_column(String(40))
     """A checkpoint of an earlier job that the first attempt goes on from."""
+    features: Mapped[list[str] | None]
+    """What a worker must know to run it (`app.specs.features`); None for a job of a service before 0007."""
     body_sha256: Mapped[str] = mapped_column(String(64))
     spec: Mapped[dict[str, Any]]
     resolved: Mapped[dict[str, Any] | None]
@@ -123,6 +48,8 @@ class Job(Base):
     lease_expires_at: Mapped[float | None]
     queued_at: Mapped[float] = mapped_column(insert_default=db_now())
     available_at: Mapped[float] = mapped_column(insert_default=db_now())
+    waiting_since: Mapped[float | None] = mapped_column(insert_default=db_now())
+    """When it entered the queue the last time. `queued_at` stays when an attempt failed, and orders the queue."""
     timeout_seconds: Mapped[int] = mapped_column(Integer)
     deadline_at: Mapped[float | None]
     failures: Mapped[int] = mapped_column(Integer, insert_default=0)
@@ -137,6 +64,13 @@ class Job(Base):
     pause_requested_at: Mapped[float | None]
     paused_at: Mapped[float | None]
 
+    queued_seconds: Mapped[float] = mapped_column(insert_default=0.0, server_default="0")
+    running_seconds: Mapped[float] = mapped_column(insert_default=0.0, server_default="0")
+    gpu_seconds: Mapped[float] = mapped_column(insert_default=0.0, server_default="0")
+    """Sums over the statuses that it has left (`app.jobs.usage`)."""
+    gpus: Mapped[int] = mapped_column(Integer, insert_default=0, server_default="0")
+    """GPUs that the newest attempt holds or held."""
+
     progress: Mapped[dict[str, Any] | None]
     metrics: Mapped[dict[str, Any] | None]
     error: Mapped[dict[str, Any] | None]
@@ -144,7 +78,9 @@ class Job(Base):
     event_seq: Mapped[int] = mapped_column(BigInteger, insert_default=0)
 
     created_at: Mapped[float] = mapped_column(insert_default=db_now())
+    first_started_at: Mapped[float | None]
     started_at: Mapped[float | None]
+    """When the newest attempt began."""
     finished_at: Mapped[float | None]
 
 
@@ -154,7 +90,7 @@ class JobDataset(Base):
     __tablename__ = "job_datasets"
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
-    dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), primary_key=True, index=True)
+    dataset_id: Mapped[str] = mapped_column(ForeignKey(Dataset.id), primary_key=True, index=True)
 
 
 class Event(Base):
@@ -211,66 +147,8 @@ class IdempotencyKey(Base):
 
     __tablename__ = "idempotency_keys"
 
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey(Project.id), primary_key=True)
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
     body_sha256: Mapped[str] = mapped_column(String(64))
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     created_at: Mapped[float] = mapped_column(insert_default=db_now())
-
-
-class Worker(Base):
-    """A worker process and what it can run."""
-
-    __tablename__ = "workers"
-
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    host: Mapped[str] = mapped_column(String(255))
-    pid: Mapped[int] = mapped_column(Integer)
-    version: Mapped[str] = mapped_column(String(50))
-    queues: Mapped[str] = mapped_column(String(200))
-    engines: Mapped[str] = mapped_column(String(200))
-    slots: Mapped[int] = mapped_column(Integer)
-    hardware: Mapped[dict[str, Any]]
-    started_at: Mapped[float] = mapped_column(insert_default=db_now())
-    last_seen_at: Mapped[float] = mapped_column(insert_default=db_now())
-    stopped_at: Mapped[float | None]
-
-
-class Webhook(Base):
-    """An address that a project wants its jobs' status events sent to, and how the last try went."""
-
-    __tablename__ = "webhooks"
-
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
-    url: Mapped[str] = mapped_column(String(2048))
-    events: Mapped[str] = mapped_column(String(200))
-    """Types of events, joined by commas."""
-    secret: Mapped[str] = mapped_column(String(100))
-    """In clear: a signature cannot be made from a hash."""
-    failures: Mapped[int] = mapped_column(Integer, insert_default=0)
-    """Tries that failed since the last one that did not."""
-    given_up: Mapped[int] = mapped_column(BigInteger, insert_default=0)
-    last_attempt_at: Mapped[float | None]
-    last_status_code: Mapped[int | None]
-    last_error: Mapped[str | None] = mapped_column(String(300))
-    created_at: Mapped[float] = mapped_column(insert_default=db_now())
-    disabled_at: Mapped[float | None]
-
-
-class WebhookDelivery(Base):
-    """A status event that a webhook has still to be sent. Once it is, the row is gone."""
-
-    __tablename__ = "webhook_deliveries"
-    __table_args__ = (
-        ForeignKeyConstraint(["job_id", "seq"], ["events.job_id", "events.seq"]),
-        Index("ix_webhook_deliveries_webhook_id_due_at", "webhook_id", "due_at"),
-    )
-
-    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"), primary_key=True)
-    job_id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    tries: Mapped[int] = mapped_column(Integer)
-    """Only grows, and guards what the process that tries may write."""
-    due_at: Mapped[float]
-    """When to try next; while a process tries, when it is taken for dead."""

@@ -1,4 +1,7 @@
-"""What `auto` and defaults became, settled at the first attempt and kept for all later ones."""
+"""What `auto` and defaults became, settled at the first attempt and kept for all later ones.
+
+It is a stored document: workers of other versions read it too. Unknown fields are ignored, and a new field needs a default.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Resolved(BaseModel):
     """Enough, with the spec, to run the job again."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
     labels: list[str] = Field(description="Class names in the order of their ids.")
     precision: str = Field(description="fp32, bf16 or fp16.")

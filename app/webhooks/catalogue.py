@@ -4,12 +4,13 @@ from collections.abc import Sequence
 
 from sqlalchemy import delete, select
 
+from app.auth.tables import Project
 from app.db import Database
 from app.errors import Conflict, InvalidRequest, NotFound
 from app.identifiers import new_id
-from app.jobs.tables import Project, Webhook
 from app.webhooks import queries
 from app.webhooks.message import new_secret
+from app.webhooks.tables import Webhook
 from app.webhooks.target import UnusableTarget, addresses, parse
 
 LIMIT = 20

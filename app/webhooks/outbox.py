@@ -5,7 +5,8 @@ from sqlalchemy.orm import Session
 
 from app.db import now
 from app.jobs.states import JobStatus
-from app.jobs.tables import Job, Webhook, WebhookDelivery
+from app.jobs.tables import Job
+from app.webhooks.tables import Webhook, WebhookDelivery
 
 
 def announce(session: Session, job_id: str, seq: int, status: JobStatus) -> None:

@@ -7,7 +7,7 @@ from sqlalchemy import ScalarSelect, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
 from app.db import now
-from app.jobs.tables import Webhook, WebhookDelivery
+from app.webhooks.tables import Webhook, WebhookDelivery
 
 
 class Waiting(NamedTuple):

@@ -13,9 +13,10 @@ from sqlalchemy import ColumnElement, delete, exists, select, update
 from sqlalchemy.orm import Session
 
 from app.db import now
-from app.jobs.tables import Event, Job, Webhook, WebhookDelivery
+from app.jobs.tables import Event, Job
 from app.webhooks.queries import Waiting
 from app.webhooks.sender import Outcome
+from app.webhooks.tables import Webhook, WebhookDelivery
 
 log = logging.getLogger(__name__)
 

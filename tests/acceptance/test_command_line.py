@@ -90,7 +90,8 @@ def test_failed_and_cancelled_jobs_have_exit_codes_of_their_own(local: Deploymen
     local.start_api()
     local.start_worker()
     body = tmp_path / "job.json"
-    body.write_text(json.dumps(spec(model="local:nowhere")))
+    (local.folder / "models" / "empty").mkdir()
+    body.write_text(json.dumps(spec(model="local:empty")))
     failed = local.tunesmith("submit", str(body), "--watch", code=1)
     assert "failed (model_not_found)" in failed
     body.write_text(json.dumps(spec(training={"max_steps": 50_000})))

@@ -2,12 +2,14 @@
 
 import json
 import tarfile
+import time
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 from deployment import Deployment
 from injection import unhurried
+from refusals import refusal
 from tiny import sentences, spec
 from transformers import pipeline
 
@@ -100,18 +102,56 @@ def test_cancelling_a_running_job_keeps_a_checkpoint_that_loads(service: Deploym
     assert service.http.get(f"/v1/jobs/{job['id']}/artifacts").status_code == 404
 
 
-def test_a_job_fails_with_code_hint_and_log_when_its_model_is_unknown_or_the_hub_is_out_of_reach(
-    local: Deployment,
-) -> None:
+def test_a_job_fails_at_once_with_code_hint_and_log_when_its_model_is_nowhere(local: Deployment) -> None:
+    (local.folder / "models" / "empty").mkdir()
     local.start_api()
     local.start_worker()
-    unknown = local.client.post("/v1/jobs", spec(model="local:nowhere"))
+    empty = local.client.post("/v1/jobs", spec(model="local:empty"))
     hub = local.client.post("/v1/jobs", spec(model="somebody/something"))
-    for job_id, code in ((unknown["id"], "model_not_found"), (hub["id"], "hub_unreachable")):
+    for job_id in (empty["id"], hub["id"]):
         done = local.wait_for_end(job_id)
-        assert (done["status"], done["error"]["code"]) == ("failed", code), done
+        assert (done["status"], done["attempt"], done["error"]["code"]) == ("failed", 1, "model_not_found"), done
         assert done["error"]["hint"]
         assert done["error"]["log_tail"] is not None
+
+
+def test_a_job_whose_hub_is_out_of_reach_says_that_it_is_retried(local: Deployment) -> None:
+    local.start_api()
+    nowhere = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:1", "no_proxy": "*"}
+    local.start_worker(**nowhere, TUNESMITH_BACKOFF_SECONDS="60", HF_HOME=str(local.folder / "hub"))
+    job_id = local.client.post("/v1/jobs", spec(model="somebody/something"))["id"]
+    waiting = local.wait_for(job_id, lambda job: job["failures"] == 1)
+    assert (waiting["status"], waiting["error"]["code"]) == ("queued", "hub_unreachable"), waiting
+    assert waiting["waiting_for"].startswith("retrying after hub_unreachable: the next attempt begins in ")
+
+
+def test_a_local_model_that_no_worker_has_is_refused_with_the_nearest_name(
+    local: Deployment, tiny_model: Path, tmp_path: Path
+) -> None:
+    local.start_api(TUNESMITH_MODELS_DIR=str(tmp_path / "none"))
+    # Nobody knows yet which models there are.
+    early = local.client.post("/v1/jobs", spec(model="local:later", training={"max_steps": 1}))
+    local.start_worker()
+    for path in ("/v1/jobs", "/v1/jobs/validate"):
+        error = refusal(local.http.post(path, json=spec(model="local:tinny")), 422, "model_not_found")
+        assert error["param"] == "model.id"
+        assert error["message"] == "no worker has the model 'local:tinny'; did you mean 'local:tiny'?"
+    assert local.http.post("/v1/jobs/validate", json=spec(model="local:tiny")).status_code == 200
+    waiting = local.client.get(f"/v1/jobs/{early['id']}")
+    assert waiting["waiting_for"] == "no live worker has the model local:later in its models folder"
+    (local.folder / "models" / "later").symlink_to(tiny_model)
+    done = local.wait_for_end(early["id"])
+    assert (done["status"], done["attempt"]) == ("succeeded", 1), done
+    deadline = time.monotonic() + 30
+    while local.http.post("/v1/jobs/validate", json=spec(model="local:later")).status_code != 200:
+        assert time.monotonic() < deadline, "the worker did not announce its new model"
+        time.sleep(0.1)
+
+
+def test_where_no_worker_said_what_it_has_the_folder_of_the_api_counts(local: Deployment) -> None:
+    local.start_api()
+    error = refusal(local.http.post("/v1/jobs", json=spec(model="local:tinny")), 422, "model_not_found")
+    assert "did you mean 'local:tiny'?" in error["message"]
 
 
 def test_a_bad_row_that_only_the_worker_sees_fails_the_job_with_its_place(local: Deployment, tmp_path: Path) -> None:

@@ -330,4 +330,8 @@ def test_a_finished_job_tells_its_end(http: httpx.Client, service: Deployment) -
     database.close()
     found = http.get(f"/v1/jobs/{job}").json()
     assert (found["status"], found["error"]["code"], found["queue_position"]) == ("failed", "bad_rows", None)
+    assert found["first_started_at"] == found["started_at"]
+    assert found["queued_seconds"] > 0
+    assert found["running_seconds"] > 0
+    assert found["gpu_seconds"] == 0
     refusal(http.post(f"/v1/jobs/{job}/cancel"), 409, "job_ended")

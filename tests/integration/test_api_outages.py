@@ -14,9 +14,9 @@ from tiny import spec
 
 from app import migrate
 from app.db import Database, now
-from app.jobs.tables import Worker
 from app.main import create_app
 from app.settings import Settings
+from app.workers.tables import Worker
 
 
 def test_a_database_that_goes_away_is_said_and_is_no_fault(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from refusals import refusal
 from tiny import sentences, spec
 
 from app.db import Database
-from app.jobs.tables import Worker
 from app.specs import TASKS
+from app.workers.tables import Worker
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.json"))
 

@@ -1,28 +1,31 @@
-"""Which worker may take a job of which engine, and what a job that waits for one is told."""
+"""Which worker may take a job of which engine and features, and what a job that waits for one is told."""
 
 import time
 from collections.abc import Callable
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from app import auth
 from app.db import Database, now
 from app.identifiers import new_id
-from app.jobs import lifecycle, queries
+from app.jobs import lifecycle, waiting
 from app.jobs.decision import RetryPolicy
 from app.jobs.sweeper import sweep
-from app.jobs.tables import Event, Job, Worker
+from app.jobs.tables import Event, Job
 from app.jobs.wakeup import NoWakeup
+from app.specs.features import known_features
+from app.workers.tables import Worker
 
 POLICY = RetryPolicy(max_failures=3, max_workers_lost=2, max_stalled=9, backoff_seconds=0)
 PLAIN = ("trainer", "pytorch")
+PLAIN_FEATURES = ["training.engine=trainer", "training.epochs"]
 
 
 @pytest.fixture
 def submit(database: Database) -> Callable[..., str]:
-    def submit(engine: str, queue: str = "cpu") -> str:
+    def submit(engine: str, queue: str = "cpu", features: list[str] | None = None) -> str:
         with database.write() as session:
             job = Job(
                 id=new_id("job"),
@@ -32,6 +35,7 @@ def submit(database: Database) -> Callable[..., str]:
                 priority=0,
                 queue=queue,
                 engine=engine,
+                features=features,
                 spec={},
                 timeout_seconds=3600,
                 body_sha256="0" * 64,
@@ -42,7 +46,14 @@ def submit(database: Database) -> Callable[..., str]:
     return submit
 
 
-def add_worker(database: Database, engines: str, queues: str = "cpu", age: float = 0, name: str = "") -> None:
+def add_worker(
+    database: Database,
+    engines: str,
+    queues: str = "cpu",
+    age: float = 0,
+    name: str = "",
+    features: list[str] | None = None,
+) -> None:
     with database.write() as session:
         session.add(
             Worker(
@@ -52,6 +63,7 @@ def add_worker(database: Database, engines: str, queues: str = "cpu", age: float
                 version="0",
                 queues=queues,
                 engines=engines,
+                features=features,
                 slots=1,
                 hardware={},
                 last_seen_at=now() - age,
@@ -61,13 +73,13 @@ def add_worker(database: Database, engines: str, queues: str = "cpu", age: float
 
 def claimed(database: Database, engines: tuple[str, ...], queues: tuple[str, ...] = ("cpu", "any")) -> str | None:
     with database.write() as session:
-        job = lifecycle.claim(session, "w", queues, 60, engines)
+        job = lifecycle.claim(session, "w", queues, 60, known_features(engines))
     return job.id if job else None
 
 
 def waiting_for(database: Database, job_id: str) -> str | None:
     with database.read() as session:
-        return queries.waiting_for(session, session.get_one(Job, job_id), silent_for=60)
+        return waiting.waiting_for(session, session.get_one(Job, job_id), silent_for=60)
 
 
 def notes(database: Database, job_id: str) -> list[dict[str, str]]:
@@ -136,7 +148,7 @@ def test_after_a_while_its_log_says_so_too_once(database: Database, submit: Call
     for _ in range(2):
         sweep_after(database, 1)
     (told,) = notes(database, waits)
-    assert "no live worker has offered the engine tensorflow" in told["message"]
+    assert "none offers the engine tensorflow" in told["message"]
     assert notes(database, served) == []
 
 
@@ -153,3 +165,49 @@ def test_a_note_is_not_written_twice_nor_where_something_else_has_happened(
     with database.write() as session:
         assert not lifecycle.note(session, job_id, 3, "y", "tensorflow")
     assert notes(database, job_id) == [{"message": "x", "engine": "tensorflow"}]
+
+
+NEW = [*PLAIN_FEATURES, "training.later"]
+
+
+def test_a_job_is_claimed_only_by_a_worker_that_knows_all_its_features(
+    database: Database, submit: Callable[..., str]
+) -> None:
+    newer, plain = submit("trainer", features=NEW), submit("trainer", features=PLAIN_FEATURES)
+    without_list = submit("trainer")
+    assert [claimed(database, PLAIN), claimed(database, PLAIN), claimed(database, PLAIN)] == [plain, without_list, None]
+    with database.write() as session:
+        job = lifecycle.claim(session, "w", ("cpu",), 60, {*known_features(), "training.later"})
+    assert job is not None
+    assert job.id == newer
+
+
+def test_a_job_says_which_features_no_live_worker_knows(database: Database, submit: Callable[..., str]) -> None:
+    job_id = submit("trainer", features=NEW)
+    add_worker(database, "trainer", features=[])
+    add_worker(database, "trainer", features=PLAIN_FEATURES)
+    add_worker(database, "trainer", features=NEW, age=3600)
+    assert waiting_for(database, job_id) == (
+        "no live worker knows training.later, which this job uses; start a worker of a newer version"
+    )
+    with database.write() as session:
+        session.execute(update(Job).values(available_at=now() - 100))
+    for _ in range(2):
+        sweep_after(database, 50)
+    (told,) = notes(database, job_id)
+    assert "none knows training.later" in told["message"]
+    add_worker(database, "trainer", features=NEW)
+    assert waiting_for(database, job_id) == "a worker is about to take it"
+
+
+def test_a_job_for_either_kind_of_machine_is_left_only_to_gpu_workers_that_know_its_features(
+    database: Database, submit: Callable[..., str]
+) -> None:
+    add_worker(database, "trainer", queues="cpu,gpu", features=PLAIN_FEATURES)
+    left, ours = (submit("trainer", queue="any", features=features) for features in (PLAIN_FEATURES, NEW))
+    with database.write() as session:
+        job = lifecycle.claim(session, "w", ("cpu", "any"), 60, NEW)
+    assert job is not None
+    assert job.id == ours
+    assert claimed(database, PLAIN) is None
+    assert claimed(database, PLAIN, ("cpu", "gpu", "any")) == left

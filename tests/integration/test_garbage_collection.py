@@ -12,13 +12,14 @@ from servers import S3Server
 from sqlalchemy import select, update
 
 from app import auth
+from app.datasets.tables import Dataset
 from app.db import Database, now
 from app.garbage_collection import LEFT_BEHIND_SECONDS, collect
 from app.identifiers import new_id
 from app.jobs import lifecycle
 from app.jobs.lifecycle import Lease
 from app.jobs.outcomes import Succeeded
-from app.jobs.tables import Artifact, Dataset, Job
+from app.jobs.tables import Artifact, Job
 from app.storage import Storage, open_storage
 
 

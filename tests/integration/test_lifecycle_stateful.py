@@ -26,6 +26,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from app import auth, migrate
+from app.auth.tables import Project
 from app.db import Database, now
 from app.identifiers import new_id
 from app.jobs import lifecycle
@@ -35,8 +36,10 @@ from app.jobs.lifecycle import Lease, LostLease
 from app.jobs.outcomes import Outcome, Succeeded
 from app.jobs.states import EDGES, TERMINAL, JobStatus
 from app.jobs.sweeper import sweep
-from app.jobs.tables import Artifact, Base, Event, Job, Project, Webhook, WebhookDelivery
+from app.jobs.tables import Artifact, Event, Job
 from app.jobs.wakeup import NoWakeup
+from app.schema import metadata
+from app.webhooks.tables import Webhook, WebhookDelivery
 
 EXAMPLES, STEPS = (200, 50) if os.environ.get("HYPOTHESIS_PROFILE") == "nightly" else (60, 40)
 POLICY = RetryPolicy(max_failures=4, max_workers_lost=4, max_stalled=4, backoff_seconds=0)
@@ -46,6 +49,8 @@ SPEC = {
     "data": {"train": {"rows": [{"text": "a", "label": "b"}]}},
 }
 EVERYTHING = ",".join(f"job.{status}" for status in JobStatus)
+CLOCK_SECONDS = 0.01
+"""How far apart two reads of the database's clock in one statement may lie."""
 LEGAL = {(edge.source, edge.target) for edge in EDGES.values()} | {(None, JobStatus.QUEUED)}
 
 
@@ -59,7 +64,7 @@ class Lifecycle(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         with self.database.write() as session:
-            for table in reversed(Base.metadata.sorted_tables):
+            for table in reversed(metadata.sorted_tables):
                 session.execute(table.delete())
             project_id = auth.ensure_project(session, "one").id
             session.add(Webhook(id="wh", project_id=project_id, url="x", events=EVERYTHING, secret="x"))
@@ -149,6 +154,11 @@ class Lifecycle(RuleBasedStateMachine):
                 assert job.cancel_requested_at is None, "nobody would ever claim it"
                 assert job.pause_requested_at is None, "nobody would ever claim it"
             assert (job.status == JobStatus.SUCCEEDED) == (job.artifact_id is not None)
+            assert (job.first_started_at is None) == (job.attempt == 0)
+            assert min(job.queued_seconds, job.running_seconds) >= -CLOCK_SECONDS
+            if job.finished_at is not None:
+                lasted = job.finished_at - job.created_at
+                assert job.queued_seconds + job.running_seconds <= lasted + CLOCK_SECONDS * job.event_seq
 
     @invariant()
     def logs_are_gapless_and_tell_of_legal_transitions_only(self) -> None:

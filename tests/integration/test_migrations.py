@@ -5,14 +5,15 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, text
 
 from app import migrate
+from app.datasets.tables import Dataset
 from app.db import Database
-from app.jobs.tables import Base, Dataset
+from app.schema import metadata
 
 
 def test_upgrade_reaches_the_tables_with_no_drift(database: Database) -> None:
     with database.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, Base.metadata) == []
+        assert compare_metadata(context, metadata) == []
     assert migrate.is_current(database)
 
 
@@ -58,6 +59,43 @@ def test_datasets_of_the_version_before_stay_without_a_list_of_files(database: D
     with database.read() as session:
         dataset = session.get_one(Dataset, "d")
     assert (dataset.filename, dataset.name, dataset.files) == ("a.csv", None, None)
+
+
+def test_waiting_and_running_of_the_version_before_are_counted_from_the_events(database: Database) -> None:
+    migrate.downgrade(database, "0007")
+    moves = ((1, "queued", 100), (2, "running", 130), (3, "queued", 150), (4, "running", 155), (5, "succeeded", 200))
+    with database.engine.begin() as connection:
+        connection.execute(text("INSERT INTO projects (id, name, created_at) VALUES ('p', 'p', 0)"))
+        for name, resolved, last in (("cpu", None, 5), ("gpu", {"device": "cuda"}, 5), ("waits", None, 1)):
+            connection.execute(
+                text(
+                    "INSERT INTO jobs (id, project_id, task, user_metadata, priority, queue, body_sha256, spec, resolved, status, "
+                    "attempt, queued_at, available_at, timeout_seconds, failures, workers_lost, stalled, furthest_step, "
+                    "step_at_claim, event_seq, created_at) VALUES (:id, 'p', 't', '{}', 0, 'cpu', 'x', '{}', :resolved, "
+                    "'queued', 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0)"
+                ),
+                {"id": name, "resolved": json.dumps(resolved) if resolved else None},
+            )
+            for seq, status, at in moves[:last]:
+                connection.execute(
+                    text(
+                        "INSERT INTO events (job_id, seq, type, attempt, data, created_at) VALUES "
+                        "(:job, :seq, 'status', 0, :data, :at)"
+                    ),
+                    {"job": name, "seq": seq, "data": json.dumps({"to": status}), "at": at},
+                )
+    migrate.upgrade(database)
+    with database.engine.connect() as connection:
+        counted = connection.execute(
+            text(
+                "SELECT id, first_started_at, queued_seconds, running_seconds, gpu_seconds, waiting_since FROM jobs ORDER BY id"
+            )
+        )
+        assert counted.tuples().all() == [
+            ("cpu", 130, 35, 65, 0, 150),
+            ("gpu", 130, 35, 65, 65, 150),
+            ("waits", None, 0, 0, 0, 100),
+        ]
 
 
 def test_upgrade_twice_changes_nothing(database: Database) -> None:

@@ -14,10 +14,11 @@ from app import auth
 from app.db import Database
 from app.identifiers import new_id
 from app.jobs import events, lifecycle
-from app.jobs.tables import Event, Job, Webhook, WebhookDelivery
+from app.jobs.tables import Event, Job
 from app.webhooks import catalogue, queries, tries
 from app.webhooks.queries import Waiting
 from app.webhooks.sender import Outcome
+from app.webhooks.tables import Webhook, WebhookDelivery
 from app.webhooks.tries import WAITS, Claim
 
 ALL = ["job.queued", "job.running", "job.paused", "job.succeeded", "job.failed", "job.cancelled"]

@@ -61,7 +61,7 @@ class TrainingRequest:
         """Read what `to_json` wrote. Raises ValueError for anything else."""
         raw = cast("dict[str, Any]", json.loads(text))
         return cls(
-            spec=JobSpec.model_validate(raw["spec"]),
+            spec=JobSpec.from_stored(raw["spec"]),
             out_dir=Path(raw["out_dir"]),
             datasets={key: Path(path) for key, path in raw["datasets"].items()},
             models_dir=_path(raw["models_dir"]),

@@ -3,16 +3,19 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, case, exists, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from app.db import now
 from app.jobs import events
 from app.jobs.lifecycle.transitions import append
+from app.jobs.matching import runnable_with, runs_job
 from app.jobs.states import EDGES, JobStatus
-from app.jobs.tables import Job, Worker
-from app.specs.engines import ENGINES
+from app.jobs.tables import Job
+from app.jobs.usage import counted
+from app.specs.features import known_features
 from app.webhooks.outbox import announce
+from app.workers.tables import Worker
 
 
 def submit(session: Session, job: Job) -> None:
@@ -29,13 +32,16 @@ def claim(
     owner: str,
     queues: Sequence[str],
     lease_seconds: float,
-    engines: Collection[str] = tuple(ENGINES),
+    features: Collection[str] | None = None,
 ) -> Job | None:
-    """Take the best queued job of these queues and engines, or None. It is the caller's for `lease_seconds`."""
+    """Take the best queued job of these queues, or None. It is the caller's for `lease_seconds`.
+
+    `features` are those that the caller knows; without them, all that this version knows.
+    """
     taken = EDGES["claim"]
     best = (
         select(Job.id)
-        .where(*claimable(queues, engines, lease_seconds))
+        .where(*claimable(queues, known_features() if features is None else features, lease_seconds))
         .order_by(*queue_order())
         .limit(1)
         .with_for_update(skip_locked=True, of=Job)
@@ -52,7 +58,10 @@ def claim(
             reports_read=0,
             owner=owner,
             lease_expires_at=now() + lease_seconds,
+            first_started_at=func.coalesce(Job.first_started_at, now()),
             started_at=now(),
+            gpus=case((Job.queue == "cpu", 0), else_=int("gpu" in queues)),
+            **counted(taken),
             deadline_at=func.coalesce(Job.deadline_at, now() + Job.timeout_seconds),
             event_seq=Job.event_seq + 1,
         )
@@ -69,24 +78,25 @@ def claim(
     return job
 
 
-def claimable(queues: Sequence[str], engines: Collection[str], lease_seconds: float) -> tuple[ColumnElement[bool], ...]:
-    """Which jobs a worker of these queues and engines may take now.
+def claimable(
+    queues: Sequence[str], features: Collection[str], lease_seconds: float
+) -> tuple[ColumnElement[bool], ...]:
+    """Which jobs a worker of these queues that knows these features may take now.
 
-    A job that takes either, CPU or GPU, is left to the GPU workers while one that offers its engine is alive.
+    A job that takes either, CPU or GPU, is left to the GPU workers while one that can run it is alive.
     """
     due = (
         Job.status == JobStatus.QUEUED,
         Job.queue.in_(queues),
-        Job.engine.in_(engines),
         Job.available_at <= now(),
         Job.cancel_requested_at.is_(None),
         Job.pause_requested_at.is_(None),
+        runnable_with(features),
     )
     if "gpu" in queues:
         return due
     heard = Worker.last_seen_at > now() - lease_seconds
-    offers = ("," + Worker.engines + ",").contains("," + Job.engine + ",")
-    faster = exists().where(Worker.stopped_at.is_(None), heard, Worker.queues.contains("gpu"), offers)
+    faster = exists().where(Worker.stopped_at.is_(None), heard, Worker.queues.contains("gpu"), runs_job())
     return (*due, or_(Job.queue != "any", ~faster))
 
 

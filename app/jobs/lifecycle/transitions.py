@@ -14,6 +14,7 @@ from app.jobs.outcomes import Outcome
 from app.jobs.sanitized import sanitized
 from app.jobs.states import TERMINAL, Edge, JobStatus
 from app.jobs.tables import Event, Job
+from app.jobs.usage import counted
 from app.webhooks.outbox import announce
 
 
@@ -25,7 +26,12 @@ def conclude(
     if history is None:
         return None
     transition = decide(outcome, history, policy)
-    return transition if take(session, transition.edge, job_id, guard, **_values(transition)) else None
+    values = _values(transition)
+    if transition.resolved is not None:
+        # Fields that a worker of another version resolved, and this version does not know, are kept.
+        stored = session.scalar(select(Job.resolved).where(Job.id == job_id)) or {}
+        values["resolved"] = {**stored, **transition.resolved.model_dump(mode="json")}
+    return transition if take(session, transition.edge, job_id, guard, **values) else None
 
 
 def take(session: Session, edge: Edge, job_id: str, guard: Sequence[ColumnElement[bool]] = (), **values: Any) -> bool:
@@ -40,6 +46,7 @@ def take(session: Session, edge: Edge, job_id: str, guard: Sequence[ColumnElemen
             lease_expires_at=None,
             event_seq=Job.event_seq + 1,
             **({"finished_at": now()} if edge.target in TERMINAL else {}),
+            **counted(edge),
             **({"paused_at": now(), "pause_requested_at": None} if edge.target == JobStatus.PAUSED else {}),
             **{name: sanitized(value) for name, value in values.items()},
         )
@@ -108,8 +115,6 @@ def _values(transition: Transition) -> dict[str, Any]:
         values["error"] = transition.failure.to_json()
     if transition.wait_seconds is not None:
         values["available_at"] = now() + transition.wait_seconds
-    if transition.resolved is not None:
-        values["resolved"] = transition.resolved.model_dump(mode="json")
     if transition.success is not None:
         values |= {
             "artifact_id": transition.success.artifact.id,

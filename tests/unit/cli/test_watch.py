@@ -41,6 +41,15 @@ def test_a_service_that_is_away_for_a_while_is_waited_for(service: Any, tunesmit
     assert "succeeded: eval_accuracy 1" in ended.out
 
 
+def test_the_end_tells_how_long_a_job_waited_and_ran(service: Any, tunesmith: Callable[..., Any]) -> None:
+    used = {"queued_seconds": 61.4, "running_seconds": 3600.2, "gpu_seconds": 3500.0}
+    service.answers[EVENTS] = [(200, page())]
+    service.answers[JOB] = [(200, {**DONE, **used})]
+    assert "waited 61 s, ran 3600 s, 3500 GPU-seconds" in tunesmith("watch", "job_x").out
+    service.answers[JOB] = [(200, {**DONE, **used, "gpu_seconds": 0.0})]
+    assert "GPU" not in tunesmith("watch", "job_x").out
+
+
 def test_patience_has_an_end(service: Any, tunesmith: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.watch.PATIENCE_SECONDS", 0.2)
     service.answers[JOB] = [AWAY]

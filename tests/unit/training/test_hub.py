@@ -151,7 +151,18 @@ def test_half_a_model_in_the_cache_is_not_taken_for_it(hub: Hub, fetch_apart: Ca
     assert fetch_apart(COMMIT) == "hub_unreachable"
 
 
-def test_an_unreachable_hub_is_told_and_may_be_retried(cache: Path) -> None:
+def test_a_worker_that_may_not_use_the_hub_knows_that_another_attempt_is_in_vain(cache: Path) -> None:
+    (cache / "models--google-bert--bert-base-cased").mkdir()
+    with pytest.raises(ModelNotFound, match="Did you mean 'google-bert/bert-base-cased'") as caught:
+        fetch("google-bert/bert-base-casd", "main")
+    assert not caught.value.retryable
+    assert "HF_HUB_OFFLINE" in caught.value.message
+
+
+def test_an_unreachable_hub_is_told_and_may_be_retried(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "*")
     with pytest.raises(HubUnreachable, match="google-bert/bert-base-cased") as caught:
         fetch("google-bert/bert-base-cased", "main")
     assert caught.value.failure.retryable
@@ -162,7 +173,7 @@ def test_a_cache_that_another_tool_filled_is_used_if_it_has_weights(cache: Path)
     snapshot = cache / "models--someone--model" / "snapshots" / COMMIT
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
-    with pytest.raises(HubUnreachable, match="someone/model"):
+    with pytest.raises(ModelNotFound, match="someone/model"):
         fetch("someone/model", COMMIT)
     (snapshot / "model.safetensors").write_bytes(b"weights")
     assert fetch("someone/model", COMMIT) == (snapshot, COMMIT)

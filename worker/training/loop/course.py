@@ -7,7 +7,7 @@ checkpoint, so that a resumed run goes on as if it had never stopped.
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -49,9 +49,10 @@ class Course:
 
     @classmethod
     def resume(cls, spec: JobSpec, resolved: Resolved, steps_per_epoch: int, folder: Path) -> "Course":
-        """The course at a checkpoint."""
-        saved = cast("dict[str, Any]", json.loads((folder / FILE_NAME).read_text(encoding="utf-8")))
-        saved["head"] = tuple(saved["head"])
+        """The course at a checkpoint. What another version wrote there, and this one does not know, is ignored."""
+        state = cast("dict[str, Any]", json.loads((folder / FILE_NAME).read_text(encoding="utf-8")))
+        saved = {name: value for name, value in state.items() if name in {known.name for known in fields(cls)}}
+        saved["head"] = tuple(saved.get("head", ()))
         return cls(spec, resolved.total_steps, steps_per_epoch, resolved.best_by, **saved)
 
     @staticmethod

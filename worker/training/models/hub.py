@@ -15,17 +15,18 @@ from typing import Any, cast
 from uuid import uuid4
 
 import httpx2
-from huggingface_hub import HfApi, get_cached_repo_tree, snapshot_download
+from huggingface_hub import HfApi, constants, get_cached_repo_tree, snapshot_download
 from huggingface_hub.errors import (
     CachedRepoTreeNotFoundError,
     GatedRepoError,
     HFValidationError,
     LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
-from worker.training.errors import HubUnreachable, ModelNotFound, ModelRefused
+from worker.training.errors import HubUnreachable, ModelNotFound, ModelRefused, nearest
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,18 @@ def _from_cache(model_id: str, revision: str, reason: Exception) -> tuple[Path, 
     return folder, folder.name
 
 
-def _unreachable(model_id: str, reason: Exception) -> HubUnreachable:
+def _unreachable(model_id: str, reason: Exception) -> HubUnreachable | ModelNotFound:
+    if isinstance(reason, OfflineModeIsEnabled):
+        # Another attempt would ask the hub no more than this one did.
+        known = [
+            path.name.removeprefix("models--").replace("--", "/")
+            for path in Path(constants.HF_HUB_CACHE).glob("models--*")
+        ]
+        return ModelNotFound(
+            f"this worker does not use the hub (HF_HUB_OFFLINE), and its cache does not hold all of model '{model_id}'."
+            f"{nearest(model_id, known)}",
+            "Check model.id, or download the model into the worker's cache first.",
+        )
     return HubUnreachable(
         f"model '{model_id}' could not be fetched from the hub, and the cache does not hold all of it: {reason}"
     )

@@ -12,10 +12,10 @@ from hashlib import sha256
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from app.auth.tables import ApiKey, Project
 from app.db import now
 from app.errors import NotFound, Unauthorized
 from app.identifiers import new_id
-from app.jobs.tables import ApiKey, Project
 
 KEY = re.compile(r"ts_([0-9a-z]{26})_[A-Za-z0-9_-]{43}")
 NO_HASH = "0" * 64

@@ -1,0 +1,99 @@
+"""A request that is sent again makes no second job: by its Idempotency-Key, or by its body where it is marked as a retry."""
+
+import json
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app.db import Database, now
+from app.errors import InvalidRequest
+from app.jobs import submission
+from app.jobs.submission import Plan
+from app.jobs.tables import IdempotencyKey, Job
+
+RETRIED_WITHIN_SECONDS = 600.0
+"""How long after a job was posted the same body, marked by the client as a retry, means that job."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What tells a request for a new job from others."""
+
+    project_id: str
+    body_sha256: str
+    key: str | None
+    """Its Idempotency-Key."""
+    is_retry: bool
+    """Whether the client says that it sent the same request before."""
+
+
+def body_sha256(body: Any) -> str:
+    """The hash of a JSON body, whatever the order of its fields."""
+    return sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def earlier_job(database: Database, request: Request) -> Job | None:
+    """The job that this request has made already. Raises InvalidRequest where its key was used with another body."""
+    if request.key is None and not request.is_retry:
+        return None
+    with database.read() as session:
+        return _recent_job(session, request) if request.key is None else _job_of_key(session, request)
+
+
+def create(database: Database, request: Request, plan: Plan) -> tuple[Job, bool]:
+    """Make the job of a plan, unless a request with the same key was first. Returns the job and whether it is new.
+
+    Raises InvalidRequest where a dataset was deleted since the check, or the key was used with another body.
+    """
+    job = plan.job(request.project_id, body_sha256=request.body_sha256)
+    try:
+        with database.write() as session:
+            submission.create(session, plan, job)
+            if request.key is not None:
+                session.add(
+                    IdempotencyKey(
+                        project_id=request.project_id,
+                        key=request.key,
+                        body_sha256=request.body_sha256,
+                        job_id=job.id,
+                    )
+                )
+    except IntegrityError:
+        # The same key was posted at the same moment, and the other request was first.
+        if (earlier := earlier_job(database, request)) is None:
+            raise
+        return earlier, False
+    return job, True
+
+
+def _job_of_key(session: Session, request: Request) -> Job | None:
+    row = session.execute(
+        select(IdempotencyKey.body_sha256, Job)
+        .join(Job, Job.id == IdempotencyKey.job_id)
+        .where(IdempotencyKey.project_id == request.project_id, IdempotencyKey.key == request.key)
+    ).one_or_none()
+    if row is None:
+        return None
+    known_hash, job = row
+    if known_hash != request.body_sha256:
+        message = f"this Idempotency-Key made job {job.id} from another body; use a new key for a new job"
+        raise InvalidRequest(message, param="idempotency-key", code="idempotency_key_reused")
+    return job
+
+
+def _recent_job(session: Session, request: Request) -> Job | None:
+    return session.scalar(
+        select(Job)
+        .where(
+            Job.project_id == request.project_id,
+            Job.body_sha256 == request.body_sha256,
+            Job.parent_id.is_(None),
+            Job.created_at > now() - RETRIED_WITHIN_SECONDS,
+        )
+        .order_by(Job.id)
+        .limit(1)
+    )

@@ -1,0 +1,84 @@
+"""Where a queued job stands, and why it does not run yet."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import exists, func, select
+from sqlalchemy.orm import Session
+
+from app.db import now
+from app.jobs import lifecycle
+from app.jobs.matching import described, least_missing, missing_features, runs_job
+from app.jobs.states import JobStatus
+from app.jobs.tables import Event, Job
+from app.specs.features import engine_feature
+from app.workers import queries as workers
+from app.workers.tables import Worker
+
+POSITIONS = 1000
+
+
+def queue_positions(session: Session, queues: Sequence[str]) -> dict[str, int]:
+    """Job id to how many jobs would be claimed before it, of the first thousand that wait in these queues."""
+    waiting = (
+        select(Job.id)
+        .where(Job.status == JobStatus.QUEUED, Job.queue.in_(queues))
+        .order_by(*lifecycle.queue_order())
+        .limit(POSITIONS)
+    )
+    return {job_id: place for place, job_id in enumerate(session.scalars(waiting))}
+
+
+def waiting_for(session: Session, job: Job, *, silent_for: float) -> str | None:
+    """Why a queued job does not run yet, for people; None unless it is queued."""
+    if job.status != JobStatus.QUEUED:
+        return None
+    if wait := session.scalar(select(Job.available_at - now()).where(Job.id == job.id, Job.available_at > now())):
+        retrying = f"retrying after {job.error['code']}: " if job.error else ""
+        return f"{retrying}the next attempt begins in {wait:.0f} s"
+    alive = workers.alive(session, silent_for=silent_for)
+    knowing = [worker for worker in alive if not missing_features(job, worker)]
+    able = _of_queue(job.queue, knowing)
+    if able:
+        return _waiting_for_slot(session, able)
+    if not alive:
+        return "no worker is alive"
+    if not knowing:
+        return f"no live worker {described(least_missing(job, alive))}"
+    return "no live worker offers a GPU" if job.queue == "gpu" else "all live workers run only jobs that need a GPU"
+
+
+def _of_queue(queue: str, alive: Sequence[Worker]) -> Sequence[Worker]:
+    with_gpu = [worker for worker in alive if "gpu" in worker.queues.split(",")]
+    if queue == "any":
+        # Only workers with a GPU run such a job while one of them is alive.
+        return with_gpu or alive
+    return with_gpu if queue == "gpu" else [worker for worker in alive if "cpu" in worker.queues.split(",")]
+
+
+def _waiting_for_slot(session: Session, able: Sequence[Worker]) -> str:
+    slots = sum(worker.slots for worker in able)
+    running = select(func.count()).where(Job.status == JobStatus.RUNNING, Job.owner.in_(worker.id for worker in able))
+    if (session.scalar(running) or 0) < slots:
+        return "a worker is about to take it"
+    return f"all {slots} slots of the {len(able)} live workers that can run it are busy"
+
+
+def without_worker(session: Session, *, waited: float) -> Sequence[tuple[Job, list[str]]]:
+    """Queued jobs, a hundred at most, that no worker of the last `waited` seconds can run, and whose log does not say so.
+
+    Each with the features that the closest worker does not know; all its features where there was no worker.
+    """
+    heard = Worker.last_seen_at > now() - waited
+    told = exists().where(Event.job_id == Job.id, Event.type == "note", Event.data["engine"].as_string() == Job.engine)
+    found = session.scalars(
+        select(Job)
+        .where(
+            Job.status == JobStatus.QUEUED,
+            Job.available_at < now() - waited,
+            ~exists().where(heard, runs_job()),
+            ~told,
+        )
+        .limit(100)
+    ).all()
+    known = session.scalars(select(Worker).where(heard)).all()
+    return [(job, least_missing(job, known) or job.features or [engine_feature(job.engine)]) for job in found]

@@ -1,0 +1,25 @@
+"""All tables, for the migrations: a table is in the metadata once its module was imported."""
+
+from app.auth.tables import ApiKey, Project
+from app.datasets.tables import Dataset
+from app.jobs.tables import Artifact, Event, IdempotencyKey, Job, JobDataset, LogChunk
+from app.tables import Base
+from app.webhooks.tables import Webhook, WebhookDelivery
+from app.workers.tables import Worker
+
+TABLES = (
+    Project,
+    ApiKey,
+    Dataset,
+    Job,
+    JobDataset,
+    Event,
+    LogChunk,
+    Artifact,
+    IdempotencyKey,
+    Worker,
+    Webhook,
+    WebhookDelivery,
+)
+
+metadata = Base.metadata

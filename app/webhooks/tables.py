@@ -1,0 +1,49 @@
+"""Webhooks, and what is still to be sent to them."""
+
+from sqlalchemy import BigInteger, ForeignKey, ForeignKeyConstraint, Index, Integer, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.auth.tables import Project
+from app.db import db_now
+from app.jobs.tables import Event
+from app.tables import Base
+
+
+class Webhook(Base):
+    """An address that a project wants its jobs' status events sent to, and how the last try went."""
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    project_id: Mapped[str] = mapped_column(ForeignKey(Project.id), index=True)
+    url: Mapped[str] = mapped_column(String(2048))
+    events: Mapped[str] = mapped_column(String(200))
+    """Types of events, joined by commas."""
+    secret: Mapped[str] = mapped_column(String(100))
+    """In clear: a signature cannot be made from a hash."""
+    failures: Mapped[int] = mapped_column(Integer, insert_default=0)
+    """Tries that failed since the last one that did not."""
+    given_up: Mapped[int] = mapped_column(BigInteger, insert_default=0)
+    last_attempt_at: Mapped[float | None]
+    last_status_code: Mapped[int | None]
+    last_error: Mapped[str | None] = mapped_column(String(300))
+    created_at: Mapped[float] = mapped_column(insert_default=db_now())
+    disabled_at: Mapped[float | None]
+
+
+class WebhookDelivery(Base):
+    """A status event that a webhook has still to be sent. Once it is, the row is gone."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        ForeignKeyConstraint(["job_id", "seq"], [Event.job_id, Event.seq]),
+        Index("ix_webhook_deliveries_webhook_id_due_at", "webhook_id", "due_at"),
+    )
+
+    webhook_id: Mapped[str] = mapped_column(ForeignKey(Webhook.id, ondelete="CASCADE"), primary_key=True)
+    job_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    tries: Mapped[int] = mapped_column(Integer)
+    """Only grows, and guards what the process that tries may write."""
+    due_at: Mapped[float]
+    """When to try next; while a process tries, when it is taken for dead."""
