@@ -63,7 +63,6 @@ def test_what_is_odd_about_the_rows_is_told_before_anything_runs(http: httpx.Cli
 
 
 MISFITS = [
-    ({"task": {"type": "preference"}, "training": {"engine": "pytorch"}}, "task.type", "works with trainer"),
     ({"training": {"engine": "tensorflow", "method": {"type": "lora"}}}, "training.method.type", "trainer and pytorch"),
     ({"training": {"method": {"type": "qlora"}}, "resources": {"gpus": 0}}, "resources.gpus", "full and lora"),
     ({"training": {"method": {"type": "lorra"}}}, "training.method.type", "did you mean 'lora'?"),

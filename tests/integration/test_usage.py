@@ -7,15 +7,19 @@ from sqlalchemy import update
 
 from app import auth
 from app.db import Database, now
+from app.failures import Failure, FailureCode
 from app.identifiers import new_id
 from app.jobs import lifecycle, queries
-from app.jobs.lifecycle import Lease, Limits, LostLease
+from app.jobs.decision import RetryPolicy
+from app.jobs.lifecycle import Lease, LostLease
+from app.jobs.outcomes import Failed, Stopped, StopReason, Succeeded
 from app.jobs.sweeper import sweep
 from app.jobs.tables import Artifact, Job
 from app.jobs.usage import Usage, usage
 from app.jobs.wakeup import NoWakeup
 
-LIMITS = Limits(max_failures=3, max_workers_lost=2, max_stalled=9, backoff_seconds=0)
+POLICY = RetryPolicy(max_failures=3, max_workers_lost=2, max_stalled=9, backoff_seconds=0)
+DIED = Failed(Failure.of(FailureCode.TRAINING_PROCESS_DIED, "x"))
 CPU, GPU = ("cpu", "any"), ("cpu", "gpu", "any")
 
 
@@ -79,7 +83,7 @@ def test_waiting_and_running_add_up_over_attempts_and_a_pause_is_neither(
     pass_seconds(database, 200)
     assert used(database, job_id) == about(100, 200)
     with database.write() as session:
-        lifecycle.fail(session, lease, {"code": "x"}, retryable=True, limits=LIMITS)
+        lifecycle.conclude(session, lease, DIED, POLICY)
     pass_seconds(database, 30)
     assert used(database, job_id) == about(130, 200)
     with database.write() as session:
@@ -93,7 +97,7 @@ def test_waiting_and_running_add_up_over_attempts_and_a_pause_is_neither(
     pass_seconds(database, 50)
     with database.write() as session:
         lifecycle.pause(session, job_id)
-        lifecycle.finish_pause(session, lease)
+        lifecycle.conclude(session, lease, Stopped(StopReason.PAUSE), POLICY)
         lifecycle.resume(session, job_id)
     lease = claim(database)
     pass_seconds(database, 7)
@@ -102,7 +106,7 @@ def test_waiting_and_running_add_up_over_attempts_and_a_pause_is_neither(
             id=new_id("art"), job_id=job_id, attempt=3, kind="model", step=1, epoch=1.0, is_best=False, metrics={}, prefix="x",
             files=[], manifest_sha256="0" * 64,
         )  # fmt: skip
-        lifecycle.succeed(session, lease, model, {})
+        lifecycle.conclude(session, lease, Succeeded(model, {}), POLICY)
     pass_seconds(database, 9000)
     assert used(database, job_id) == about(170, 257)
     job = job_of(database, job_id)
@@ -117,10 +121,10 @@ def test_a_lost_worker_has_held_the_job_until_its_lease_ran_out(database: Databa
     job_id = submit()
     old = claim(database, lease=70)
     pass_seconds(database, 100)
-    assert sweep(database, LIMITS, NoWakeup()) == 1
+    assert sweep(database, POLICY, NoWakeup()) == 1
     assert used(database, job_id) == about(30, 70)
     with pytest.raises(LostLease), database.write() as session:
-        lifecycle.fail(session, old, {"code": "x"}, retryable=True, limits=LIMITS)
+        lifecycle.conclude(session, old, DIED, POLICY)
     assert used(database, job_id) == about(30, 70)
     claim(database)
     assert used(database, job_id) == about(30, 70)
@@ -133,7 +137,7 @@ def test_the_owner_counts_all_its_time_also_where_its_lease_had_run_out(
     lease = claim(database, lease=70)
     pass_seconds(database, 100)
     with database.write() as session:
-        lifecycle.release(session, lease, was_silent=True)
+        lifecycle.conclude(session, lease, Stopped(StopReason.DATABASE_SILENT), POLICY)
     assert used(database, job_id) == about(0, 100)
 
 
@@ -148,7 +152,7 @@ def test_gpu_seconds_are_those_of_attempts_that_held_one(
     pass_seconds(database, 60)
     assert used(database, job_id) == about(0, 60, 60 * gpus)
     with database.write() as session:
-        lifecycle.release(session, lease)
+        lifecycle.conclude(session, lease, Stopped(StopReason.WORKER_STOPPING), POLICY)
     assert used(database, job_id) == about(0, 60, 60 * gpus)
 
 
