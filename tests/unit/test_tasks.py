@@ -1,7 +1,7 @@
 """Every task describes itself whole, in its two files, before anything is trained."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import transformers
@@ -10,7 +10,7 @@ from app.specs import TASKS as SPECS
 from app.specs import JobSpec
 from app.specs.engines import ENGINES
 from app.specs.methods import METHODS
-from worker.training.evaluation.metrics import greater_is_better
+from worker.training.evaluation.metrics import Metrics, greater_is_better
 from worker.training.tasks import TASKS
 from worker.training.tasks.protocol import Task
 
@@ -74,8 +74,8 @@ def test_what_a_task_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     class Half(Task):
         """A task that was only begun."""
 
-        metrics = {}
-        pipeline = "text-classification"
+        metrics: ClassVar[Metrics] = {}
+        pipeline: ClassVar[str] = "text-classification"
 
     monkeypatch.setitem(TASKS, "seq2seq", Half())
     found = lacks("seq2seq")
