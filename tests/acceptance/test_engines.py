@@ -73,7 +73,7 @@ def test_a_worker_without_tensorflow_leaves_the_job_waiting_and_the_job_says_why
     assert (waiting["status"], waiting["attempt"]) == ("queued", 0)
     assert waiting["waiting_for"] == "no live worker offers the engine tensorflow"
     (note,) = local.client.get(events, type="note")["data"]
-    assert "no live worker has offered the engine tensorflow" in note["data"]["message"]
+    assert "none offers the engine tensorflow" in note["data"]["message"]
     plain = local.client.post("/v1/jobs", spec())
     assert local.wait_for_end(plain["id"])["status"] == "succeeded"
 

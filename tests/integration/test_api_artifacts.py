@@ -18,7 +18,7 @@ from deployment import Deployment, Process
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from refusals import refusal
-from sqlalchemy import update
+from sqlalchemy import select, update
 from tiny import spec
 
 from app.client import Client
@@ -64,7 +64,8 @@ def library(running: tuple[Deployment, Process]) -> Library:
     with database.write() as session:
         # A queue of its own: other tests' jobs wait in the same database.
         session.execute(update(Job).where(Job.id == job_id).values(queue="artifacts"))
-        claimed = lifecycle.claim(session, "tester", ("artifacts",), 600)
+        features = session.scalars(select(Job.features).where(Job.id == job_id)).one()
+        claimed = lifecycle.claim(session, "tester", ("artifacts",), 600, features)
     assert claimed is not None
     lease = Lease(job_id, claimed.attempt, "tester")
     for step in (6, 12):
