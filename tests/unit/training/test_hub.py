@@ -155,8 +155,8 @@ def test_a_worker_that_may_not_use_the_hub_knows_that_another_attempt_is_in_vain
     (cache / "models--google-bert--bert-base-cased").mkdir()
     with pytest.raises(ModelNotFound, match="Did you mean 'google-bert/bert-base-cased'") as caught:
         fetch("google-bert/bert-base-casd", "main")
-    assert not caught.value.retryable
-    assert "HF_HUB_OFFLINE" in caught.value.message
+    assert not caught.value.failure.retryable
+    assert "HF_HUB_OFFLINE" in caught.value.failure.message
 
 
 def test_an_unreachable_hub_is_told_and_may_be_retried(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
