@@ -242,6 +242,8 @@ def test_a_planted_guard_bug_is_found(
         "no status in the guard": lambda self: (Job.id == self.job_id, Job.attempt == self.attempt),
     }
     monkeypatch.setattr(Lease, "guard", guards[planted])
+    # A random interleaving meets the bug in one of some 20 examples; the run ends there.
+    patient = settings(BOUNDS, max_examples=10 * EXAMPLES)
     with machine(database) as tested, pytest.raises((AssertionError, ExceptionGroup)):
-        run_state_machine_as_test(tested, settings=BOUNDS)
+        run_state_machine_as_test(tested, settings=patient)
     database.close()
