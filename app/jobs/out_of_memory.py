@@ -1,4 +1,4 @@
-"""After memory ran out: whether smaller batches can help, and what the user is told."""
+"""After memory ran out: whether smaller batches can help, and the failure that the user sees."""
 
 from app.failures import Failure, FailureCode
 from app.jobs.outcomes import OutOfMemory

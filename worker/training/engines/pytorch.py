@@ -66,7 +66,7 @@ class Loop:
         )
         self.shelf = Shelf(plan, self.course)
         self.pace = Pace(plan.report, self.course, resolved.batch_size * resolved.gradient_accumulation)
-        self.forward = training_step(plan)
+        self.task_step = training_step(plan)
         self.accelerator = _accelerator(plan)
         model = load_trainable(plan)
         if training.gradient_checkpointing:
@@ -129,7 +129,7 @@ class Loop:
         for batch in batches:
             with self.accelerator.autocast():
                 # The mean over the whole step, so `accelerate` must not divide by the number of batches as well.
-                loss = self.forward(self.model, batch).loss_sum / num_items
+                loss = self.task_step(self.model, batch).loss_sum / num_items
             self.accelerator.backward(loss)
             self.unlogged_loss += loss.detach()
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.plan.spec.training.max_grad_norm)
@@ -167,7 +167,7 @@ class Loop:
         """Bring the course's sum of losses up to date. Raises LossNotFinite."""
         self.course.loss_sum = self.logged_loss + float(self.unlogged_loss)
         if not math.isfinite(self.course.loss_sum):
-            raise LossNotFinite(f"the training loss is no number any more at or before step {self.course.step}")
+            raise LossNotFinite(f"the training loss became NaN or infinite at or before step {self.course.step}")
 
     def log(self, norm: Any, rate: float) -> None:
         """One point of the loss series: the mean over the steps since the last one."""
@@ -187,7 +187,7 @@ class Loop:
         plan.report.phase("evaluating")
         try:
             with self.pace.aside():
-                batches = forward(self.model, plan, "eval", self.forward)
+                batches = forward(self.model, plan, "eval", self.task_step)
                 metrics = judge(plan, "eval", gather(batches, len(plan.encoded["eval"])))
         except Stopped:
             self.is_stopped = True

@@ -84,7 +84,7 @@ class Loop:
 
     def __init__(self, plan: Plan, course: Course, shelf: Shelf, keras: KerasProcess, folder: Path) -> None:
         self.plan, self.course, self.shelf, self.keras, self.folder = plan, course, shelf, keras, folder
-        self.forward = training_step(plan)
+        self.task_step = training_step(plan)
         self.rows_per_step = plan.resolved.batch_size * plan.resolved.gradient_accumulation
         self.rate_of = _rates(plan)
         self.logged_loss, self.logged_step = course.loss_sum, course.step
@@ -118,7 +118,7 @@ class Loop:
         course.step += 1
         course.loss_sum += told["loss"]
         if not math.isfinite(told["loss"]):
-            raise LossNotFinite(f"the training loss is no number any more at step {course.step}")
+            raise LossNotFinite(f"the training loss became NaN or infinite at step {course.step}")
         self.pace.tick()
         self.is_stopped = self.plan.stop.is_set()
         if course.finished or course.step % self.plan.spec.training.logging_steps == 0:
@@ -159,7 +159,7 @@ class Loop:
         logits, targets = np.load(target), _targets(self.plan, split)
         # The logits are there already: the step only adds up the loss over them.
         batch = Batch({}, {"labels": torch.tensor(targets)}, num_items=len(targets))
-        found = self.forward(lambda: {"logits": torch.from_numpy(logits)}, batch)
+        found = self.task_step(lambda: {"logits": torch.from_numpy(logits)}, batch)
         return Answers(list(logits), float(found.loss_sum) / found.num_items)
 
     def save(self) -> None:

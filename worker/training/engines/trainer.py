@@ -55,7 +55,7 @@ class CourseTrainer(Trainer):
 
     def __init__(self, plan: Plan, course: Course) -> None:
         self.plan, self.course = plan, course
-        self.forward = training_step(plan)
+        self.task_step = training_step(plan)
         self.shelf = Shelf(plan, course)
         self.pace = Pace(plan.report, course, plan.resolved.batch_size * plan.resolved.gradient_accumulation)
         self.earlier_loss = course.loss_sum
@@ -76,7 +76,7 @@ class CourseTrainer(Trainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """The loss of one batch, divided by the items of the whole optimizer step."""
-        return self.forward(model, cast("Batch", inputs)).loss_sum / num_items_in_batch
+        return self.task_step(model, cast("Batch", inputs)).loss_sum / num_items_in_batch
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Nothing: Trainer would count them from a batch of its own shape, and nobody reads the number."""
@@ -104,7 +104,7 @@ class CourseTrainer(Trainer):
         self.plan.report.phase("evaluating")
         try:
             with self.pace.aside():
-                batches = forward(self.model, self.plan, "eval", self.forward)
+                batches = forward(self.model, self.plan, "eval", self.task_step)
                 metrics = judge(self.plan, "eval", gather(batches, len(self.plan.encoded["eval"])))
         except Stopped:
             self.control.should_evaluate = False
@@ -150,7 +150,7 @@ class Follow(TrainerCallback):
         if args.device.type == "cpu" or control.should_log or control.should_evaluate or control.should_save:
             course.loss_sum = trainer.loss_sum()
             if not math.isfinite(course.loss_sum):
-                raise LossNotFinite(f"the training loss is no number any more at or before step {course.step}")
+                raise LossNotFinite(f"the training loss became NaN or infinite at or before step {course.step}")
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
