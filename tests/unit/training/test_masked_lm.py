@@ -144,7 +144,7 @@ def test_each_epoch_hides_other_tokens_and_each_attempt_the_same(tokenizer: Any)
         found = []
         for epoch in range(4):
             collate.set_epoch(epoch)
-            found.append(collate(rows)["labels"][0].tolist())
+            found.append(collate(rows).targets["labels"][0].tolist())
         return found
 
     before = torch.get_rng_state()
