@@ -56,11 +56,16 @@ def watch(client: Client, job_id: str, console: Console) -> dict[str, Any]:
             time.sleep(POLL_SECONDS)
 
 
+def metric_text(name: str, value: float | None) -> str:
+    """One metric as people read it. A metric is None where it is undefined for the rows."""
+    return f"{name} undefined" if value is None else f"{name} {value:.4g}"
+
+
 def outcome(job: dict[str, Any]) -> str:
     """One paragraph on how a job ended."""
     used = _usage(job)
     if job["status"] == "succeeded":
-        metrics = ", ".join(f"{name} {value:.4g}" for name, value in job["metrics"].items())
+        metrics = ", ".join(metric_text(name, value) for name, value in job["metrics"].items())
         return f"{job['id']} succeeded: {metrics}{used}\ndownload it: tunesmith download {job['id']} DIR"
     error: dict[str, Any] = job["error"] or {}
     if job["status"] == "failed":

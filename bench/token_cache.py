@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from app.specs import JobSpec
 from worker.training.inputs.data import load, prepare
-from worker.training.planning.settle import settle
+from worker.training.planning.planner import settle
 from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
 from worker.training.tasks import TASKS

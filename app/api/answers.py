@@ -90,7 +90,8 @@ class JobAnswer(BaseModel):
         description="queued, running, paused, succeeded, failed or cancelled; the last three are final."
     )
     phase: str | None = Field(
-        description="What a running job is doing: preparing, tokenizing, training, evaluating, packaging."
+        description="What a running job is doing: preparing, tokenizing, profiling, profiling_evaluation, training, "
+        "evaluating or packaging."
     )
     attempt: int = Field(description="How many times a worker has taken the job.")
     failures: int = Field(description="Attempts that failed.")
@@ -102,7 +103,9 @@ class JobAnswer(BaseModel):
     queue_position: int | None = Field(description="Jobs that go first, while it is queued.")
     waiting_for: str | None = Field(description="Why it does not run yet, while it is queued; not in lists.")
     progress: Progress | None
-    metrics: dict[str, float] = Field(description="Metrics of the published model.")
+    metrics: dict[str, float | None] = Field(
+        description="Metrics of the published model. A metric that is undefined for the rows is null."
+    )
     error: JobError | None
     spec: dict[str, Any] = Field(description="What was asked, defaults filled in.")
     resolved: dict[str, Any] | None = Field(
@@ -188,7 +191,7 @@ class CheckpointAnswer(BaseModel):
     epoch: float | None
     attempt: int
     is_best: bool
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
     bytes: int
     created_at: Time
     archive: str

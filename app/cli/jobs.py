@@ -13,7 +13,7 @@ from rich.text import Text
 from app.cli.terminal import ID_COLUMN, console, open_client, say
 from app.client import Client
 from app.download import download as fetch
-from app.watch import outcome
+from app.watch import metric_text, outcome
 from app.watch import watch as follow
 
 cli = typer.Typer()
@@ -50,7 +50,7 @@ def list_jobs(
         for job in client.get("/v1/jobs", status=status, limit=limit)["data"]:
             progress = job["progress"]
             done = f"{progress['step']}/{progress['of']}" if progress else ""
-            metrics = ", ".join(f"{name} {value:.4g}" for name, value in list(job["metrics"].items())[:2])
+            metrics = ", ".join(metric_text(name, value) for name, value in list(job["metrics"].items())[:2])
             seconds = [f"{job[name]:.0f} s" if name in job else "" for name in ("queued_seconds", "running_seconds")]
             told = map(Text, (job["name"] or "", job["status"], done, metrics, *seconds, job["created_at"]))
             table.add_row(job["id"], *told)

@@ -5,6 +5,10 @@ from app.jobs.outcomes import OutOfMemory
 from app.specs import JobSpec, Resolved
 
 GIB = 1024**3
+TRAINING = {"profiling": "profiling training steps", "training": "training"}
+"""The phases in which memory depends on the training batch, as the message names them."""
+EVALUATION = {"profiling_evaluation": "profiling the evaluation", "evaluating": "evaluating"}
+"""The phases in which memory depends on the evaluation batch, as the message names them."""
 
 
 def shrink(outcome: OutOfMemory) -> Resolved | None:
@@ -15,13 +19,13 @@ def shrink(outcome: OutOfMemory) -> Resolved | None:
     spec, resolved = outcome.spec, outcome.resolved
     if resolved is None:
         return None
-    if outcome.phase == "training" and spec.training.batch_size == "auto" and resolved.batch_size > 1:
+    if outcome.phase in TRAINING and spec.training.batch_size == "auto" and resolved.batch_size > 1:
         halved = {
             "batch_size": resolved.batch_size // 2,
             "gradient_accumulation": resolved.gradient_accumulation * 2,
         }
         return resolved.model_copy(update=halved)
-    if outcome.phase == "evaluating" and spec.evaluation.batch_size == "auto" and resolved.eval_batch_size > 1:
+    if outcome.phase in EVALUATION and spec.evaluation.batch_size == "auto" and resolved.eval_batch_size > 1:
         return resolved.model_copy(update={"eval_batch_size": resolved.eval_batch_size // 2})
     return None
 
@@ -37,7 +41,7 @@ def failure_of(outcome: OutOfMemory, smaller: Resolved | None) -> Failure:
     peak = f" It held {outcome.peak_bytes / GIB:.2f} GiB at its peak." if outcome.peak_bytes else ""
     return Failure.of(
         FailureCode.OUT_OF_MEMORY,
-        f"Memory ran out while {outcome.phase}{_batch(outcome.phase, resolved)}.{peak}",
+        f"Memory ran out while {(TRAINING | EVALUATION).get(outcome.phase, outcome.phase)}{_batch(outcome.phase, resolved)}.{peak}",
         _next_attempt(outcome.phase, smaller) if smaller else _advice(outcome.phase, outcome.spec, resolved),
         details={
             "phase": outcome.phase,
@@ -50,14 +54,14 @@ def failure_of(outcome: OutOfMemory, smaller: Resolved | None) -> Failure:
 
 
 def _batch(phase: str, resolved: Resolved | None) -> str:
-    if resolved is None or phase not in ("training", "evaluating"):
+    if resolved is None or phase not in TRAINING | EVALUATION:
         return ""
-    rows = resolved.batch_size if phase == "training" else resolved.eval_batch_size
+    rows = resolved.batch_size if phase in TRAINING else resolved.eval_batch_size
     return f" with {rows} rows per forward pass of up to {resolved.max_length} tokens"
 
 
 def _next_attempt(phase: str, smaller: Resolved) -> str:
-    if phase == "evaluating":
+    if phase in EVALUATION:
         return f"The job is retried automatically with evaluation batches of {smaller.eval_batch_size} rows."
     rows = smaller.batch_size * smaller.gradient_accumulation
     return (
@@ -67,9 +71,9 @@ def _next_attempt(phase: str, smaller: Resolved) -> str:
 
 
 def _advice(phase: str, spec: JobSpec, resolved: Resolved | None) -> str:
-    if phase not in ("training", "evaluating") or resolved is None:
+    if phase not in TRAINING | EVALUATION or resolved is None:
         return "Use a smaller model or fewer rows (data.subset), or a worker with more memory."
-    batches = _smaller_training(spec, resolved) if phase == "training" else _smaller_evaluation(resolved)
+    batches = _smaller_training(spec, resolved) if phase in TRAINING else _smaller_evaluation(resolved)
     return f"{batches} Otherwise lower tokenization.max_length, set training.gradient_checkpointing, or use a smaller model."
 
 

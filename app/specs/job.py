@@ -7,7 +7,7 @@ from pydantic import Field, GetJsonSchemaHandler, StringConstraints, field_valid
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
-from app.specs.compatibility import incompatibility
+from app.specs.compatibility import incompatibility, supports
 from app.specs.data import Data
 from app.specs.durations import seconds
 from app.specs.streaming import stream_incompatibility
@@ -222,6 +222,11 @@ class JobSpec(Strict):
     def evaluates(self) -> bool:
         """Whether checkpoints are judged during training."""
         return self.has_eval_data and self.evaluation.strategy != "none"
+
+    @property
+    def may_use_gpu(self) -> bool:
+        """Whether the job may compute on a GPU: the engine can, and the spec does not say otherwise."""
+        return self.resources.gpus != 0 and supports(self.training.engine, "resources.gpus", 1)
 
     @property
     def metrics(self) -> tuple[str, ...]:

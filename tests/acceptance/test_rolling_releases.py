@@ -21,7 +21,7 @@ ADDED = {
         '    loss_scale: float = Field(default=1.0, gt=0, le=9, description="A field of a later release.")\n',
     ),
     "app/specs/resolved.py": ("    labels: list[str] = Field(", "    world_size: int = 1\n"),
-    "worker/training/loop/course.py": ("    ended_early: bool = False", "    largest_loss: float = 0.0\n"),
+    "worker/training/loop/state.py": ("    ended_early: bool = False", "    largest_loss: float = 0.0\n"),
 }
 """File to the line before which the later release adds another, and that one."""
 

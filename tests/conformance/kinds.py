@@ -94,7 +94,7 @@ def _guesses(folder: Path, lines: list[Line]) -> None:
         right = sum(one == other for one, other in zip(line["hidden"], line["predicted"], strict=True))
         assert right / len(line["hidden"]) == pytest.approx(line["token_accuracy"], abs=1e-6)
     # Where one hidden token is seen as the mask, which one it was is known from the text if that has it once.
-    told = 0
+    matched = 0
     for line in lines:
         ids = tokenizer(line["text"], return_tensors="pt").input_ids
         if len(line["hidden"]) != 1 or line["text"].split().count(line["hidden"][0]) != 1:
@@ -105,8 +105,8 @@ def _guesses(folder: Path, lines: list[Line]) -> None:
             losses = [
                 -model(input_ids=seen).logits[ids == wanted].log_softmax(-1)[0, wanted].item() for seen in (masked, ids)
             ]
-        told += any(loss == pytest.approx(line["loss"], abs=1e-4) for loss in losses)
-    assert told > 0
+        matched += any(loss == pytest.approx(line["loss"], abs=1e-4) for loss in losses)
+    assert matched > 0
 
 
 def _talks(folder: Path, lines: list[Line]) -> None:

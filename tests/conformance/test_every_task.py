@@ -88,9 +88,9 @@ def test_it_learns_and_plain_libraries_agree(task: str, engine: str, method: str
     losses = series(records, "loss")
     tenth = max(3, len(losses) // 10)
     assert sum(losses[-tenth:]) < 0.95 * sum(losses[:tenth])
-    judged = series(records, f"eval_{spec.best_by}")
-    best = max(judged[1:]) if greater_is_better(spec.best_by) else min(judged[1:])
-    assert (best > judged[0]) is greater_is_better(spec.best_by)
+    evaluations = series(records, f"eval_{spec.best_by}")
+    best = max(evaluations[1:]) if greater_is_better(spec.best_by) else min(evaluations[1:])
+    assert (best > evaluations[0]) is greater_is_better(spec.best_by)
     published = records[-1]["metrics"][f"eval_{spec.best_by}"]
     assert published == pytest.approx(best, abs=1e-4, rel=1e-3)
     model = tmp_path / "out" / "model"

@@ -39,7 +39,11 @@ def test_progress_rates_and_an_estimate_are_told(trained: Any) -> None:
     assert all(record["samples_per_second"] > 0 for record in progress[1:])
     assert progress[-1]["eta_seconds"] == 0
     phases = [record["phase"] for record in trained.records if record["type"] == "phase"]
-    assert phases[:3] == ["preparing", "tokenizing", "training"]
+    assert [phase for phase in phases if not phase.startswith("profiling")][:3] == [
+        "preparing",
+        "tokenizing",
+        "training",
+    ]
     assert phases[-2:] == ["evaluating", "packaging"]
 
 
@@ -56,11 +60,11 @@ def test_the_folder_is_the_same_whatever_trained_it(trained: Any, pair: tuple[st
 
 def test_plain_transformers_says_of_raw_text_what_the_evaluation_said(trained: Any) -> None:
     model = trained.folder / "model"
-    told = [json.loads(line) for line in (model / "evaluation" / "predictions.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (model / "evaluation" / "predictions.jsonl").read_text().splitlines()]
     classify = pipeline("text-classification", model=str(model), device="cpu")
-    found = classify([line["text"] for line in told], truncation=True, max_length=32)
-    assert [answer["label"] for answer in found] == [line["predicted"] for line in told]
-    assert [answer["score"] for answer in found] == pytest.approx([line["score"] for line in told], abs=1e-4)
+    found = classify([line["text"] for line in lines], truncation=True, max_length=32)
+    assert [answer["label"] for answer in found] == [line["predicted"] for line in lines]
+    assert [answer["score"] for answer in found] == pytest.approx([line["score"] for line in lines], abs=1e-4)
 
 
 def test_the_losses_are_those_that_were_recorded(trained: Any, pair: tuple[str, str]) -> None:

@@ -21,10 +21,10 @@ class ProgressBar:
             BarColumn(),
             TextColumn("{task.completed}/{task.total}"),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[told]}", markup=False),
+            TextColumn("{task.fields[details]}", markup=False),
             console=self._console,
         )
-        self._task = self._bar.add_task("starting", total=None, told="")
+        self._task = self._bar.add_task("starting", total=None, details="")
         self._loss = ""
 
     def __enter__(self) -> Self:
@@ -42,7 +42,9 @@ class ProgressBar:
             case "phase":
                 self._bar.update(self._task, description=record["phase"])
             case "progress":
-                self._bar.update(self._task, completed=record["step"], total=record["of"], told=self._told(record))
+                self._bar.update(
+                    self._task, completed=record["step"], total=record["of"], details=self._details(record)
+                )
             case "metric":
                 self._show_metric(record["step"], record["values"])
             case "note":
@@ -57,7 +59,7 @@ class ProgressBar:
             case _:
                 return
 
-    def _told(self, record: Record) -> str:
+    def _details(self, record: Record) -> str:
         speed, left = record["samples_per_second"], record["eta_seconds"]
         parts = [self._loss, f"{speed:.1f} rows/s" if speed else "", f"{left:.0f} s left" if left else ""]
         return "  ".join(part for part in parts if part)
@@ -66,14 +68,14 @@ class ProgressBar:
         if "loss" in values:
             self._loss = f"loss {_number(values['loss'])}"
         else:
-            told = "  ".join(f"{name} {_number(value)}" for name, value in values.items())
-            self._console.print(Text(f"step {step}: {told}"))
+            details = "  ".join(f"{name} {_number(value)}" for name, value in values.items())
+            self._console.print(Text(f"step {step}: {details}"))
 
 
 def _ending(record: Record) -> Text:
-    told = "  ".join(f"{name} {_number(value)}" for name, value in record.get("metrics", {}).items())
-    return Text.assemble((record["status"], "bold"), f" at step {record['step']}  {told}")
+    details = "  ".join(f"{name} {_number(value)}" for name, value in record.get("metrics", {}).items())
+    return Text.assemble((record["status"], "bold"), f" at step {record['step']}  {details}")
 
 
 def _number(value: float | None) -> str:
-    return "not a number" if value is None else f"{value:.4f}"
+    return "undefined" if value is None else f"{value:.4f}"

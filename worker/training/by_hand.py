@@ -37,8 +37,8 @@ def prepare_request(spec_path: Path, out_dir: Path, named_files: list[str], mode
     try:
         spec = JobSpec.model_validate(raw)
     except ValidationError as error:
-        told = "\n".join(f"{problem.param}: {problem.message}" for problem in problems(error, raw))
-        raise SpecUnusable(f"{spec_path} is not a job spec:\n{told}") from error
+        listed = "\n".join(f"{problem.param}: {problem.message}" for problem in problems(error, raw))
+        raise SpecUnusable(f"{spec_path} is not a job spec:\n{listed}") from error
     checkpoint = newest_valid(out_dir / "checkpoints")
     return TrainingRequest(
         spec=spec,
@@ -46,7 +46,7 @@ def prepare_request(spec_path: Path, out_dir: Path, named_files: list[str], mode
         datasets=datasets,
         models_dir=models_dir.resolve() if models_dir else None,
         jobs_models={},
-        # Without a checkpoint the run begins anew, and the spec may have been mended in between.
+        # Without a checkpoint the run starts over, and the spec may have been corrected since.
         resolved=_settled_before(out_dir, spec) if checkpoint else None,
         resume_from=checkpoint,
         tensorflow_python=_tensorflow_python(),
@@ -55,8 +55,8 @@ def prepare_request(spec_path: Path, out_dir: Path, named_files: list[str], mode
 
 def _tensorflow_python() -> Path:
     # As the worker's setting of this name, which this command must not import.
-    asked, beside = os.environ.get("TUNESMITH_TENSORFLOW_PYTHON"), Path(__file__).resolve().parents[2]
-    return Path(asked).absolute() if asked else beside / ".venv-tensorflow" / "bin" / "python"
+    asked, checkout = os.environ.get("TUNESMITH_TENSORFLOW_PYTHON"), Path(__file__).resolve().parents[2]
+    return Path(asked).absolute() if asked else checkout / ".venv-tensorflow" / "bin" / "python"
 
 
 def _read_spec(path: Path) -> dict[str, Any]:
@@ -112,9 +112,9 @@ def _settled_before(out_dir: Path, spec: JobSpec) -> Resolved | None:
     reports = out_dir / "reports.jsonl"
     if not reports.is_file():
         return None
-    settled: Resolved | None = None
+    resolved: Resolved | None = None
     with reports.open(encoding="utf-8") as lines:
         for line in lines:
             if '"type": "resolved"' in line and line.endswith("\n"):
-                settled = Resolved.read(json.loads(line)["resolved"], spec.training.gradient_accumulation)
-    return settled
+                resolved = Resolved.read(json.loads(line)["resolved"], spec.training.gradient_accumulation)
+    return resolved

@@ -5,7 +5,7 @@
 
 import errno
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict
 from difflib import get_close_matches
 from typing import Any, ClassVar
@@ -182,8 +182,3 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Write " Did you mean 'x'?", or nothing where no known name is near."""
     near = get_close_matches(name, list(known), n=1)
     return f" Did you mean '{near[0]}'?" if near else ""
-
-
-def without_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop the keys without a value, for records whose optional keys are absent."""
-    return {key: value for key, value in values.items() if value is not None}

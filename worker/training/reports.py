@@ -1,8 +1,8 @@
-"""The training process tells its story as JSON lines in `OUT_DIR/reports.jsonl`, one whole line a record.
+"""The training process reports as JSON lines in `OUT_DIR/reports.jsonl`, one whole line a record.
 
 Every record has `type` and `time` (seconds since the epoch):
 
-    phase       phase: preparing, tokenizing, training, evaluating or packaging
+    phase       phase: preparing, tokenizing, profiling, profiling_evaluation, training, evaluating or packaging
     resolved    resolved: what defaults and `auto` became, where the request brought none; again where the sequences of
                 train, once they are counted, make other steps than its rows would
     preflight   preflight: data, tokens, steps; all that was found out so far, each time
@@ -33,7 +33,7 @@ class Reporter:
     """Appends records to the file, and hands each to a listener where there is one. Safe to call from threads.
 
     Every method raises OSError where the disk takes no whole line; the file then ends with the line before it. What a
-    listener raises is logged: whoever looks on cannot fail the run.
+    listener raises is logged: a listener cannot fail the run.
     """
 
     def __init__(self, out_dir: Path, listener: Callable[[Record], None] | None = None) -> None:
@@ -43,11 +43,12 @@ class Reporter:
         self._path = out_dir / FILE_NAME
         self._listener = listener
         self._found: Record = {}
+        self._notes: set[str] = set()
         self._lock = threading.Lock()
         _drop_half_line(self._path)
 
     def alive(self) -> None:
-        """Show that something happens where there is nothing to tell, such as half-way through a long evaluation."""
+        """Show that the process is alive where there is nothing to report, such as half-way through a long evaluation."""
         os.utime(self._path)
 
     def phase(self, phase: str) -> None:
@@ -71,20 +72,28 @@ class Reporter:
             "progress", step=step, of=of, epoch=epoch, samples_per_second=samples_per_second, eta_seconds=eta_seconds
         )
 
-    def metric(self, step: int, epoch: float, values: Mapping[str, float]) -> None:
+    def metric(self, step: int, epoch: float, values: Mapping[str, float | None]) -> None:
         """Add one point to the metric series."""
         self._append("metric", step=step, epoch=epoch, values=dict(values))
 
     def note(self, message: str) -> None:
-        """Tell the user something they should see."""
+        """Show the user a message."""
         self._append("note", message=message)
 
-    def checkpoint(self, *, step: int, epoch: float, path: str, metrics: Mapping[str, float], is_best: bool) -> None:
+    def note_once(self, message: str) -> None:
+        """Show the user a message, unless this process has shown it before."""
+        if message not in self._notes:
+            self._notes.add(message)
+            self.note(message)
+
+    def checkpoint(
+        self, *, step: int, epoch: float, path: str, metrics: Mapping[str, float | None], is_best: bool
+    ) -> None:
         """Announce a committed checkpoint folder."""
         self._append("checkpoint", step=step, epoch=epoch, path=path, metrics=dict(metrics), is_best=is_best)
 
     def result(self, status: str, step: int, **more: Any) -> None:
-        """End the story. `more`: metrics, model_path, error, retryable."""
+        """Report the end of the attempt. `more`: metrics, model_path, error, retryable."""
         self._append("result", status=status, step=step, **more)
 
     def _append(self, kind: str, **values: Any) -> None:
@@ -93,9 +102,9 @@ class Reporter:
         line = json.dumps(record, ensure_ascii=True, allow_nan=False).encode() + b"\n"
         with self._lock:
             _write_line(self._path, line)
-            self._tell(record)
+            self._notify(record)
 
-    def _tell(self, record: Record) -> None:
+    def _notify(self, record: Record) -> None:
         if self._listener is None:
             return
         try:

@@ -21,7 +21,7 @@ class TrainingRequest:
     jobs_models: dict[str, Path]
     """The id of an earlier job to the folder with its model, for model ids `job:ID`."""
     resolved: Resolved | None
-    """What an earlier attempt settled, to be reused as it is; None settles it now."""
+    """What an earlier attempt resolved. It is reused unchanged. None in the first attempt."""
     resume_from: Path | None
     """A verified checkpoint folder to continue from."""
     job_id: str | None = None

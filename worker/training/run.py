@@ -3,24 +3,23 @@
 import logging
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
 import torch
 from transformers.utils import logging as transformers_logging
 
-from worker.training.checkpoints.shelf import Outcome
-from worker.training.engines import ENGINES
-from worker.training.errors import InternalError, Stopped, TrainingError, without_none
-from worker.training.evaluation.evaluation import judge_told
-from worker.training.evaluation.references import with_references
-from worker.training.export.package import Judged, Judgement, package
-from worker.training.inputs.data import load, prepare
-from worker.training.loop.course import Course
-from worker.training.loop.rehearsal import rehearse
-from worker.training.methods import publish
+from worker.training.engines import ENGINES, Engine
+from worker.training.errors import InternalError, Stopped, TrainingError
+from worker.training.evaluation.evaluation import SplitEvaluation, evaluate
+from worker.training.evaluation.prediction import with_references
+from worker.training.export.package import FinalEvaluation, package
+from worker.training.inputs.data import load_data
+from worker.training.loop.state import TrainingState
+from worker.training.methods import export
 from worker.training.planning.plan import Plan
-from worker.training.planning.settle import settle
+from worker.training.planning.planner import make_plan
 from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
 from worker.training.shortage import shortage_of
@@ -28,14 +27,11 @@ from worker.training.tasks import TASKS
 
 log = logging.getLogger(__name__)
 
-REHEARSED = ("trainer", "pytorch")
-"""Engines whose steps cost what PyTorch's do. Another attempt has nothing new to find out."""
-
 
 def run(request: TrainingRequest, report: Reporter, stop: threading.Event) -> None:
-    """Do the job. Every end, expected or not, is one `result` record; nothing is raised.
+    """Run the job. Every end, expected or not, is one `result` record. Nothing is raised.
 
-    `stop` is polled between batches and steps; training then ends with a checkpoint and `stopped`.
+    `stop` is polled between batches and steps. Once it is set, training ends with a checkpoint and `stopped`.
     """
     report.step = _step_of(request.resume_from)
     try:
@@ -47,64 +43,50 @@ def run(request: TrainingRequest, report: Reporter, stop: threading.Event) -> No
     except Exception as error:
         known = shortage_of(error, request.out_dir)
         if known is None:
-            log.exception("training ended in an unforeseen error")
-        # Where the disk is full, the record below needs some room too.
+            log.exception("training ended with an unexpected error")
+        # On a full disk, the record below needs some room too.
         _clear_scratch(request)
         _fail(report, known or InternalError.of(error))
 
 
 def _attempt(request: TrainingRequest, report: Reporter, stop: threading.Event) -> None:
     _be_quiet(request.threads)
-    task = TASKS[request.spec.task.type]
+    task, engine = TASKS[request.spec.task.type], ENGINES[request.spec.training.engine]
     report.phase("preparing")
     _clear_scratch(request)
-    data = prepare(load(request), request.spec, report, stop)
-    plan = settle(request, task, data, report, stop)
-    report.phase("training")
+    data = load_data(request, report, stop)
+    plan = make_plan(request, task, data, report, stop)
     if task.needs_reference_model:
+        report.phase("evaluating")
         plan = with_references(plan)
-    if request.resolved is None and plan.spec.training.engine in REHEARSED:
-        rehearse(plan)
-    outcome, folder = _train(plan)
-    course = outcome.course
-    # Without a checkpoint of the last step, a stop from here on would lose the whole training: then we finish.
-    ending = plan if outcome.is_saved else _unstoppable(plan)
-    report.phase("evaluating")
-    published = publish(ending, folder)
-    judged = _judge(ending, course, published)
-    report.phase("packaging")
-    package(ending, course, published, outcome.exports, judged, request.job_id)
-    shutil.rmtree(plan.scratch, ignore_errors=True)
-    report.result("succeeded", course.step, metrics=judged.metrics, model_path="model")
-
-
-def _train(plan: Plan) -> tuple[Outcome, Path]:
-    outcome = ENGINES[plan.spec.training.engine].train(plan)
-    plan.report.step = outcome.course.step
-    if outcome.folder is None:
+    trained = engine.train(plan)
+    report.step = trained.state.step
+    if trained.folder is None:
         raise Stopped
-    return outcome, outcome.folder
+    # Without a checkpoint of the last step, a stop from here on would lose the whole training. Then it is ignored.
+    final = plan if trained.is_saved else replace(plan, stop=threading.Event())
+    report.phase("evaluating")
+    folder = export(final, trained.folder)
+    evaluation = _evaluate(final, engine, trained.state, folder)
+    report.phase("packaging")
+    package(final, trained, folder, evaluation, request.job_id)
+    shutil.rmtree(plan.scratch, ignore_errors=True)
+    report.result("succeeded", trained.state.step, metrics=evaluation.metrics, model_path="model")
 
 
-def _judge(plan: Plan, course: Course, folder: Path) -> Judged:
-    metrics: dict[str, float] = {}
-    told: dict[str, Judgement] = {}
-    engine = ENGINES[plan.spec.training.engine]
+def _evaluate(plan: Plan, engine: Engine, state: TrainingState, folder: Path) -> FinalEvaluation:
+    metrics: dict[str, float | None] = {}
+    evaluations: dict[str, SplitEvaluation] = {}
     for split in ("eval", "test"):
         if split not in plan.encoded:
             continue
-        answers = engine.predict(plan, folder, split)
-        told[split] = Judgement(answers, plan.task.tell(plan.split(split), answers.each))
-        found = judge_told(plan, split, told[split].told, answers.loss)
-        metrics |= found
+        evaluations[split] = evaluate(plan, split, engine.predict(plan, folder, split))
+        metrics |= evaluations[split].metrics
         if split == "test" or not plan.spec.evaluates:
-            plan.report.metric(course.step, round(course.epoch, 4), found)
-    metrics |= without_none({"train_loss": course.train_loss})
-    return Judged(metrics, told.get("eval"))
-
-
-def _unstoppable(plan: Plan) -> Plan:
-    return Plan(**{**vars(plan), "stop": threading.Event()})
+            plan.report.metric(state.step, round(state.epoch, 4), evaluations[split].metrics)
+    if state.train_loss is not None:
+        metrics["train_loss"] = state.train_loss
+    return FinalEvaluation(metrics, evaluations.get("eval"))
 
 
 def _fail(report: Reporter, error: TrainingError) -> None:
@@ -118,8 +100,8 @@ def _step_of(checkpoint: Path | None) -> int:
 
 
 def _clear_scratch(request: TrainingRequest) -> None:
-    # What a killed attempt left; but a checkpoint to resume from may have been put there too.
-    for name in ("trainer", "checkpoint", "tensorflow", "initial", "final", "published", "rehearsal", "model"):
+    # These are leftovers of a killed attempt. A checkpoint to resume from may also be in this folder, so it stays.
+    for name in ("trainer", "checkpoint", "tensorflow", "initial", "final", "published", "profiling", "model"):
         shutil.rmtree(request.out_dir / "staging" / name, ignore_errors=True)
 
 

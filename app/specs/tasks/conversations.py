@@ -25,16 +25,16 @@ def is_conversation(cell: Any) -> bool:
 
 def conversation_fault(cell: Any) -> str | None:
     """Say why nothing can be learned from a conversation, or None."""
-    talk = messages(cell)
-    if talk is None:
+    conversation = messages(cell)
+    if conversation is None:
         return "a list of messages is needed, each an object with role and content"
-    if not talk:
+    if not conversation:
         return "the conversation is empty"
-    for number, message in enumerate(cast("list[Any]", talk), start=1):
+    for number, message in enumerate(cast("list[Any]", conversation), start=1):
         if fault := _message_fault(message, number):
             return fault
-    if talk[-1]["role"] != "assistant":
-        return f"the last message is of the role '{talk[-1]['role']}'; it must be the answer, of the role 'assistant'"
+    if conversation[-1]["role"] != "assistant":
+        return f"the last message is of the role '{conversation[-1]['role']}'; it must be the answer, of the role 'assistant'"
     return None
 
 

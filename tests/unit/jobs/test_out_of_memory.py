@@ -1,4 +1,4 @@
-"""What is tried after memory ran out, and what the user is told."""
+"""What the next attempt changes after memory ran out, and what the failure says."""
 
 from dataclasses import replace
 
@@ -11,7 +11,9 @@ from app.jobs.outcomes import OutOfMemory
 
 def test_an_automatic_batch_is_halved_and_a_step_keeps_its_rows() -> None:
     assert shrink(out_of_memory("training")) == resolved(batch_size=8, gradient_accumulation=4)
+    assert shrink(out_of_memory("profiling")) == resolved(batch_size=8, gradient_accumulation=4)
     assert shrink(out_of_memory("evaluating")) == resolved(eval_batch_size=16)
+    assert shrink(out_of_memory("profiling_evaluation")) == resolved(eval_batch_size=16)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +64,9 @@ def test_before_settings_are_resolved_only_less_data_helps() -> None:
     ("phase", "says"),
     [
         ("training", "with batch_size 8 and gradient_accumulation 4: a step still takes 32 rows"),
+        ("profiling", "with batch_size 8 and gradient_accumulation 4: a step still takes 32 rows"),
         ("evaluating", "with evaluation batches of 16 rows"),
+        ("profiling_evaluation", "with evaluation batches of 16 rows"),
     ],
 )
 def test_a_retry_says_with_what(phase: str, says: str) -> None:

@@ -12,9 +12,9 @@ from keras_environment import warm_tensorflow_python
 from tiny import make_model, sentences
 
 from app.specs import JobSpec, Resolved
-from worker.training.inputs.data import load, prepare
+from worker.training.inputs.data import load_data
 from worker.training.planning.plan import Plan
-from worker.training.planning.settle import settle
+from worker.training.planning.planner import make_plan
 from worker.training.reports import Record, Reporter
 from worker.training.request import TrainingRequest
 from worker.training.run import run
@@ -73,8 +73,8 @@ def plan(models_dir: Path, tmp_path: Path) -> Callable[[JobSpec], Plan]:
         python = warm_tensorflow_python() if spec.training.engine == "tensorflow" else None
         request = TrainingRequest(spec, tmp_path, {}, models_dir, {}, None, None, tensorflow_python=python)
         report, stop, task = Reporter(tmp_path), threading.Event(), TASKS[spec.task.type]
-        data = prepare(load(request), spec, report, stop)
-        return settle(request, task, data, report, stop)
+        data = load_data(request, report, stop)
+        return make_plan(request, task, data, report, stop)
 
     return make
 

@@ -13,6 +13,7 @@ from tiny_generator import conversations, make_generator
 from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, BloomForCausalLM, pipeline
 
 from app.specs import JobSpec
+from worker.training.errors import ModelRefused
 from worker.training.models.pretrained import load_tokenizer
 from worker.training.tasks import TASKS
 from worker.training.tokens.packing import packed
@@ -83,9 +84,60 @@ def test_a_template_that_rewrites_the_past_still_teaches_each_answer_once(tokeni
     )
     found = encode(spec(), tokenizer, {"messages": TALK})
     assert said(tokenizer, found["labels"][0]).split().count("day") == 1
-    assert said(tokenizer, found["labels"][0]).endswith("so long") or said(tokenizer, found["labels"][0]).endswith(
-        "<end>"
+    assert said(tokenizer, found["labels"][0]).endswith("so long <end>")
+
+
+THINKING = (
+    "{% for m in messages %}{% if m.role == 'assistant' %}<assistant> {{ m.content.split('</think>')[-1] }} <end> "
+    "{% else %}<user> {{ m.content }} <end> {% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant> be {% endif %}"
+)
+"""As the templates of reasoning models: the generation prompt opens a thought, and no thought stays in the text."""
+
+
+def test_an_answer_is_found_where_the_generation_prompt_is_no_prefix(tokenizer: Any) -> None:
+    tokenizer.chat_template = THINKING
+    conversation = [
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": "kind</think>good"},
+        {"role": "user", "content": "bye good"},
+        {"role": "assistant", "content": "so long"},
+    ]
+    found = encode(spec(), tokenizer, {"messages": conversation})
+    written = [
+        "<user>",
+        "hello",
+        "<end>",
+        "<assistant>",
+        "good",
+        "<end>",
+        "<user>",
+        "bye",
+        "good",
+        "<end>",
+        "<assistant>",
+        "so",
+        "long",
+        "<end>",
+    ]
+    assert tokenizer.convert_ids_to_tokens(found["input_ids"][0]) == written
+    learned = [number for number, label in enumerate(found["labels"][0]) if label != -100]
+    assert learned == [4, 5, 11, 12, 13]
+
+
+def test_a_template_that_marks_what_is_generated_decides_what_is_learned(tokenizer: Any) -> None:
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}<assistant> {% generation %}{{ m.content }}"
+        "{% endgeneration %} <end> {% else %}<user> {{ m.content }} <end> {% endif %}{% endfor %}"
     )
+    found = encode(spec(), tokenizer, {"messages": TALK})
+    assert said(tokenizer, found["labels"][0]) == "good day so long"
+
+
+def test_a_template_that_leaves_out_the_answer_is_refused(tokenizer: Any) -> None:
+    tokenizer.chat_template = "{% for m in messages if m.role == 'user' %}<user> {{ m.content }} <end> {% endfor %}"
+    with pytest.raises(ModelRefused, match="leaves out the last message"):
+        encode(spec(), tokenizer, {"messages": TALK})
 
 
 def test_of_a_pair_the_completion_and_its_end_are_learned(tokenizer: Any) -> None:
@@ -99,7 +151,7 @@ def test_of_a_pair_the_completion_and_its_end_are_learned(tokenizer: Any) -> Non
 
 def test_long_rows_are_cut_and_counted(tokenizer: Any) -> None:
     found = encode(spec(), tokenizer, {"messages": TALK}, max_length=9)
-    assert (len(found["input_ids"][0]), found["cut"]) == (9, [True])
+    assert (len(found["input_ids"][0]), found["truncated"]) == (9, [True])
 
 
 def test_rows_are_packed_without_dividing_any() -> None:
@@ -121,7 +173,7 @@ def test_packed_rows_do_not_see_each_other(tokenizer: Any, generator: Path, atte
     assert len(together["input_ids"]) < len(apart["input_ids"])
 
     def total(encoded: dict[str, list[Any]], asked: JobSpec) -> tuple[float, int]:
-        names = [name for name in encoded if not name.startswith("_") and name != "cut"]
+        names = [name for name in encoded if not name.startswith("_") and name != "truncated"]
         features = [
             dict(zip(names, cells, strict=True)) for cells in zip(*(encoded[name] for name in names), strict=True)
         ]

@@ -19,7 +19,7 @@ from worker.training.errors import (
     Stopped,
     TooManyClasses,
 )
-from worker.training.inputs.data import Data, load, prepare
+from worker.training.inputs.data import Data, load_data
 from worker.training.inputs.table import Table
 from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
@@ -38,7 +38,7 @@ def read(tmp_path: Path) -> Callable[..., Data]:
             files[DATASET] = tmp_path / "data.parquet"
         request = TrainingRequest(spec, tmp_path, files, None, {}, None, None)
         stop = more.get("stop", threading.Event())
-        return prepare(load(request), spec, Reporter(tmp_path), stop)
+        return load_data(request, Reporter(tmp_path), stop)
 
     return go
 
@@ -59,12 +59,12 @@ def test_named_labels_keep_their_order_and_ids_count_into_them(read: Callable[..
     rows = [{"text": "a", "label": cell} for cell in ("low", 1, "1", 1.0, "high")]
     data = read({"train": {"rows": rows}}, {"labels": ["high", "low"]})
     assert data.labels == ["high", "low"]
-    assert data.splits["train"].cells("label") == ["low", "low", "low", "low", "high"]
+    assert data.splits["train"]["label"] == ["low", "low", "low", "low", "high"]
 
 
 def test_true_one_and_the_text_one_are_told_apart(read: Callable[..., Data]) -> None:
     rows = [{"text": "a", "label": cell} for cell in (True, 1, 1.0, "1", False)]
-    assert read({"train": {"rows": rows}}).splits["train"].cells("label") == ["true", "1", "1", "1", "false"]
+    assert read({"train": {"rows": rows}}).splits["train"]["label"] == ["true", "1", "1", "1", "false"]
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def from_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., D
         data = {"train": {"hub": "x"}, "on_bad_row": "skip"}
         spec = JobSpec.model_validate({"task": {"type": "text-classification", **task}, "model": "m", "data": data})
         request = TrainingRequest(spec, tmp_path, {}, None, {}, None, None)
-        return prepare(load(request), spec, Reporter(tmp_path), threading.Event())
+        return load_data(request, Reporter(tmp_path), threading.Event())
 
     return go
 
@@ -87,33 +87,33 @@ NAMED = {"label": ["neg", "pos"]}
 
 def test_a_hub_datasets_class_names_are_used(from_hub: Callable[..., Data]) -> None:
     data = from_hub([1, 0, -1])
-    assert data.splits["train"].cells("label") == ["pos", "neg"]
+    assert data.splits["train"]["label"] == ["pos", "neg"]
     assert (data.labels, data.skipped) == (["neg", "pos"], 1)
 
 
 def test_a_spec_can_rename_a_hub_datasets_classes(from_hub: Callable[..., Data]) -> None:
-    assert from_hub([1, 0], labels=["bad", "good"]).splits["train"].cells("label") == ["good", "bad"]
+    assert from_hub([1, 0], labels=["bad", "good"]).splits["train"]["label"] == ["good", "bad"]
 
 
 def test_a_hub_datasets_sets_of_classes_are_named(from_hub: Callable[..., Data]) -> None:
     data = from_hub([[1, 0], [], [1]], problem="multi-label")
-    assert data.splits["train"].cells("label") == [["pos", "neg"], [], ["pos"]]
+    assert data.splits["train"]["label"] == [["pos", "neg"], [], ["pos"]]
 
 
 def test_a_subset_is_the_one_that_datasets_would_take(read: Callable[..., Data]) -> None:
     rows = numbered(50)
     data = read({"train": {"dataset": DATASET}, "subset": {"train": 20, "seed": 7}}, rows=rows)
     expected = datasets.Dataset.from_list(rows).shuffle(seed=7).select(range(20))
-    assert data.splits["train"].cells("text") == expected["text"][:]
-    assert data.splits["train"].cells("_line") == expected["_line"][:]
+    assert data.splits["train"]["text"] == expected["text"][:]
+    assert data.splits["train"]["_line"] == expected["_line"][:]
 
 
 def test_a_held_out_share_keeps_the_balance_of_labels(read: Callable[..., Data]) -> None:
     rows = [{"text": f"r{n}", "label": "rare" if n % 5 == 0 else "common"} for n in range(100)]
     data = read({"train": {"rows": rows}, "eval_fraction": 0.2})
     held, kept = data.splits["eval"], data.splits["train"]
-    assert held.cells("label").count("rare") == 4
-    assert set(held.cells("text")) | set(kept.cells("text")) == {row["text"] for row in rows}
+    assert held["label"].count("rare") == 4
+    assert set(held["text"]) | set(kept["text"]) == {row["text"] for row in rows}
     assert (len(held), len(kept)) == (20, 80)
 
 
@@ -146,7 +146,7 @@ def test_bad_rows_can_be_left_out_and_counted(read: Callable[..., Data], tmp_pat
     rows = [*numbered(10), {"text": None, "label": 1}, {"text": 5, "label": ["x"]}]
     data = read({"train": {"rows": rows}, "on_bad_row": "skip"})
     assert (len(data.splits["train"]), data.skipped) == (10, 2)
-    assert "2 of 12 train rows were left out" in notes(tmp_path)
+    assert "2 of 12 train rows were skipped" in notes(tmp_path)
 
 
 def test_a_split_of_bad_rows_only_has_no_rows(read: Callable[..., Data]) -> None:
@@ -183,8 +183,9 @@ def test_data_that_is_not_there_is_told(read: Callable[..., Data], tmp_path: Pat
     request = JobSpec.model_validate(
         {"task": {"type": "text-classification"}, "model": "m", "data": {"train": {"dataset": DATASET}}}
     )
+    wanted = TrainingRequest(request, tmp_path, {DATASET: tmp_path / "data.parquet"}, None, {}, None, None)
     with pytest.raises(DataNotFound, match="cannot be read"):
-        load(TrainingRequest(request, tmp_path, {DATASET: tmp_path / "data.parquet"}, None, {}, None, None))
+        load_data(wanted, Reporter(tmp_path), threading.Event())
 
 
 @pytest.mark.parametrize("name", ["csv", "..", "folder"])

@@ -40,7 +40,7 @@ for asked in json.loads(sys.argv[1]):
     commit = asked.pop("commit", None)
     try:
         table = read("train", HubData.model_validate(asked), {}, {"text": "text", "label": "label"}, commit)
-        found = {name: table.cells(name) for name in ("text", "label", "_row")}
+        found = {name: table[name] for name in ("text", "label", "_row")}
         print(json.dumps({**found, "names": table.class_names, "commit": table.commit}))
     except TrainingError as error:
         print(json.dumps({**error.failure.to_json(), "retryable": error.failure.retryable}))
@@ -75,7 +75,7 @@ def hub() -> Iterator[DatasetHub]:
 
 @pytest.fixture
 def read(hub: DatasetHub, tmp_path: Path) -> Read:
-    """Reads one source after the other and tells the rows, or the error, of each."""
+    """Reads one source after the other and reports the rows, or the error, of each."""
 
     def ask(*sources: dict[str, Any], **more: str) -> list[dict[str, Any]]:
         done = subprocess.run(
@@ -98,7 +98,7 @@ def of(**parts: str) -> dict[str, str]:
 
 
 def test_configs_splits_slices_and_revisions_are_those_of_the_hub(read: Read) -> None:
-    tenth, middle, both, long, mended, pinned, settled = read(
+    tenth, middle, both, long, mended, pinned, earlier = read(
         of(split="train[:10%]"),
         of(split="train[10:20]"),
         of(split="train+test"),
@@ -113,9 +113,9 @@ def test_configs_splits_slices_and_revisions_are_those_of_the_hub(read: Read) ->
     assert middle["text"] == [f"main train {n}" for n in range(10, 20)]
     assert (len(both["text"]), both["text"][0], both["text"][-1]) == (60, "main train 0", "main test 9")
     assert (len(long["text"]), long["text"][0], long["names"]) == (20, "main long 0", {})
-    assert mended["text"] == pinned["text"] == settled["text"] == [f"mended test {n}" for n in range(10)]
+    assert mended["text"] == pinned["text"] == earlier["text"] == [f"mended test {n}" for n in range(10)]
     assert tenth["commit"] == long["commit"] == REVIEWS.refs["main"]
-    assert mended["commit"] == pinned["commit"] == settled["commit"] == MENDED
+    assert mended["commit"] == pinned["commit"] == earlier["commit"] == MENDED
 
 
 def test_what_the_hub_does_not_have_is_told_with_what_it_has(read: Read) -> None:
@@ -148,9 +148,9 @@ def test_a_hub_that_is_away_is_told_and_only_rows_of_the_asked_revision_come_fro
     assert read(of())[0]["commit"] == REVIEWS.refs["main"]
     # It asks for 23 s before it gives up; offline it gives up at once, in the same way.
     [again] = read(of(), HF_ENDPOINT="http://127.0.0.1:9")
-    settled, other, never = read(
+    earlier, other, never = read(
         of(commit=REVIEWS.refs["main"]), of(revision=MENDED), {"hub": "someone/else"}, HF_HUB_OFFLINE="1"
     )
-    assert again["text"] == settled["text"] == [f"main train {n}" for n in range(50)]
+    assert again["text"] == earlier["text"] == [f"main train {n}" for n in range(50)]
     for answer in (other, never):
         assert (answer["code"], answer["retryable"]) == ("hub_unreachable", True)

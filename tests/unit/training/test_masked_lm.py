@@ -13,6 +13,7 @@ from transformers import AutoModelForMaskedLM, pipeline
 from app.specs import JobSpec
 from worker.training.checkpoints.folders import newest_valid
 from worker.training.errors import ModelConfigInvalid, ModelRefused, RowTooLong
+from worker.training.evaluation.evaluation import split_of
 from worker.training.models.pretrained import load_config, load_tokenizer
 from worker.training.planning.plan import Plan
 from worker.training.tasks import TASKS
@@ -66,8 +67,8 @@ def test_long_texts_become_several_sequences_and_nothing_is_cut(tokenizer: Any) 
     found = encode(spec(), tokenizer, "monday", " ".join(WEEK), max_length=5)
     assert found["input_ids"] == [[2, 7, 3], [2, 7, 8, 9, 3], [2, 10, 11, 12, 3], [2, 13, 3]]
     assert found["_place"] == [0, 1, 1, 1]
-    assert found["cut"] == [False, False]
-    assert set(found) == {"input_ids", "_place", "cut"}
+    assert found["truncated"] == [False, False]
+    assert set(found) == {"input_ids", "_place", "truncated"}
 
 
 def test_without_truncation_they_are_refused(tokenizer: Any) -> None:
@@ -179,13 +180,13 @@ def test_answers_of_several_sequences_make_one_row(plan: MakePlan) -> None:
     assert encoded["_place"] == [0, 0, 0, 1]
     counts = [sum(label != -100 for label in labels) for labels in encoded["labels"]]
     answers = [(2.0 * count, 1, count, [7] * count) for count in counts]
-    told = TASK.tell(ready.split("eval"), answers)
-    assert told.references == [sum(counts[:3]), counts[3]]
-    assert told.predictions == [
+    evaluated = TASK.eval_prediction(split_of(ready, "eval"), answers)
+    assert evaluated.references == [sum(counts[:3]), counts[3]]
+    assert evaluated.predictions == [
         {"loss": 2.0 * sum(counts[:3]), "correct": 3},
         {"loss": 2.0 * counts[3], "correct": 1},
     ]
-    lines = list(TASK.describe(ready.split("eval"), answers, told))
+    lines = list(TASK.describe(split_of(ready, "eval"), answers, evaluated))
     assert [line["row"] for line in lines] == [1, 2]
     assert lines[0]["predicted"] == ["monday"] * sum(counts[:3])
     assert set(lines[0]["hidden"]) <= set(WEEK)
@@ -243,7 +244,7 @@ def test_a_stop_within_an_epoch_or_after_it_changes_no_byte(
     whole = train(asked, "whole")
     assert whole.result["step"] == {1: 9, 2: 6}[accumulation]
     for stop in stops:
-        name = f"parted-{stop}"
+        name = f"interrupted-{stop}"
         stopped = train(asked, name, lambda record, at=stop - 1: "values" in record and record["step"] >= at)
         assert (stopped.result["status"], stopped.result["step"]) == ("stopped", stop)
         checkpoint = newest_valid(stopped.out_dir / "checkpoints")

@@ -62,7 +62,7 @@ def test_a_long_prompt_loses_its_beginning_and_the_answers_stay(tokenizer: Any) 
     text = {"prompt": "hello " * 20 + "bye ", "chosen": "good day ", "rejected": "bye ", "_row": 1}
     found = TASK.encode([text], tokenizer, spec(), [], 8, "train")
     assert words(tokenizer, found) == ["hello hello hello hello bye", "good day <end>", "bye <end>"]
-    assert found["cut"] == [True]
+    assert found["truncated"] == [True]
 
 
 def test_log_probabilities_are_of_the_answers_alone(tokenizer: Any, generator: Path) -> None:
@@ -70,7 +70,7 @@ def test_log_probabilities_are_of_the_answers_alone(tokenizer: Any, generator: P
     encoded = TASK.encode(
         [{**row, "_row": n} for n, row in enumerate(preferences(3))], tokenizer, spec(), [], 64, "train"
     )
-    names = [name for name in encoded if name != "cut"]
+    names = [name for name in encoded if name != "truncated"]
     batch = TASK.collate(tokenizer, spec(), 64)([{name: encoded[name][row] for name in names} for row in range(3)])
     with torch.no_grad():
         found, lengths = log_probabilities(model(**batch.inputs).logits, batch.targets["answers"])
@@ -148,7 +148,7 @@ def test_our_loss_is_that_of_trl(tokenizer: Any, generator: Path, loss: str, tmp
     encoded = TASK.encode(
         [{**row, "_row": n} for n, row in enumerate(preferences(3))], tokenizer, asked, [], 64, "train"
     )
-    names = [name for name in encoded if name != "cut"]
+    names = [name for name in encoded if name != "truncated"]
     rows = [{name: encoded[name][row] for name in names} for row in range(3)]
     model, collate = AutoModelForCausalLM.from_pretrained(generator).train(), TASK.collate(tokenizer, asked, 64)
     with torch.no_grad():

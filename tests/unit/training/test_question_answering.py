@@ -16,7 +16,7 @@ from app.specs import JobSpec
 from worker.training.errors import ModelConfigInvalid, ModelRefused, RowTooLong
 from worker.training.evaluation.metrics import compute
 from worker.training.evaluation.metrics.spans import SPANS, scores
-from worker.training.inputs.table import from_rows
+from worker.training.inputs.sources import from_rows
 from worker.training.methods import load_trainable
 from worker.training.models.pretrained import load_tokenizer
 from worker.training.tasks import TASKS
@@ -84,12 +84,12 @@ def test_a_long_context_is_read_through_windows(tokenizer: Any) -> None:
     assert found["_null"] == [0] * 5
     assert found["_offsets"][2] == [0, 2, 3, 6, 7, 9]
     assert found["token_type_ids"][2] == [0, 0, 0, 0, 1, 1, 1, 1]
-    assert found["cut"] == [False] * 3
+    assert found["truncated"] == [False] * 3
 
 
 def test_what_only_an_evaluation_needs_is_left_out_of_train(tokenizer: Any) -> None:
     found = TASK.encode([row("ada")], tokenizer, asked(), [], 11, "train")
-    assert set(found) == {"input_ids", "token_type_ids", "labels", "cut"}
+    assert set(found) == {"input_ids", "token_type_ids", "labels", "truncated"}
 
 
 def test_windows_share_no_more_than_half(tokenizer: Any) -> None:
@@ -107,7 +107,7 @@ def test_windows_share_no_more_than_half(tokenizer: Any) -> None:
 def test_a_question_takes_half_of_a_sequence_at_most(tokenizer: Any) -> None:
     rows = [row("ada"), row("ada", question="who we met in and then ?")]
     found = encode(tokenizer, rows)
-    assert found["cut"] == [False, True]
+    assert found["truncated"] == [False, True]
     assert texts(found, tokenizer)[-1].startswith("[CLS] who we met in [SEP] ")
     assert len(found["input_ids"][-1]) <= 11
     with pytest.raises(RowTooLong, match="row 1: its question has 7 tokens; 4 of max_length 11 are for it"):
@@ -136,8 +136,8 @@ def test_byte_level_tokenizers_find_and_tell_the_same_text(trim_offsets: bool) -
     split = split_of(asked(), [{"question": "?", "context": "in in é", "answers": "in é"}], [0])
     first, last = (found["_offsets"][0][2 * (place - found["_context"][0]) :][:2] for place in (start, end))
     answers = [Found(0.0, [(1.0, first[0], last[1])])]
-    assert TASK.tell(split, answers).predictions == ["in é"]
-    assert next(TASK.describe(split, answers, TASK.tell(split, answers)))["start"] == 3
+    assert TASK.eval_prediction(split, answers).predictions == ["in é"]
+    assert next(TASK.describe(split, answers, TASK.eval_prediction(split, answers)))["start"] == 3
 
 
 def test_a_tokenizer_with_cls_at_the_end_or_none_has_its_null_place(tokenizer: Any) -> None:
@@ -190,7 +190,7 @@ def test_models_that_cannot_point_into_the_text_are_refused(tokenizer: Any) -> N
     class Slow:
         is_fast = False
 
-    with pytest.raises(ModelRefused, match="its tokenizer Slow does not tell"):
+    with pytest.raises(ModelRefused, match="its tokenizer Slow does not give"):
         TASK.check(asked(), Slow(), None)
     with pytest.raises(ModelConfigInvalid, match="max_length is 10"):
         TASK.check(asked(tokenization={"max_length": 10}), tokenizer, None)
@@ -248,11 +248,11 @@ def test_windows_of_a_row_are_judged_together(no_answer: bool) -> None:
         Found(8.0, [(7.0, 0, 2)]),
     ]
     split = split_of(asked(task={"no_answer": no_answer}), rows, [0, 0, 1])
-    told = TASK.tell(split, answers)
+    evaluated = TASK.eval_prediction(split, answers)
     # The first window of row 1 is sure that there is no answer, the second that there is.
-    assert told.predictions == ["ada", "" if no_answer else "we"]
-    assert told.references == [["ada"], []]
-    first, second = TASK.describe(split, answers, told)
+    assert evaluated.predictions == ["ada", "" if no_answer else "we"]
+    assert evaluated.references == [["ada"], []]
+    first, second = TASK.describe(split, answers, evaluated)
     assert first == {
         "row": 1,
         "question": "who ?",
@@ -268,7 +268,7 @@ def test_windows_of_a_row_are_judged_together(no_answer: bool) -> None:
         ],
     }
     assert (second["start"], second["score"]) == (None if no_answer else 0, -1.0)
-    assert TASK.report(split, told) == {
+    assert TASK.report(split, evaluated) == {
         "with an answer": {"f1": 1.0, "exact_match": 1.0, "rows": 1},
         "without an answer": {"f1": float(no_answer), "exact_match": float(no_answer), "rows": 1},
     }
@@ -276,7 +276,7 @@ def test_windows_of_a_row_are_judged_together(no_answer: bool) -> None:
 
 def test_scores_are_those_of_the_official_script(tmp_path: Path) -> None:
     # What evaluate-v2.0.py says of these, divided by 100.
-    told = ["the Normans", "in the 10th and 11th centuries", "Rollo, a Viking", "", "France", "an"]
+    evaluated = ["the Normans", "in the 10th and 11th centuries", "Rollo, a Viking", "", "France", "an"]
     right = [
         ["Normans"],
         ["10th and 11th centuries", "in the 10th and 11th centuries", "10th century"],
@@ -285,9 +285,9 @@ def test_scores_are_those_of_the_official_script(tmp_path: Path) -> None:
         [],
         ["the", "a!"],
     ]
-    assert scores("exact_match", told, right) == [1, 1, 0, 1, 0, 1]
-    assert scores("f1", told, right) == pytest.approx([1, 1, 2 / 3, 1, 0, 1])
-    found = compute(SPANS, ["f1", "exact_match"], told, right, tmp_path)
+    assert scores("exact_match", evaluated, right) == [1, 1, 0, 1, 0, 1]
+    assert scores("f1", evaluated, right) == pytest.approx([1, 1, 2 / 3, 1, 0, 1])
+    found = compute(SPANS, ["f1", "exact_match"], evaluated, right, tmp_path)
     assert found == pytest.approx({"f1": 0.7777777777777777, "exact_match": 0.6666666666666666})
 
 

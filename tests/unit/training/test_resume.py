@@ -23,14 +23,14 @@ def to_end_with(step: int) -> Callable[[Record], bool]:
     return lambda record: "loss" in record.get("values", {}) and record["step"] >= step - 1
 
 
-def parted(train: Train, asked: JobSpec, stop: int, **settled: int) -> Any:
-    """Stop after a step and resume; `settled` is what the second attempt finds settled anew."""
-    name = f"parted-{stop}-{len(settled)}"
+def interrupted(train: Train, asked: JobSpec, stop: int, **changed: int) -> Any:
+    """Stop after a step and resume; `changed` is what the second attempt finds changed anew."""
+    name = f"interrupted-{stop}-{len(changed)}"
     first = train(asked, name, to_end_with(stop))
     assert (first.result["status"], first.result["step"]) == ("stopped", stop)
     checkpoint = newest_valid(first.out_dir / "checkpoints")
     assert checkpoint is not None
-    resolved = first.resolved.model_copy(update=settled)
+    resolved = first.resolved.model_copy(update=changed)
     return train(asked, name, resolved=resolved, resume_from=checkpoint)
 
 
@@ -46,7 +46,7 @@ def test_a_stop_after_any_step_changes_no_byte(spec: Make, train: Train, accumul
     whole = train(asked, "whole")
     assert whole.result["step"] == steps
     for stop in range(1, steps):
-        again = parted(train, asked, stop)
+        again = interrupted(train, asked, stop)
         assert again.result["status"] == "succeeded"
         assert again.weights == whole.weights, f"stopped after step {stop}"
 
@@ -61,7 +61,7 @@ def test_smaller_batches_go_on_over_the_same_rows(spec: Make, train: Train, stop
         checkpoints={"strategy": "none"},
     )
     whole = train(asked, "whole")
-    again = parted(train, asked, stop, batch_size=2, gradient_accumulation=2)
+    again = interrupted(train, asked, stop, batch_size=2, gradient_accumulation=2)
     assert again.result["status"] == "succeeded"
     assert again.result["step"] == whole.result["step"] == 15
     # Losses tell the rows apart. Weights need not agree: a key's bias has no gradient but rounding, and Adam scales it up.

@@ -33,7 +33,8 @@ def test_a_job_succeeds_and_its_model_loads_with_plain_transformers(spec: Make, 
     assert done.result["metrics"]["eval_accuracy"] == 1.0
     assert set(done.result["metrics"]) == {"eval_accuracy", "eval_f1", "eval_loss", "train_loss"}
     assert done.result["model_path"] == "model"
-    assert [record["phase"] for record in done.of("phase")][:3] == ["preparing", "tokenizing", "training"]
+    phases = [record["phase"] for record in done.of("phase")]
+    assert phases[:5] == ["preparing", "tokenizing", "profiling", "profiling_evaluation", "training"]
     assert list(done.series("eval_accuracy")) == [0, 6, 12]
     assert len(done.series("loss")) == 12
     assert {"loss", "learning_rate", "grad_norm"} <= set(done.of("metric")[1]["values"])
@@ -64,9 +65,9 @@ def test_the_model_folder_holds_card_job_predictions_and_report(spec: Make, trai
     assert job["job_id"] == "job_1"
     assert job["resolved"]["labels"] == ["bad", "good"]
     assert job["datasets"]["train"] == done.resolved.datasets["train"]
-    told = [json.loads(line) for line in (folder / "evaluation" / "predictions.jsonl").read_text().splitlines()]
-    assert [line["row"] for line in told] == list(range(1, 11))
-    assert all(line["label"] == line["predicted"] for line in told)
+    lines = [json.loads(line) for line in (folder / "evaluation" / "predictions.jsonl").read_text().splitlines()]
+    assert [line["row"] for line in lines] == list(range(1, 11))
+    assert all(line["label"] == line["predicted"] for line in lines)
     assert json.loads((folder / "evaluation" / "report.json").read_text())["good"]["rows"] == 5
     assert not (done.out_dir / "staging").exists()
 
@@ -105,12 +106,12 @@ def test_a_stopped_and_resumed_run_ends_in_the_same_bytes(
         checkpoints={"strategy": "none"},
     )
     whole = train(asked, "whole")
-    first = train(asked, "parted", after_step(logged))
+    first = train(asked, "interrupted", after_step(logged))
     assert (first.result["status"], first.result["step"]) == ("stopped", stopped)
     checkpoint = newest_valid(first.out_dir / "checkpoints")
     assert checkpoint is not None
     assert checkpoint.name == f"step-{first.result['step']:08d}"
-    second = train(asked, "parted", resolved=first.resolved, resume_from=checkpoint)
+    second = train(asked, "interrupted", resolved=first.resolved, resume_from=checkpoint)
     assert second.result["status"] == "succeeded"
     assert second.weights == whole.weights
     assert second.result["metrics"] == pytest.approx(whole.result["metrics"], rel=1e-6)
@@ -125,17 +126,17 @@ def test_a_crashed_run_goes_on_from_its_newest_checkpoint_to_the_same_bytes(
     whole = train(asked, "whole")
 
     def greedy(pace: Pace) -> None:
-        if pace._course.step == 10:  # noqa: SLF001 - where the pace is
+        if pace._state.step == 10:  # noqa: SLF001 - where the pace is
             raise MemoryError("killed")
 
     with monkeypatch.context() as patched:
         patched.setattr(Pace, "tick", greedy)
-        first = train(asked, "parted")
+        first = train(asked, "interrupted")
     assert first.result["error"]["code"] == "out_of_memory"
     checkpoint = newest_valid(first.out_dir / "checkpoints")
     assert checkpoint is not None
     assert checkpoint.name == "step-00000008"
-    second = train(asked, "parted", resolved=first.resolved, resume_from=checkpoint)
+    second = train(asked, "interrupted", resolved=first.resolved, resume_from=checkpoint)
     assert second.weights == whole.weights
     assert second.result["metrics"] == whole.result["metrics"]
 
@@ -146,9 +147,11 @@ def test_a_run_that_is_stopped_while_it_evaluates_evaluates_again(spec: Make, tr
     def at_first_evaluation(record: Record) -> bool:
         return record["type"] == "phase" and record["phase"] == "evaluating"
 
-    first = train(spec(), "parted", at_first_evaluation)
+    first = train(spec(), "interrupted", at_first_evaluation)
     assert (first.result["status"], first.result["step"]) == ("stopped", 6)
-    second = train(spec(), "parted", resolved=first.resolved, resume_from=newest_valid(first.out_dir / "checkpoints"))
+    second = train(
+        spec(), "interrupted", resolved=first.resolved, resume_from=newest_valid(first.out_dir / "checkpoints")
+    )
     assert second.series("eval_loss") == whole.series("eval_loss")
     assert second.weights == whole.weights
 
@@ -286,10 +289,28 @@ def test_accumulated_gradients_equal_one_big_batch(spec: Make, train: Train) -> 
     assert parts.series("loss") == pytest.approx(big.series("loss"), rel=1e-3)
 
 
-def test_the_test_split_is_judged_once_at_the_end(spec: Make, train: Train, rows: Rows) -> None:
+def test_the_test_split_is_evaluated_once_at_the_end(spec: Make, train: Train, rows: Rows) -> None:
     done = train(spec(data={"test": {"rows": rows(8)}}))
     assert done.result["metrics"]["test_accuracy"] == 1.0
     assert list(done.series("test_accuracy")) == [12]
+
+
+def test_a_metric_that_is_undefined_is_null_with_a_note_and_is_never_the_best(spec: Make, train: Train) -> None:
+    numbers = [{"text": text, "label": value} for text, value in (("great film", 0.5), ("awful film", -0.5)) * 4]
+    asked = spec(
+        task={"type": "text-classification", "problem": "regression"},
+        data={"train": {"rows": numbers}, "eval": {"rows": numbers[:1]}},
+        evaluation={"metrics": ["r2", "mse"], "best_by": "r2"},
+        training={"epochs": 2},
+    )
+    done = train(asked)
+    assert done.result["status"] == "succeeded", done.result
+    assert done.result["metrics"]["eval_r2"] is None
+    assert done.result["metrics"]["eval_mse"] >= 0
+    notes = [note["message"] for note in done.of("note") if "r2" in note["message"]]
+    assert notes == ["eval_r2 is undefined for these 1 rows; it is reported as null"]
+    assert not any(record["is_best"] for record in done.of("checkpoint"))
+    assert "| eval_r2 | undefined |" in (done.out_dir / "model" / "README.md").read_text()
 
 
 def test_a_model_of_an_earlier_job_can_be_trained_on(spec: Make, train: Train, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_the_parts_of_rows_lie_below_each_other_and_their_tokens_are_the_targets
     rows = [{"anchor": "good", "positive": "bad film", "negative": "a", "_row": 1}] * 2
     encoded = TASK.encode(rows, tokenizer, asked, [], 32, "train")
     assert encoded["anchor_input_ids"][0] == [2, 5, 3]
-    names = [name for name in encoded if name != "cut"]
+    names = [name for name in encoded if name != "truncated"]
     batch = TASK.collate(tokenizer, asked, 32)([{name: encoded[name][row] for name in names} for row in range(2)])
     assert batch.inputs["input_ids"].shape == (6, 4)
     assert batch.inputs["input_ids"][2].tolist() == [2, 9, 14, 3]
@@ -50,7 +50,7 @@ def test_the_parts_of_rows_lie_below_each_other_and_their_tokens_are_the_targets
 def test_a_long_text_is_cut_and_counted(models_dir: Path) -> None:
     row = {"anchor": "good " * 9, "positive": "bad", "_row": 1}
     encoded = TASK.encode([row], load_tokenizer(models_dir / "tiny"), spec(), [], 5, "train")
-    assert (len(encoded["anchor_input_ids"][0]), encoded["cut"]) == (5, [True])
+    assert (len(encoded["anchor_input_ids"][0]), encoded["truncated"]) == (5, [True])
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
@@ -63,7 +63,7 @@ def test_the_loss_is_that_of_sentence_transformers(pooling: str, models_dir: Pat
     model = TASK.load_model(models_dir / "tiny", asked).eval()
     rows = [{**row, "_row": number} for number, row in enumerate(pairs(6), start=1)]
     encoded = TASK.encode(rows, tokenizer, asked, [], 32, "train")
-    names = [name for name in encoded if name != "cut"]
+    names = [name for name in encoded if name != "truncated"]
     batch = TASK.collate(tokenizer, asked, 32)([{name: encoded[name][row] for name in names} for row in range(6)])
     found = TASK.training_step(asked, [], None)(model, batch).loss_sum / 6
     encoder = Transformer(str(models_dir / "tiny"))

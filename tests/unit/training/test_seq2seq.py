@@ -25,6 +25,7 @@ from transformers import (
 from app.specs import JobSpec
 from worker.training.checkpoints.folders import newest_valid
 from worker.training.errors import ModelConfigInvalid, ModelRefused, RowTooLong
+from worker.training.evaluation.evaluation import split_of
 from worker.training.evaluation.prediction import forward, gather, learned, training_step
 from worker.training.loop.losses import CrossEntropy
 from worker.training.methods import load_published, load_trainable
@@ -83,14 +84,14 @@ def test_sources_have_the_prefix_and_targets_their_end(tokenizer: Any) -> None:
     found = encode(spec({"prefix": "translate: "}), tokenizer, ("one two", "uno dos"))
     assert tokenizer.convert_ids_to_tokens(found["input_ids"][0]) == ["translate:", "one", "two", "</s>"]
     assert tokenizer.convert_ids_to_tokens(found["labels"][0]) == ["uno", "dos", "</s>"]
-    assert set(found) == {"input_ids", "labels", "cut"}
+    assert set(found) == {"input_ids", "labels", "truncated"}
 
 
 def test_what_is_too_long_on_either_side_is_cut_and_told(tokenizer: Any) -> None:
     asked = spec({"max_target_length": 3})
     rows = (("one two", "uno dos"), ("one two three", "uno"), ("one", "uno dos tres"))
     found = encode(asked, tokenizer, *rows, max_length=3)
-    assert found["cut"] == [False, True, True]
+    assert found["truncated"] == [False, True, True]
     assert tokenizer.convert_ids_to_tokens(found["labels"][2]) == ["uno", "dos", "</s>"]
     assert [len(ids) for ids in found["input_ids"]] == [3, 3, 2]
 
@@ -268,8 +269,8 @@ def test_nothing_is_generated_that_nobody_reads(
     monkeypatch.setattr(model, "generate", lambda **given: calls.append(given) or generate(**given))
     found = gather(forward(model, ready, "eval", training_step(ready)), 12)
     assert bool(calls) is generates
-    told = TASK.tell(ready.split("eval"), found.each)
-    total, tokens = (sum(written[name] for written in told.predictions) for name in ("loss", "tokens"))
+    evaluated = TASK.eval_prediction(split_of(ready, "eval"), found.each)
+    total, tokens = (sum(written[name] for written in evaluated.predictions) for name in ("loss", "tokens"))
     assert tokens == sum(len(labels) for labels in ready.encoded["eval"]["labels"])
     assert total / tokens == pytest.approx(found.loss, rel=1e-5)
 
@@ -358,14 +359,14 @@ def test_models_that_cannot_do_it_are_refused(translators: Path) -> None:
 
 def test_answers_become_predictions_and_lines(plan: MakePlan) -> None:
     ready = plan(spec(data={"eval": {"rows": [{"source": "one two", "target": "uno  dos"}]}}))
-    split, answers = ready.split("eval"), [("uno dos", 3.0, 3)]
-    told = TASK.tell(split, answers)
-    assert told.predictions == [{"text": "uno dos", "loss": 3.0, "tokens": 3}]
-    assert told.references == ["uno  dos"]
-    assert list(TASK.describe(split, answers, told)) == [
+    split, answers = split_of(ready, "eval"), [("uno dos", 3.0, 3)]
+    evaluated = TASK.eval_prediction(split, answers)
+    assert evaluated.predictions == [{"text": "uno dos", "loss": 3.0, "tokens": 3}]
+    assert evaluated.references == ["uno  dos"]
+    assert list(TASK.describe(split, answers, evaluated)) == [
         {"row": 1, "source": "one two", "target": "uno  dos", "predicted": "uno dos"}
     ]
-    assert TASK.report(split, told) is None
+    assert TASK.report(split, evaluated) is None
 
 
 def test_the_batches_of_training_hold_nothing_that_a_model_does_not_take(plan: MakePlan) -> None:

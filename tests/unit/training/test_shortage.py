@@ -45,8 +45,8 @@ def test_what_a_library_makes_of_a_full_disk_is_recognised(tmp_path: Path) -> No
     assert found is not None
     assert (found.code, found.failure.retryable) == ("disk_full", True)
     rust = Exception("Error while serializing: I/O error: No space left on device (os error 28)")
-    assert (told := shortage_of(rust, tmp_path)) is not None
-    assert told.code == "disk_full"
+    assert (found := shortage_of(rust, tmp_path)) is not None
+    assert found.code == "disk_full"
 
 
 @pytest.mark.parametrize(

@@ -43,9 +43,9 @@ def attempt_all(asked):
                 stop.set()
 
         checkpoint = newest_valid(out / "checkpoints")
-        settled = Resolved.model_validate(json.loads((out / "resolved.json").read_text())) if checkpoint else None
+        resolved = Resolved.model_validate(json.loads((out / "resolved.json").read_text())) if checkpoint else None
         spec = JobSpec.model_validate(attempt["spec"])
-        request = TrainingRequest(spec, out, {}, Path(asked["models"]), {}, settled, checkpoint)
+        request = TrainingRequest(spec, out, {}, Path(asked["models"]), {}, resolved, checkpoint)
         run(request, Reporter(out, listen), stop)
         for record in records:
             if record["type"] == "resolved":
@@ -180,14 +180,14 @@ def test_a_stream_is_learned_and_a_stop_anywhere_changes_no_byte(go: Go, tmp_pat
     # 30 rows are 3.75 steps: passes end within a batch.
     asked = spec("small", engine, labels=False, data={"eval": {"rows": sentences(10)}})
     stops = (2, 11)
-    whole, *parted = go(
+    whole, *interrupted = go(
         {"out": "whole", "spec": asked},
         *(
             attempt
             for stop in stops
             for attempt in (
-                {"out": f"parted-{stop}", "spec": asked, "stop_after": stop},
-                {"out": f"parted-{stop}", "spec": asked},
+                {"out": f"interrupted-{stop}", "spec": asked, "stop_after": stop},
+                {"out": f"interrupted-{stop}", "spec": asked},
             )
         ),
     )
@@ -195,12 +195,12 @@ def test_a_stream_is_learned_and_a_stop_anywhere_changes_no_byte(go: Go, tmp_pat
     assert result(whole)["metrics"]["eval_accuracy"] == 1.0
     model = (tmp_path / "whole" / "model" / "model.safetensors").read_bytes()
     for number, stop in enumerate(stops):
-        first, second = parted[2 * number : 2 * number + 2]
+        first, second = interrupted[2 * number : 2 * number + 2]
         assert result(first)["status"] == "stopped"
         assert stop <= result(first)["step"] < 24
         assert result(second)["status"] == "succeeded"
         assert losses(first) | losses(second) == losses(whole)
-        assert (tmp_path / f"parted-{stop}" / "model" / "model.safetensors").read_bytes() == model
+        assert (tmp_path / f"interrupted-{stop}" / "model" / "model.safetensors").read_bytes() == model
     resolved = next(record["resolved"] for record in whole if record["type"] == "resolved")
     assert resolved["labels"] == ["bad", "good"]
     assert (resolved["total_steps"], resolved["rows"]) == (24, {"eval": 10})
@@ -226,7 +226,7 @@ def test_a_bad_row_far_into_a_stream_fails_or_is_left_out(go: Go, engine: str) -
     assert (error["code"], error["details"]["row"], error["details"]["column"]) == ("bad_rows", 1234, "text")
     assert result(skipped)["status"] == "succeeded"
     assert "the first: train row 1234" in notes(skipped)
-    assert "1 of 1500 train rows are left out in each pass" in notes(skipped)
+    assert "1 of 1500 train rows are skipped in each pass" in notes(skipped)
 
 
 def test_what_cannot_be_learned_from_a_stream_is_told(go: Go) -> None:

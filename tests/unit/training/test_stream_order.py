@@ -4,6 +4,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from tiny_models import make_reader, make_tagger, questions, tagged_sentences
 
 from app.specs import JobSpec
 from worker.training.errors import Stopped
-from worker.training.evaluation.prediction import learned
-from worker.training.inputs.stream import Stream
-from worker.training.inputs.table import Table, from_rows
+from worker.training.inputs.sources import from_rows
+from worker.training.inputs.table import Table
+from worker.training.loop.feed import Stream, learned
 from worker.training.planning.plan import Plan
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -61,7 +62,7 @@ def streamed(ready: Plan, *, buffer: int = 7, size: int = 1000, seed: int = 42, 
     stop = threading.Event()
     if stopping:
         stop.set()
-    return Stream(tables, ready.task, ready.tokenizer, spec, ready.resolved, ready.report, stop)
+    return Stream(tables, replace(ready, spec=spec, stop=stop))
 
 
 def counted(sequences: Iterable[Any]) -> Counter[str]:

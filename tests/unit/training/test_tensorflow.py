@@ -94,8 +94,8 @@ def test_a_job_ends_in_a_folder_for_plain_transformers_with_a_saved_model_beside
     files = {file.path for file in verify(folder).files}
     assert {"model.safetensors", "config.json", "README.md", "job.json", "saved_model/saved_model.pb"} <= files
     assert not any("tensorflow_state" in path for path in files)
-    told = json.loads((folder / "job.json").read_text())["versions"]
-    assert told["tensorflow"].startswith("2.")
+    versions = json.loads((folder / "job.json").read_text())["versions"]
+    assert versions["tensorflow"].startswith("2.")
     classify = pipeline("text-classification", model=str(folder))
     rows = sentences(4)
     texts = [row["text"] for row in rows]
@@ -120,11 +120,11 @@ def test_a_run_that_is_stopped_in_an_epoch_ends_where_an_undisturbed_one_does(sp
     )
     whole = train(asked, "whole")
     assert whole.result["step"] == 6
-    first = train(asked, "parted", after_step(2))
+    first = train(asked, "interrupted", after_step(2))
     assert (first.result["status"], first.result["step"]) == ("stopped", 2)
     checkpoint = newest_valid(first.out_dir / "checkpoints")
     assert checkpoint is not None
-    again = train(asked, "parted", resolved=first.resolved, resume_from=checkpoint)
+    again = train(asked, "interrupted", resolved=first.resolved, resume_from=checkpoint)
     assert again.result["status"] == "succeeded", again.result
     assert list(again.series("loss")) == [3, 4, 5, 6]
     assert again.series("loss") == {step: loss for step, loss in whole.series("loss").items() if step > 2}
@@ -141,9 +141,9 @@ def test_smaller_batches_go_on_over_the_same_rows(spec: Make, train: Train) -> N
         checkpoints={"strategy": "none"},
     )
     whole = train(asked, "whole")
-    first = train(asked, "parted", after_step(2))
+    first = train(asked, "interrupted", after_step(2))
     halved = first.resolved.model_copy(update={"batch_size": 2, "gradient_accumulation": 2})
-    again = train(asked, "parted", resolved=halved, resume_from=newest_valid(first.out_dir / "checkpoints"))
+    again = train(asked, "interrupted", resolved=halved, resume_from=newest_valid(first.out_dir / "checkpoints"))
     assert again.result["step"] == whole.result["step"] == 10
     expected = {step: loss for step, loss in whole.series("loss").items() if step > 2}
     assert again.series("loss") == pytest.approx(expected, rel=2e-3)

@@ -70,7 +70,7 @@ def test_long_rows_are_cut_and_counted_or_refused(spec: Make, train: Train, rows
     long = [*rows(8), {"text": "very " * 50, "label": "good"}]
     done = train(spec(data={"train": {"rows": long}}, training={"max_steps": 2}))
     assert done.result["status"] == "succeeded"
-    assert any("1 of 9 train rows were cut to 32 tokens" in note["message"] for note in done.of("note"))
+    assert any("1 of 9 train rows were truncated to 32 tokens" in note["message"] for note in done.of("note"))
     refused = train(spec(data={"train": {"rows": long}}, tokenization={"truncation": False}))
     assert refused.result["error"]["code"] == "row_too_long"
     assert "row 9 has 52 tokens, more than max_length 32" in refused.result["error"]["message"]

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from worker.training.tokens.cache import TokenCache
 folder, source = map(Path, sys.argv[1:])
-TokenCache(folder, 10**9).keep({"rows": "a"}, source, rows=3, cut=1)
+TokenCache(folder, 10**9).keep({"rows": "a"}, source, rows=3, truncated=1)
 """
 CONTEND = """
 import random, sys
@@ -32,7 +32,7 @@ for _ in range(60):
     if cache.take({"rows": name}, own / "taken") is None:
         (own / "made").unlink(missing_ok=True)
         (own / "made").write_bytes(name.encode() * size)
-        cache.keep({"rows": name}, own / "made", rows=1, cut=0)
+        cache.keep({"rows": name}, own / "made", rows=1, truncated=0)
     else:
         hits += 1
         assert (own / "taken").read_bytes() == name.encode() * size
@@ -45,7 +45,7 @@ def put(cache: TokenCache, name: str, used_at: float | None = None, size: int = 
     source = cache.folder.parent / f"source-{name}"
     source.write_bytes(name.encode() * size)
     before = set(cache.folder.glob("*.arrow"))
-    assert cache.keep({"rows": name}, source, rows=1, cut=0)
+    assert cache.keep({"rows": name}, source, rows=1, truncated=0)
     tokens = (set(cache.folder.glob("*.arrow")) - before).pop()
     if used_at is not None:
         os.utime(tokens.with_suffix(".json"), (used_at, used_at))
@@ -66,7 +66,7 @@ def test_what_was_kept_can_be_taken_and_nothing_else(cache: TokenCache, tmp_path
     assert cache.take({"rows": "a"}, target) is None
     source = tmp_path / "source"
     source.write_bytes(b"tokens")
-    assert cache.keep({"rows": "a"}, source, rows=3, cut=2)
+    assert cache.keep({"rows": "a"}, source, rows=3, truncated=2)
     assert cache.take({"rows": "b"}, target) is None
     assert not target.exists()
     assert cache.take({"rows": "a"}, target) == 2
@@ -79,7 +79,7 @@ def test_the_same_tokens_can_be_kept_twice(cache: TokenCache, tmp_path: Path) ->
     source = tmp_path / "source"
     source.write_bytes(b"tokens")
     for _ in range(2):
-        assert cache.keep({"rows": "a"}, source, rows=3, cut=2)
+        assert cache.keep({"rows": "a"}, source, rows=3, truncated=2)
     assert sorted(path.suffix for path in cache.folder.iterdir()) == [".arrow", ".json"]
     assert cache.take({"rows": "a"}, tmp_path / "taken") == 2
 
@@ -110,7 +110,7 @@ def test_tokens_above_the_whole_limit_are_not_kept_and_evict_nothing(tmp_path: P
     put(cache, "a")
     large = tmp_path / "large"
     large.write_bytes(b"b" * 2 * SIZE)
-    assert not cache.keep({"rows": "b"}, large, rows=1, cut=0)
+    assert not cache.keep({"rows": "b"}, large, rows=1, truncated=0)
     assert kept(cache) == {"a"}
 
 
@@ -207,9 +207,9 @@ def test_processes_that_write_take_and_evict_at_once_do_not_harm_each_other(tmp_
         )
         for number in range(4)
     ]
-    told = [process.communicate(timeout=120) for process in started]
-    assert [process.returncode for process in started] == [0] * 4, told
-    assert sum(int(hits) for hits, _ in told) > 0
+    outputs = [process.communicate(timeout=120) for process in started]
+    assert [process.returncode for process in started] == [0] * 4, outputs
+    assert sum(int(hits) for hits, _ in outputs) > 0
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 3 * SIZE
     assert not list(folder.glob("*.partial"))
     assert kept(TokenCache(folder, 1)), "everything was evicted"

@@ -16,8 +16,7 @@ from app.specs import JobSpec
 from worker.training.errors import ModelRefused, RowTooLong
 from worker.training.evaluation.metrics import compute
 from worker.training.evaluation.metrics.tagging import TAGS, UNTOLD, per_class
-from worker.training.inputs.hub_rows import class_names
-from worker.training.inputs.table import from_rows
+from worker.training.inputs.sources import class_names, from_rows
 from worker.training.models.pretrained import load_tokenizer
 from worker.training.tasks import TASKS
 from worker.training.tasks.protocol import Batch, Split
@@ -65,7 +64,7 @@ def test_a_tag_stands_at_the_first_piece_of_its_word(tokenizer: Any) -> None:
     assert pieces == ["[CLS]", "ada", "##son", "met", "rome", "##land", ".", "[SEP]"]
     assert found["labels"][0].tolist() == [-100, 3, -100, 0, 1, -100, 0, -100]
     assert found["_words"][0].tolist() == [0, 1, 2, 3]
-    assert found["cut"] == [False]
+    assert found["truncated"] == [False]
 
 
 def test_words_of_several_parts_and_without_any_keep_their_places(tokenizer: Any) -> None:
@@ -81,7 +80,7 @@ def test_long_rows_are_cut_or_refused(tokenizer: Any) -> None:
     tokens, tags = ["ada", "romeland", "oslo"], ["B-PER", "B-LOC", "I-LOC"]
     found = encode(tokenizer, tokens, tags, max_length=4)
     assert found["labels"][0].tolist() == [-100, 3, 1, -100]
-    assert (found["_words"][0].tolist(), found["cut"]) == ([0, 1], [True])
+    assert (found["_words"][0].tolist(), found["truncated"]) == ([0, 1], [True])
     with pytest.raises(RowTooLong, match="row 1 has 6 tokens, more than max_length 4"):
         encode(tokenizer, tokens, tags, max_length=4, tokenization={"truncation": False})
 
@@ -161,7 +160,7 @@ def test_slow_tokenizers_are_refused() -> None:
     class Slow:
         is_fast = False
 
-    with pytest.raises(ModelRefused, match="its tokenizer Slow does not tell"):
+    with pytest.raises(ModelRefused, match="its tokenizer Slow does not say"):
         TASK.check(asked(), Slow(), None)
 
 
@@ -171,7 +170,7 @@ GUESS = [["B-PER", "O", "O", "B-LOC"], ["O", "O"]]
 
 def test_entities_are_counted_whole(tmp_path: Path) -> None:
     found = compute(TAGS, list(TAGS), GUESS, TRUE, tmp_path)
-    # One of two told entities is one of the three there are; four of six words are right.
+    # One of two evaluated entities is one of the three there are; four of six words are right.
     assert found == pytest.approx({"precision": 1 / 2, "recall": 1 / 3, "f1": 2 / 5, "accuracy": 4 / 6})
     scores = {"precision": precision_score, "recall": recall_score, "f1": f1_score, "accuracy": accuracy_score}
     assert found == pytest.approx({name: score(TRUE, GUESS) for name, score in scores.items()})
@@ -196,7 +195,7 @@ def test_without_a_scheme_words_are_counted_and_untold_ones_are_wrong(tmp_path: 
 
 def split_of(spec: JobSpec, labels: list[str], rows: list[dict[str, Any]], tokenizer: Any, max_length: int) -> Split:
     table = from_rows(rows)
-    batch = next(table.batches())
+    batch = list(table)
     encoded = TASK.encode(batch, tokenizer, spec, labels, max_length, "eval")
     return Split(spec, labels, tokenizer, table, datasets.Dataset.from_dict({"_words": encoded["_words"]}))
 
@@ -211,9 +210,9 @@ def test_words_that_were_cut_off_are_judged_all_the_same(tokenizer: Any, scheme:
     ]
     split = split_of(asked(task={"scheme": scheme}), LABELS, rows, tokenizer, 4)
     answers = [np.array([3, 1]), np.array([0])]
-    told = TASK.tell(split, answers)
-    assert len(told.predictions) == len(told.references) == (2 if scheme == "BIO" else 4)
-    lines = list(TASK.describe(split, answers, told))
+    evaluated = TASK.eval_prediction(split, answers)
+    assert len(evaluated.predictions) == len(evaluated.references) == (2 if scheme == "BIO" else 4)
+    lines = list(TASK.describe(split, answers, evaluated))
     assert lines[0] == {
         "row": 1,
         "tokens": ["ada", "romeland", "oslo"],
@@ -221,7 +220,7 @@ def test_words_that_were_cut_off_are_judged_all_the_same(tokenizer: Any, scheme:
         "predicted": ["B-PER", "B-LOC", missing],
     }
     assert lines[1]["predicted"] == ["O"]
-    report = TASK.report(split, told)
+    report = TASK.report(split, evaluated)
     assert report is not None
     assert report["LOC" if scheme == "BIO" else "I-LOC"]["recall"] == 0.0
 
@@ -289,7 +288,7 @@ def test_tags_without_places_are_counted_as_words(train: Train) -> None:
 
 def test_cut_rows_are_noted_and_a_train_without_any_word_is_refused(train: Train) -> None:
     cut = train(asked(tokenization={"max_length": 4}, training={"max_steps": 2}), "cut")
-    assert any("36 of 36 train rows were cut to 4 tokens" in note["message"] for note in cut.of("note"))
+    assert any("36 of 36 train rows were truncated to 4 tokens" in note["message"] for note in cut.of("note"))
     assert cut.result["metrics"]["eval_recall"] < 1
     none = train(asked(tokenization={"max_length": 2}), "none")
     assert (none.result["error"]["code"], none.result["retryable"]) == ("no_rows", False)

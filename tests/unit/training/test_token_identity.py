@@ -37,16 +37,16 @@ class Narrow:
 
 
 @pytest.fixture
-def settled(plan: Callable[[JobSpec], Plan], spec: Callable[..., JobSpec]) -> Plan:
+def ready(plan: Callable[[JobSpec], Plan], spec: Callable[..., JobSpec]) -> Plan:
     return plan(spec())
 
 
 @pytest.fixture
-def identify(settled: Plan, tmp_path: Path) -> Callable[..., Identity]:
+def identify(ready: Plan, tmp_path: Path) -> Callable[..., Identity]:
     """The identity of train, with what is named here in place of what the plan has."""
 
     def go(**changed: Any) -> Identity:
-        parts = {"tokenizer": settled.tokenizer, "spec": settled.spec, "resolved": settled.resolved, **changed}
+        parts = {"tokenizer": ready.tokenizer, "spec": ready.spec, "resolved": ready.resolved, **changed}
         before = sorted(tmp_path.iterdir())
         found = identities(["train"], scratch=tmp_path, **parts)["train"]
         assert sorted(tmp_path.iterdir()) == before
@@ -55,17 +55,17 @@ def identify(settled: Plan, tmp_path: Path) -> Callable[..., Identity]:
     return go
 
 
-def test_splits_differ_even_where_their_rows_are_the_same(settled: Plan, tmp_path: Path) -> None:
-    resolved = settled.resolved.model_copy(update={"datasets": {"train": "same", "eval": "same"}})
-    found = identities(["train", "eval"], settled.tokenizer, settled.spec, resolved, tmp_path)
+def test_splits_differ_even_where_their_rows_are_the_same(ready: Plan, tmp_path: Path) -> None:
+    resolved = ready.resolved.model_copy(update={"datasets": {"train": "same", "eval": "same"}})
+    found = identities(["train", "eval"], ready.tokenizer, ready.spec, resolved, tmp_path)
     assert found["train"] != found["eval"]
 
 
 @pytest.mark.parametrize("change", [{"datasets": {"train": "other"}}, {"labels": ["good", "bad"]}, {"max_length": 7}])
 def test_what_was_resolved_is_part_of_it(
-    identify: Callable[..., Identity], settled: Plan, change: dict[str, Any]
+    identify: Callable[..., Identity], ready: Plan, change: dict[str, Any]
 ) -> None:
-    assert identify(resolved=settled.resolved.model_copy(update=change)) != identify()
+    assert identify(resolved=ready.resolved.model_copy(update=change)) != identify()
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_versions_and_our_own_code_are_part_of_it(
     for package in ("app", "worker"):
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
 
-    def told() -> Any:
+    def identity_parts() -> Any:
         environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
         done = subprocess.run(
             [sys.executable, "-c", TELL], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
@@ -167,14 +167,14 @@ def test_versions_and_our_own_code_are_part_of_it(
         return json.loads(done.stdout)
 
     known = identify()
-    assert told() == [known["code"], known["versions"]]
+    assert identity_parts() == [known["code"], known["versions"]]
     assert {"tokenizers", "transformers"} <= set(known["versions"])
     with (tmp_path / source).open("a") as file:
         file.write("# changed\n")
     installed = tmp_path / "tokenizers-99.0.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: tokenizers\nVersion: 99.0\n")
-    code, versions = told()
+    code, versions = identity_parts()
     assert code != known["code"]
     assert versions == {**known["versions"], "tokenizers": "99.0"}
 
@@ -192,8 +192,8 @@ def test_encode_reads_nothing_that_is_no_part_of_it(task: str, models_dir: Path)
     assert TASKS[task].encode(numbered, tokenizer, narrow, labels, 16, "train")
 
 
-def test_the_identity_is_readable_json(identify: Callable[..., Identity], settled: Plan) -> None:
+def test_the_identity_is_readable_json(identify: Callable[..., Identity], ready: Plan) -> None:
     found = json.loads(json.dumps(identify()))
-    assert isinstance(settled.resolved, Resolved)
-    assert found["rows"] == settled.resolved.datasets["train"]
+    assert isinstance(ready.resolved, Resolved)
+    assert found["rows"] == ready.resolved.datasets["train"]
     assert found["columns"] == [["text", "text"], ["label", "label"]]

@@ -10,20 +10,20 @@ from tiny import sentences
 
 from app.specs import JobSpec
 from worker.training.checkpoints.folders import newest_valid
-from worker.training.inputs.data import load, prepare
+from worker.training.inputs.data import load_data
 from worker.training.planning.plan import Plan
-from worker.training.planning.settle import settle
+from worker.training.planning.planner import make_plan
 from worker.training.reports import Record, Reporter
 from worker.training.request import TrainingRequest
 from worker.training.tasks import TASKS
 
 LIMIT = 10**8
 TAKEN = "train: 24 rows were tokenized before; taken from the cache"
-CUT = "24 of 24 train rows were cut to 4 tokens"
+CUT = "24 of 24 train rows were truncated to 4 tokens"
 
 
 class Settled:
-    """A job that was settled and tokenized, and what it said meanwhile."""
+    """A job that was resolved and tokenized, and its reports."""
 
     def __init__(self, plan: Plan, records: list[Record]) -> None:
         self.plan = plan
@@ -42,8 +42,8 @@ def job(tmp_path: Path, models_dir: Path, spec: Callable[..., JobSpec]) -> Calla
             asked, tmp_path / name, {}, models_dir, {}, None, None, token_cache=cache, token_cache_bytes=limit
         )
         report, stop, task = Reporter(tmp_path / name, records.append), threading.Event(), TASKS[asked.task.type]
-        data = prepare(load(request), asked, report, stop)
-        return Settled(settle(request, task, data, report, stop), records)
+        data = load_data(request, report, stop)
+        return Settled(make_plan(request, task, data, report, stop), records)
 
     return go
 
@@ -99,7 +99,7 @@ def test_a_damaged_entry_is_tokenized_anew_with_a_note(job: Callable[..., Settle
     entry = next(path for path in (tmp_path / "tokens").glob("*.arrow") if path.samefile(first.train))
     os.truncate(entry, len(tokens) // 2)
     second = job("second")
-    assert "train: the tokens in the cache were damaged; the rows are tokenized anew" in second.notes
+    assert "train: the tokens in the cache were damaged; the rows are tokenized again" in second.notes
     assert TAKEN not in second.notes
     assert second.train.read_bytes() == tokens
     assert TAKEN in job("third").notes

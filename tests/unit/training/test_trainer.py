@@ -15,9 +15,9 @@ from transformers import (
 )
 
 from app.specs import JobSpec
-from worker.training.engines.trainer import CourseTrainer
-from worker.training.loop.course import Course
+from worker.training.engines.trainer import TunesmithTrainer
 from worker.training.loop.pace import Pace
+from worker.training.loop.state import TrainingState
 from worker.training.planning.plan import Plan
 from worker.training.reports import Record, Reporter
 
@@ -25,7 +25,7 @@ from worker.training.reports import Record, Reporter
 def test_the_head_learns_at_a_rate_of_its_own(spec: Callable[..., JobSpec], plan: Callable[[JobSpec], Plan]) -> None:
     asked = spec(training={"head_learning_rate": 0.5, "weight_decay": 0.1})
     ready = plan(asked)
-    trainer = CourseTrainer(ready, Course.begin(asked, ready.resolved, 6, ready.head))
+    trainer = TunesmithTrainer(ready, TrainingState.begin(asked, ready.resolved, 6, ready.head))
     optimizer = trainer.create_optimizer()
     rates = {id(weight): group["lr"] for group in optimizer.param_groups for weight in group["params"]}
     decays = {id(weight): group["weight_decay"] for group in optimizer.param_groups for weight in group["params"]}
@@ -43,11 +43,11 @@ def test_progress_comes_at_the_first_and_last_step_and_once_a_second(
     now = [0.0]
     monkeypatch.setattr("worker.training.loop.pace.time.monotonic", lambda: now[0])
     records: list[Record] = []
-    course = Course(spec(), 10, 5, None)
-    pace = Pace(Reporter(tmp_path, records.append), course, 4)
+    state = TrainingState(spec(), 10, 5, None)
+    pace = Pace(Reporter(tmp_path, records.append), state, 4)
     for step in range(1, 11):
         now[0] += 0.4
-        course.step = step
+        state.step = step
         pace.tick()
         with pace.aside():
             now[0] += 0.2

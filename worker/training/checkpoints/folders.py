@@ -22,6 +22,20 @@ from worker.training.errors import CheckpointBroken
 
 MANIFEST = "manifest.json"
 VERSION = 1
+RESUME_ONLY = frozenset(
+    {
+        "manifest.json",
+        "optimizer.pt",
+        "rng_state.pth",
+        "scaler.pt",
+        "scheduler.pt",
+        "tensorflow_state.npz",
+        "trainer_state.json",
+        "training_args.bin",
+        "tunesmith.json",
+    }
+)
+"""Files of a checkpoint that only resuming needs."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +59,7 @@ class Manifest:
 def commit(staging: Path, final: Path, facts: dict[str, Any]) -> Manifest:
     """Turn the folder `staging` into the whole folder `final`, and take `staging` away.
 
-    `facts` must hold `step`; all of them go into the manifest. A folder that already stands at
+    `facts` must hold `step`; all of them go into the manifest. A folder that already exists at
     `final` is replaced. Both must be on one filesystem. Raises OSError where the disk says no.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -60,6 +74,14 @@ def commit(staging: Path, final: Path, facts: dict[str, Any]) -> Manifest:
         _fsync_directory(folder)
     _replace(building, final)
     return manifest
+
+
+def copy_model(source: Path, target: Path) -> None:
+    """Copy the files of a model out of a checkpoint folder, without those that only resuming needs."""
+    target.mkdir(parents=True)
+    for path in sorted(source.iterdir()):
+        if path.is_file() and path.name not in RESUME_ONLY:
+            shutil.copyfile(path, target / path.name)
 
 
 def verify(folder: Path) -> Manifest:
@@ -172,7 +194,7 @@ def _replace(building: Path, final: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    # Renamed first, so that nobody takes a half-deleted folder for a checkpoint.
+    # Renamed first, so that a half-deleted folder is never mistaken for a checkpoint.
     gone = folder.parent / f".{folder.name}.deleted"
     shutil.rmtree(gone, ignore_errors=True)
     folder.rename(gone)

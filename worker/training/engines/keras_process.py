@@ -57,43 +57,43 @@ class KerasProcess:
 
     def wait_until_ready(self, stop: threading.Event) -> None:
         """Wait for the model to be loaded. Raises Stopped, and what `ask` raises."""
-        self._hear(stop, interrupts=False)
+        self._receive(stop, interrupts=False)
 
     def ask(self, do: str, **more: Any) -> Answer:
         """Give a command and wait for its answer. Raises the errors of training."""
-        self._tell(do, **more)
-        return self._hear(None, interrupts=False)
+        self._send(do, **more)
+        return self._receive(None, interrupts=False)
 
     def ask_stoppable(self, stop: threading.Event, do: str, **more: Any) -> Answer:
         """The same for a step that may be left undone: it raises Stopped, and the process is of no more use."""
-        self._tell(do, **more)
-        return self._hear(stop, interrupts=False)
+        self._send(do, **more)
+        return self._receive(stop, interrupts=False)
 
     def ask_interruptible(self, stop: threading.Event, do: str, **more: Any) -> Answer:
         """The same for what can be left half done: it raises Stopped, and the process takes the next command."""
-        self._tell(do, **more)
-        answer = self._hear(stop, interrupts=True)
+        self._send(do, **more)
+        answer = self._receive(stop, interrupts=True)
         # It may have been done before it read the interrupt, which it then passes over.
         if answer["said"] == "interrupted" or stop.is_set():
             raise Stopped
         return answer
 
-    def _tell(self, do: str, **more: Any) -> None:
+    def _send(self, do: str, **more: Any) -> None:
         pipe = cast("Any", self._process.stdin)
         try:
             pipe.write(json.dumps({"do": do, **more}).encode() + b"\n")
             pipe.flush()
         except BrokenPipeError:
-            # Its last words, where it had any, are still to be read; else this tells how it ended.
-            raise _error(self._hear(None, interrupts=False)) from None
+            # Its last answer may still be unread; otherwise this says how it ended.
+            raise _error(self._receive(None, interrupts=False)) from None
 
-    def _hear(self, stop: threading.Event | None, *, interrupts: bool) -> Answer:
+    def _receive(self, stop: threading.Event | None, *, interrupts: bool) -> Answer:
         pipe = cast("Any", self._process.stdout)
         while b"\n" not in self._read:
             if stop is not None and stop.is_set():
                 if not interrupts:
                     raise Stopped
-                self._tell("interrupt")
+                self._send("interrupt")
                 stop = None
             if select.select([pipe], [], [], POLL_SECONDS)[0]:
                 piece = os.read(pipe.fileno(), 1 << 16)

@@ -22,31 +22,36 @@ from accelerate.utils import DataLoaderConfiguration
 from torch.utils.data import DataLoader
 from transformers import get_scheduler, set_seed
 
-from worker.training.checkpoints.shelf import Outcome, Shelf
+from worker.training.checkpoints.checkpoint_manager import CheckpointManager, TrainedModel
+from worker.training.engines.protocol import Engine
 from worker.training.errors import LossNotFinite, Stopped
-from worker.training.evaluation.evaluation import judge
-from worker.training.evaluation.prediction import feed, forward, gather, predict, training_step
-from worker.training.loop.course import Course
+from worker.training.evaluation.evaluation import evaluate
+from worker.training.evaluation.prediction import forward, gather, predict, training_step
+from worker.training.loop.feed import feed
 from worker.training.loop.optimizers import optimizer_of
 from worker.training.loop.pace import Pace
+from worker.training.loop.profiling import profile
+from worker.training.loop.state import TrainingState
 from worker.training.methods import load_trainable
 from worker.training.planning.plan import Answers, Plan
 from worker.training.tasks.protocol import Batch, set_epoch
 
 
-class PytorchEngine:
-    """Trains with a loop of its own."""
+class PytorchEngine(Engine):
+    """Trains with our own loop."""
 
-    def train(self, plan: Plan) -> Outcome:
-        """Train, evaluate and save as the course says. Raises LossNotFinite."""
+    def train(self, plan: Plan) -> TrainedModel:
+        """Train, evaluate and save. Raises LossNotFinite."""
+        profile(plan)
+        plan.report.phase("training")
         loop = Loop(plan)
         loop.run()
-        outcome = loop.shelf.outcome(loop.bare_model())
-        # Patched forwards hold their models: left to themselves they would still fill the GPU when the result is judged.
+        trained = loop.checkpoints.trained(loop.bare_model())
+        # Patched forwards reference their models. Without this they would still fill the GPU during the final evaluation.
         loop.accelerator.free_memory()
         del loop
         gc.collect()
-        return outcome
+        return trained
 
     def predict(self, plan: Plan, folder: Path, split: str) -> Answers:
         """Run a saved model over a split. Raises Stopped or ModelRefused."""
@@ -54,24 +59,24 @@ class PytorchEngine:
 
 
 class Loop:
-    """One attempt's training, from the initial model or a checkpoint to the end of the course."""
+    """One attempt's training, from the initial model or a checkpoint to the last step."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan, training, resolved = plan, plan.spec.training, plan.resolved
         self.per_epoch = plan.steps_per_epoch
-        self.course = (
-            Course.resume(plan.spec, resolved, self.per_epoch, plan.resume_from)
+        self.state = (
+            TrainingState.resume(plan.spec, resolved, self.per_epoch, plan.resume_from)
             if plan.resume_from
-            else Course.begin(plan.spec, resolved, self.per_epoch, plan.head)
+            else TrainingState.begin(plan.spec, resolved, self.per_epoch, plan.head)
         )
-        self.shelf = Shelf(plan, self.course)
-        self.pace = Pace(plan.report, self.course, resolved.batch_size * resolved.gradient_accumulation)
+        self.checkpoints = CheckpointManager(plan, self.state)
+        self.pace = Pace(plan.report, self.state, resolved.batch_size * resolved.gradient_accumulation)
         self.task_step = training_step(plan)
         self.accelerator = _accelerator(plan)
         model = load_trainable(plan)
         if training.gradient_checkpointing:
             model.activation_checkpointing_enable()
-        optimizer = optimizer_of(plan.spec.training, model, self.course.head)
+        optimizer = optimizer_of(plan.spec.training, model, self.state.head)
         scheduler = get_scheduler(
             training.scheduler,
             optimizer,
@@ -83,7 +88,7 @@ class Loop:
         loader = DataLoader(
             cast("Any", feed(plan)),
             batch_size=resolved.batch_size,
-            shuffle=plan.stream is None,
+            shuffle=not plan.is_streamed,
             collate_fn=cast("Any", self.collate),
             pin_memory=resolved.device == "cuda",
         )
@@ -91,26 +96,26 @@ class Loop:
             model, optimizer, cast("Any", loader), scheduler
         )
         self.to_restore = plan.resume_from
-        self.logged_loss, self.logged_step = self.course.loss_sum, self.course.step
+        self.logged_loss, self.logged_step = self.state.loss_sum, self.state.step
         self.unlogged_loss = torch.zeros((), device=self.accelerator.device)
         self.is_stopped = False
 
     def run(self) -> None:
-        """Train until the course is finished or we are asked to stop."""
-        if self.course.evaluation_due:
+        """Train until no step is left or a stop is requested."""
+        if self.state.evaluation_due:
             self.evaluate()
-        # A wish that comes before the first step finds nothing to save; any later one is met after a step.
+        # Before the first step there is nothing to save. A later request to stop is handled after a step.
         self.is_stopped |= self.plan.stop.is_set()
-        while not self.course.finished and not self.is_stopped:
+        while not self.state.finished and not self.is_stopped:
             for batches in self.steps_of_epoch():
                 self.step(batches)
-                if self.course.finished or self.is_stopped:
+                if self.state.finished or self.is_stopped:
                     break
 
     def steps_of_epoch(self) -> Iterator[list[Batch]]:
         """The batches of each step from here to the end of the epoch."""
         passes = self.plan.resolved.gradient_accumulation
-        epoch, done = divmod(self.course.step, self.per_epoch)
+        epoch, done = divmod(self.state.step, self.per_epoch)
         # Beginning an epoch draws a random number: a checkpoint between two epochs was taken before that, others after.
         if not done:
             self.restore()
@@ -123,7 +128,7 @@ class Loop:
             yield batches
 
     def step(self, batches: list[Batch]) -> None:
-        """One optimiser step over so many batches, and what the course wants after it."""
+        """One optimizer step over so many batches, and then log, evaluate and save where it is due."""
         num_items = max(1, sum(batch.num_items for batch in batches))
         self.model.train()
         for batch in batches:
@@ -137,21 +142,21 @@ class Loop:
         rate = self.scheduler.get_last_lr()[0]
         self.scheduler.step()
         self.optimizer.zero_grad()
-        self.course.step += 1
+        self.state.step += 1
         self.after_step(norm, rate)
 
     def after_step(self, norm: Any, rate: float) -> None:
-        """Log, evaluate and save where the course says so; a wish to stop saves and leaves the rest."""
-        course = self.course
+        """Log, evaluate and save where it is due. A request to stop saves and skips the rest."""
+        state = self.state
         self.pace.tick()
         self.is_stopped = self.plan.stop.is_set()
-        log_due = course.finished or course.step % self.plan.spec.training.logging_steps == 0
-        evaluation_due = course.evaluation_due and not self.is_stopped
+        log_due = state.finished or state.step % self.plan.spec.training.logging_steps == 0
+        evaluation_due = state.evaluation_due and not self.is_stopped
         # Reading the loss makes a GPU wait, so there it is read only where it is needed anyway.
         if (
             log_due
             or evaluation_due
-            or course.checkpoint_due
+            or state.checkpoint_due
             or self.is_stopped
             or self.accelerator.device.type == "cpu"
         ):
@@ -160,41 +165,41 @@ class Loop:
             self.log(norm, rate)
         if evaluation_due:
             self.evaluate()
-        if self.is_stopped or course.checkpoint_due or (evaluation_due and course.is_best):
+        if self.is_stopped or state.checkpoint_due or (evaluation_due and state.is_best):
             self.save()
 
     def read_loss(self) -> None:
-        """Bring the course's sum of losses up to date. Raises LossNotFinite."""
-        self.course.loss_sum = self.logged_loss + float(self.unlogged_loss)
-        if not math.isfinite(self.course.loss_sum):
-            raise LossNotFinite(f"the training loss became NaN or infinite at or before step {self.course.step}")
+        """Update the sum of losses in the state. Raises LossNotFinite."""
+        self.state.loss_sum = self.logged_loss + float(self.unlogged_loss)
+        if not math.isfinite(self.state.loss_sum):
+            raise LossNotFinite(f"the training loss became NaN or infinite at or before step {self.state.step}")
 
     def log(self, norm: Any, rate: float) -> None:
         """One point of the loss series: the mean over the steps since the last one."""
-        mean = (self.course.loss_sum - self.logged_loss) / (self.course.step - self.logged_step)
+        mean = (self.state.loss_sum - self.logged_loss) / (self.state.step - self.logged_step)
         values = {
             "loss": mean,
             "grad_norm": float(norm),
             "learning_rate": rate,
         }
-        self.plan.report.metric(self.course.step, round(self.course.epoch, 4), values)
-        self.logged_loss, self.logged_step = self.course.loss_sum, self.course.step
+        self.plan.report.metric(self.state.step, round(self.state.epoch, 4), values)
+        self.logged_loss, self.logged_step = self.state.loss_sum, self.state.step
         self.unlogged_loss.zero_()
 
     def evaluate(self) -> None:
-        """Judge the present model on eval; asked to stop meanwhile, leave it to the next attempt."""
+        """Evaluate the current model on eval. If a stop is requested meanwhile, leave it to the next attempt."""
         plan = self.plan
         plan.report.phase("evaluating")
         try:
             with self.pace.aside():
                 batches = forward(self.model, plan, "eval", self.task_step)
-                metrics = judge(plan, "eval", gather(batches, len(plan.encoded["eval"])))
+                metrics = evaluate(plan, "eval", gather(batches, len(plan.encoded["eval"]))).metrics
         except Stopped:
             self.is_stopped = True
             return
-        self.course.evaluated(metrics)
-        plan.report.metric(self.course.step, round(self.course.epoch, 4), metrics)
-        if not self.course.finished:
+        self.state.evaluated(metrics)
+        plan.report.metric(self.state.step, round(self.state.epoch, 4), metrics)
+        if not self.state.finished:
             plan.report.phase("training")
 
     def save(self) -> None:
@@ -208,10 +213,10 @@ class Loop:
             torch.save(_random_state(), folder / "rng_state.pth")
             if self.accelerator.scaler is not None:
                 torch.save(self.accelerator.scaler.state_dict(), folder / "scaler.pt")
-            self.shelf.put(folder)
+            self.checkpoints.put(folder)
 
     def restore(self) -> None:
-        """Once, take up optimiser, schedule and random numbers where the checkpoint left them; it brought the weights."""
+        """Once, load the optimizer, the schedule and the random state of the checkpoint. Its weights are loaded already."""
         checkpoint, self.to_restore = self.to_restore, None
         if checkpoint is None:
             return
@@ -223,7 +228,7 @@ class Loop:
         _set_random_state(torch.load(checkpoint / "rng_state.pth", weights_only=True))
 
     def bare_model(self) -> Any:
-        """The model without what `accelerate` put round it."""
+        """The model without the wrapper of `accelerate`."""
         return self.accelerator.unwrap_model(self.model)
 
 

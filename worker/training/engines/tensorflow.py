@@ -1,6 +1,6 @@
-"""Keras on TensorFlow, in a process of its own (`worker/training/keras/`), over the same course and checkpoints as the other engines.
+"""Keras on TensorFlow, in a process of its own (`worker/training/keras/`), with the same training state and checkpoints as the other engines.
 
-    order of the rows, learning rate → one step over there → log → evaluate → save, and see that PyTorch says the same
+    order of the rows, learning rate → one step in that process → log → evaluate → save, and check PyTorch against it
 
 What is kept and published is always a PyTorch-format folder, and each one is loaded by PyTorch here first.
 """
@@ -20,15 +20,16 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_scheduler
 
 from app.specs import JobSpec
-from worker.training.checkpoints.shelf import Outcome, Shelf
+from worker.training.checkpoints.checkpoint_manager import CheckpointManager, TrainedModel
 from worker.training.engines.keras_process import KerasProcess
+from worker.training.engines.protocol import Engine
 from worker.training.errors import ArchitectureUnsupported, EngineMissing, LossNotFinite, ResultDiffers, Stopped
-from worker.training.evaluation.evaluation import judge
+from worker.training.evaluation.evaluation import evaluate
 from worker.training.evaluation.prediction import forward, gather, predict, training_step
 from worker.training.keras import environment as tensorflow_environment
-from worker.training.loop.course import Course
 from worker.training.loop.decay import decaying_names
 from worker.training.loop.pace import Pace
+from worker.training.loop.state import TrainingState
 from worker.training.planning.plan import Answers, Plan
 from worker.training.tasks.protocol import Batch
 from worker.training.tokens.tokenization import lengths
@@ -40,33 +41,41 @@ TOLERANCE = 1e-4
 """How far a logit may be from TensorFlow's, absolute and relative. Seen were differences of a few 1e-7."""
 
 
-class TensorflowEngine:
+class TensorflowEngine(Engine):
     """Trains with Keras's `fit`."""
 
-    def train(self, plan: Plan) -> Outcome:
-        """Train, evaluate and save as the course says.
+    def versions(self, tensorflow_python: Path | None) -> dict[str, str]:
+        """The versions in the environment that has TensorFlow. Raises EngineMissing."""
+        found = tensorflow_environment.versions(tensorflow_python)
+        if found is None:
+            raise EngineMissing("this worker has no environment with TensorFlow")
+        return found
 
-        Raises ArchitectureUnsupported, EngineMissing, ResultDiffers, LossNotFinite, and what the process raises.
+    def train(self, plan: Plan) -> TrainedModel:
+        """Train, evaluate and save.
+
+        Raises ArchitectureUnsupported, ResultDiffers, LossNotFinite, and what the process raises.
         """
+        plan.report.phase("training")
         _check(plan)
-        course = _course(plan)
-        shelf = Shelf(plan, course)
-        if course.finished and not course.evaluation_due and not plan.spec.export:
-            return shelf.outcome(None)
+        state = _state(plan)
+        checkpoints = CheckpointManager(plan, state)
+        if state.finished and not state.evaluation_due and not plan.spec.export:
+            return checkpoints.trained(None)
         folder = plan.scratch / "tensorflow"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         probed = _with_probe(plan)
-        with KerasProcess(cast("Path", plan.tensorflow_python), _request(probed, course, folder), folder) as keras:
-            loop = Loop(probed, course, shelf, keras, folder)
+        with KerasProcess(cast("Path", plan.tensorflow_python), _request(probed, state, folder), folder) as keras:
+            loop = Loop(probed, state, checkpoints, keras, folder)
             try:
                 keras.wait_until_ready(plan.stop)
                 loop.run()
             except Stopped:
                 # Before the first step there is nothing to save.
-                return Outcome(course, None, is_saved=shelf.current is not None)
-            outcome = shelf.outcome(loop)
-            return loop.export(outcome)
+                return TrainedModel(state, None, is_saved=checkpoints.current is not None)
+            trained = checkpoints.trained(loop)
+            return loop.export(trained)
 
     def predict(self, plan: Plan, folder: Path, split: str) -> Answers:
         """Run a saved model over a split, in PyTorch. Raises Stopped or ModelRefused."""
@@ -80,79 +89,81 @@ class Classifier(Protocol):
 
 
 class Loop:
-    """One attempt's training, from the initial model or a checkpoint to the end of the course."""
+    """One attempt's training, from the initial model or a checkpoint to the last step."""
 
-    def __init__(self, plan: Plan, course: Course, shelf: Shelf, keras: KerasProcess, folder: Path) -> None:
-        self.plan, self.course, self.shelf, self.keras, self.folder = plan, course, shelf, keras, folder
+    def __init__(
+        self, plan: Plan, state: TrainingState, checkpoints: CheckpointManager, keras: KerasProcess, folder: Path
+    ) -> None:
+        self.plan, self.state, self.checkpoints, self.keras, self.folder = plan, state, checkpoints, keras, folder
         self.task_step = training_step(plan)
         self.rows_per_step = plan.resolved.batch_size * plan.resolved.gradient_accumulation
         self.rate_of = _rates(plan)
-        self.logged_loss, self.logged_step = course.loss_sum, course.step
-        self.first_step = course.step
+        self.logged_loss, self.logged_step = state.loss_sum, state.step
+        self.first_step = state.step
         self.is_stopped = False
 
     def run(self) -> None:
-        """Train until the course is finished or we are asked to stop. Raises Stopped before the first step."""
+        """Train until no step is left or a stop is requested. Raises Stopped before the first step."""
         self.see_that_pytorch_agrees(self.plan.initial)
         # Only now, because loading TensorFlow is no training.
-        self.pace = Pace(self.plan.report, self.course, self.rows_per_step)
-        if self.course.evaluation_due:
+        self.pace = Pace(self.plan.report, self.state, self.rows_per_step)
+        if self.state.evaluation_due:
             self.evaluate()
         self.is_stopped |= self.plan.stop.is_set()
         order: list[int] = []
-        while not self.course.finished and not self.is_stopped:
-            epoch, done = divmod(self.course.step, self.course.steps_per_epoch)
+        while not self.state.finished and not self.is_stopped:
+            epoch, done = divmod(self.state.step, self.state.steps_per_epoch)
             if not done or not order:
                 order = _order(self.plan, epoch)
             self.step(order[done * self.rows_per_step : (done + 1) * self.rows_per_step])
 
     def step(self, rows: list[int]) -> None:
-        """One optimiser step over these rows, and what the course wants after it."""
-        course, rate = self.course, self.rate_of(self.course.step)
+        """One optimizer step over these rows, and then log, evaluate and save where it is due."""
+        state, rate = self.state, self.rate_of(self.state.step)
         command: dict[str, Any] = {"rows": rows, "rate": rate}
-        if course.step == self.first_step:
+        if state.step == self.first_step:
             # Tracing takes many seconds, and so far there is nothing to lose.
-            told = self.keras.ask_stoppable(self.plan.stop, "step", **command)
+            answer = self.keras.ask_stoppable(self.plan.stop, "step", **command)
         else:
-            told = self.keras.ask("step", **command)
-        course.step += 1
-        course.loss_sum += told["loss"]
-        if not math.isfinite(told["loss"]):
-            raise LossNotFinite(f"the training loss became NaN or infinite at step {course.step}")
+            answer = self.keras.ask("step", **command)
+        state.step += 1
+        state.loss_sum += answer["loss"]
+        if not math.isfinite(answer["loss"]):
+            raise LossNotFinite(f"the training loss became NaN or infinite at step {state.step}")
         self.pace.tick()
         self.is_stopped = self.plan.stop.is_set()
-        if course.finished or course.step % self.plan.spec.training.logging_steps == 0:
-            self.log(told["grad_norm"], rate)
-        evaluation_due = course.evaluation_due and not self.is_stopped
+        if state.finished or state.step % self.plan.spec.training.logging_steps == 0:
+            self.log(answer["grad_norm"], rate)
+        evaluation_due = state.evaluation_due and not self.is_stopped
         if evaluation_due:
             self.evaluate()
-        if self.is_stopped or course.checkpoint_due or (evaluation_due and course.is_best):
+        if self.is_stopped or state.checkpoint_due or (evaluation_due and state.is_best):
             self.save()
 
     def log(self, norm: float, rate: float) -> None:
         """One point of the loss series: the mean over the steps since the last one."""
-        mean = (self.course.loss_sum - self.logged_loss) / (self.course.step - self.logged_step)
+        mean = (self.state.loss_sum - self.logged_loss) / (self.state.step - self.logged_step)
         values = {"loss": mean, "grad_norm": norm, "learning_rate": rate}
-        self.plan.report.metric(self.course.step, round(self.course.epoch, 4), values)
-        self.logged_loss, self.logged_step = self.course.loss_sum, self.course.step
+        self.plan.report.metric(self.state.step, round(self.state.epoch, 4), values)
+        self.logged_loss, self.logged_step = self.state.loss_sum, self.state.step
 
     def evaluate(self) -> None:
-        """Judge the present model on eval; asked to stop meanwhile, leave it to the next attempt."""
-        plan, course = self.plan, self.course
+        """Evaluate the current model on eval. If a stop is requested meanwhile, leave it to the next attempt."""
+        plan, state = self.plan, self.state
         plan.report.phase("evaluating")
         try:
             with self.pace.aside():
-                metrics = judge(plan, "eval", self.predictions("eval", plan.stop))
+                metrics = evaluate(plan, "eval", self.predictions("eval", plan.stop)).metrics
         except Stopped:
             self.is_stopped = True
             return
-        course.evaluated(metrics)
-        plan.report.metric(course.step, round(course.epoch, 4), metrics)
-        if not course.finished:
+        state.evaluated(metrics)
+        plan.report.metric(state.step, round(state.epoch, 4), metrics)
+        if not state.finished:
             plan.report.phase("training")
 
     def predictions(self, split: str, stop: Event) -> Answers:
-        """What TensorFlow says about a split now. Raises Stopped."""
+        """The answers of the current TensorFlow model for a split. Raises Stopped."""
         target = self.folder / "logits.npy"
         size = self.plan.resolved.eval_batch_size
         self.keras.ask_interruptible(stop, "predict", split=split, batch_size=size, target=str(target))
@@ -168,7 +179,7 @@ class Loop:
             folder = self.plan.scratch / "checkpoint"
             self.save_pretrained(folder)
             self.plan.tokenizer.save_pretrained(folder)
-            self.shelf.put(folder)
+            self.checkpoints.put(folder)
 
     def save_pretrained(self, folder: Path) -> None:
         """Write the present model as PyTorch has it. Raises ResultDiffers or ModelRefused where PyTorch does not agree."""
@@ -182,13 +193,13 @@ class Loop:
         """Compare PyTorch's logits of a folder with those that TensorFlow computes now. Raises ResultDiffers or ModelRefused."""
         compare(self.plan, folder, np.stack(self.predictions("probe", Event()).each))
 
-    def export(self, outcome: Outcome) -> Outcome:
-        """Add what the spec wants beside the model."""
-        if outcome.folder is None or not self.plan.spec.export:
-            return outcome
+    def export(self, trained: TrainedModel) -> TrainedModel:
+        """Add the extra formats of the spec."""
+        if trained.folder is None or not self.plan.spec.export:
+            return trained
         exports = self.folder / "exports"
-        self.keras.ask("export", source=str(outcome.folder), folder=str(exports / "saved_model"))
-        return replace(outcome, exports=exports)
+        self.keras.ask("export", source=str(trained.folder), folder=str(exports / "saved_model"))
+        return replace(trained, exports=exports)
 
 
 def compare(plan: Plan, folder: Path, logits: np.ndarray[Any, Any]) -> None:
@@ -205,18 +216,16 @@ def compare(plan: Plan, folder: Path, logits: np.ndarray[Any, Any]) -> None:
 
 
 def _check(plan: Plan) -> None:
-    if tensorflow_environment.versions(plan.tensorflow_python) is None:
-        raise EngineMissing("this worker has no environment with TensorFlow")
     kind = json.loads((plan.initial / "config.json").read_text(encoding="utf-8"))["model_type"]
     if kind not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise ArchitectureUnsupported(f"the engine tensorflow cannot train a {kind} model; it can: {known}")
 
 
-def _course(plan: Plan) -> Course:
+def _state(plan: Plan) -> TrainingState:
     if plan.resume_from:
-        return Course.resume(plan.spec, plan.resolved, plan.steps_per_epoch, plan.resume_from)
-    return Course.begin(plan.spec, plan.resolved, plan.steps_per_epoch, plan.head)
+        return TrainingState.resume(plan.spec, plan.resolved, plan.steps_per_epoch, plan.resume_from)
+    return TrainingState.begin(plan.spec, plan.resolved, plan.steps_per_epoch, plan.head)
 
 
 def _with_probe(plan: Plan) -> Plan:
@@ -225,7 +234,7 @@ def _with_probe(plan: Plan) -> Plan:
     return replace(plan, encoded={**plan.encoded, "probe": train.select(rows.tolist()).flatten_indices()})
 
 
-def _request(plan: Plan, course: Course, folder: Path) -> dict[str, Any]:
+def _request(plan: Plan, state: TrainingState, folder: Path) -> dict[str, Any]:
     training, resolved = plan.spec.training, plan.resolved
     tokens = [name for name in plan.encoded["train"].column_names if name != "labels"]
     fill = {"input_ids": plan.tokenizer.pad_token_id, "token_type_ids": plan.tokenizer.pad_token_type_id}

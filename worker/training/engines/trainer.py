@@ -1,4 +1,4 @@
-"""The Hugging Face Trainer, with our training step, our course and our checkpoint protocol.
+"""The Hugging Face Trainer, with our training step, our training state and our checkpoint protocol.
 
 Trainer's own evaluation and saving strategies stay off. A callback raises its flags at the end of each step, our
 `evaluate` follows, and what Trainer then saves into scratch is committed as a checkpoint of ours.
@@ -12,12 +12,15 @@ from typing import Any, cast
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from worker.training.checkpoints.shelf import Outcome, Shelf
+from worker.training.checkpoints.checkpoint_manager import CheckpointManager, TrainedModel
+from worker.training.engines.protocol import Engine
 from worker.training.errors import LossNotFinite, Stopped
-from worker.training.evaluation.evaluation import judge
-from worker.training.evaluation.prediction import feed, forward, gather, predict, training_step
-from worker.training.loop.course import Course
+from worker.training.evaluation.evaluation import evaluate
+from worker.training.evaluation.prediction import forward, gather, predict, training_step
+from worker.training.loop.feed import feed
 from worker.training.loop.pace import Pace
+from worker.training.loop.profiling import profile
+from worker.training.loop.state import TrainingState
 from worker.training.methods import load_trainable
 from worker.training.planning.plan import Answers, Plan
 from worker.training.tasks.protocol import Batch, set_epoch
@@ -26,39 +29,41 @@ from worker.training.tasks.protocol import Batch, set_epoch
 OPTIMIZERS = {"adamw": "adamw_torch_fused", "adafactor": "adafactor", "sgd": "sgd"}
 
 
-class TrainerEngine:
+class TrainerEngine(Engine):
     """Trains with `transformers.Trainer`."""
 
-    def train(self, plan: Plan) -> Outcome:
-        """Train, evaluate and save as the course says. Raises LossNotFinite."""
-        course = _course(plan)
-        trainer = CourseTrainer(plan, course)
-        if course.evaluation_due:
+    def train(self, plan: Plan) -> TrainedModel:
+        """Train, evaluate and save. Raises LossNotFinite."""
+        profile(plan)
+        plan.report.phase("training")
+        training_state = _training_state(plan)
+        trainer = TunesmithTrainer(plan, training_state)
+        if training_state.evaluation_due:
             trainer.evaluate()
-        if not course.finished and not plan.stop.is_set():
+        if not training_state.finished and not plan.stop.is_set():
             trainer.train(resume_from_checkpoint=str(plan.resume_from) if plan.resume_from else None)
-            course.loss_sum = trainer.loss_sum()
-        outcome = trainer.shelf.outcome(trainer.model)
+            training_state.loss_sum = trainer.loss_sum()
+        trained = trainer.checkpoints.trained(trainer.model)
         # Trainer and its callback hold each other, and so the model, gradients and optimizer. Without a collection they
         # would still fill the GPU while the published model is evaluated.
         del trainer
         gc.collect()
-        return outcome
+        return trained
 
     def predict(self, plan: Plan, folder: Path, split: str) -> Answers:
         """Run a saved model over a split. Raises Stopped or ModelRefused."""
         return predict(plan, folder, split)
 
 
-class CourseTrainer(Trainer):
+class TunesmithTrainer(Trainer):
     """A Trainer with the task's training step, our evaluation loop, and a learning rate of its own for the head."""
 
-    def __init__(self, plan: Plan, course: Course) -> None:
-        self.plan, self.course = plan, course
+    def __init__(self, plan: Plan, training_state: TrainingState) -> None:
+        self.plan, self.training_state = plan, training_state
         self.task_step = training_step(plan)
-        self.shelf = Shelf(plan, course)
-        self.pace = Pace(plan.report, course, plan.resolved.batch_size * plan.resolved.gradient_accumulation)
-        self.earlier_loss = course.loss_sum
+        self.checkpoints = CheckpointManager(plan, training_state)
+        self.pace = Pace(plan.report, training_state, plan.resolved.batch_size * plan.resolved.gradient_accumulation)
+        self.earlier_loss = training_state.loss_sum
         super().__init__(
             model=load_trainable(plan),
             args=_arguments(plan),
@@ -79,7 +84,7 @@ class CourseTrainer(Trainer):
         return self.task_step(model, cast("Batch", inputs)).loss_sum / num_items_in_batch
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """Nothing: Trainer would count them from a batch of its own shape, and nobody reads the number."""
+        """Zero: Trainer would count them from a batch of its own shape, and nobody reads the number."""
         return 0
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
@@ -88,7 +93,7 @@ class CourseTrainer(Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Trainer's optimizer, with the head's parameters in groups of their own where they have their own rate."""
         optimizer = super().create_optimizer(model)
-        rate, head = self.plan.spec.training.head_learning_rate, set(self.course.head)
+        rate, head = self.plan.spec.training.head_learning_rate, set(self.training_state.head)
         if rate is None or not head:
             return optimizer
         mine = {id(weight) for name, weight in cast("Any", self.model).named_parameters() if name in head}
@@ -99,23 +104,23 @@ class CourseTrainer(Trainer):
                 optimizer.add_param_group({**group, "params": apart, "lr": rate})
         return optimizer
 
-    def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, float]:
-        """Judge the present model on eval. When asked to stop, end training with a checkpoint instead."""
+    def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, Any]:
+        """Evaluate the current model on eval. If a stop is requested meanwhile, end training with a checkpoint instead."""
         self.plan.report.phase("evaluating")
         try:
             with self.pace.aside():
                 batches = forward(self.model, self.plan, "eval", self.task_step)
-                metrics = judge(self.plan, "eval", gather(batches, len(self.plan.encoded["eval"])))
+                metrics = evaluate(self.plan, "eval", gather(batches, len(self.plan.encoded["eval"]))).metrics
         except Stopped:
             self.control.should_evaluate = False
             self.control.should_save = self.control.should_training_stop = True
             return {}
-        self.course.evaluated(metrics)
-        self.log(dict(metrics))
+        self.training_state.evaluated(metrics)
+        self.log(cast("dict[str, float]", dict(metrics)))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self.control.should_save = self.course.is_best or self.course.checkpoint_due
-        self.control.should_training_stop |= self.course.ended_early
-        if not self.course.finished:
+        self.control.should_save = self.training_state.is_best or self.training_state.checkpoint_due
+        self.control.should_training_stop |= self.training_state.ended_early
+        if not self.training_state.finished:
             self.plan.report.phase("training")
         return metrics
 
@@ -125,51 +130,56 @@ class CourseTrainer(Trainer):
 
 
 class Follow(TrainerCallback):
-    """Makes Trainer follow the course, and reports what it does."""
+    """Makes Trainer follow the training state, and reports what it does."""
 
-    def __init__(self, trainer: CourseTrainer) -> None:
+    def __init__(self, trainer: TunesmithTrainer) -> None:
         self._trainer = trainer
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Tell the collation, before the first batch of the epoch is made."""
-        course = self._trainer.course
-        set_epoch(cast("Any", self._trainer.data_collator), course.step // course.steps_per_epoch)
+        """Set the epoch of the collation before the first batch of the epoch is made."""
+        training_state = self._trainer.training_state
+        set_epoch(cast("Any", self._trainer.data_collator), training_state.step // training_state.steps_per_epoch)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Decide whether this step is logged, evaluated, saved or the last."""
-        trainer, course = self._trainer, self._trainer.course
-        course.step = state.global_step
-        control.should_evaluate = course.evaluation_due
-        control.should_save = course.checkpoint_due
-        control.should_log |= course.finished
+        trainer, training_state = self._trainer, self._trainer.training_state
+        training_state.step = state.global_step
+        control.should_evaluate = training_state.evaluation_due
+        control.should_save = training_state.checkpoint_due
+        control.should_log |= training_state.finished
         trainer.pace.tick()
         if trainer.plan.stop.is_set():
             control.should_evaluate = False
             control.should_save = control.should_training_stop = True
         # Reading the loss makes a GPU wait, so there it is read only where it is needed anyway.
         if args.device.type == "cpu" or control.should_log or control.should_evaluate or control.should_save:
-            course.loss_sum = trainer.loss_sum()
-            if not math.isfinite(course.loss_sum):
-                raise LossNotFinite(f"the training loss became NaN or infinite at or before step {course.step}")
+            training_state.loss_sum = trainer.loss_sum()
+            if not math.isfinite(training_state.loss_sum):
+                raise LossNotFinite(f"the training loss became NaN or infinite at or before step {training_state.step}")
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
-        """Relay the loss and the evaluations; Trainer's closing summary speaks of one attempt only."""
-        values = {name: float(value) for name, value in cast("dict[str, Any]", logs or {}).items() if name != "epoch"}
+        """Relay the loss and the evaluations, but not Trainer's closing summary, which covers one attempt only."""
+        values = {
+            name: None if value is None else float(value)
+            for name, value in cast("dict[str, Any]", logs or {}).items()
+            if name != "epoch"
+        }
         if "train_runtime" not in values:
-            self._trainer.plan.report.metric(self._trainer.course.step, round(self._trainer.course.epoch, 4), values)
+            training_state = self._trainer.training_state
+            self._trainer.plan.report.metric(training_state.step, round(training_state.epoch, 4), values)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Commit what Trainer just wrote into scratch."""
         with self._trainer.pace.aside():
-            self._trainer.shelf.put(Path(cast("str", args.output_dir)) / f"checkpoint-{state.global_step}")
+            self._trainer.checkpoints.put(Path(cast("str", args.output_dir)) / f"checkpoint-{state.global_step}")
 
 
-def _course(plan: Plan) -> Course:
+def _training_state(plan: Plan) -> TrainingState:
     if plan.resume_from:
-        return Course.resume(plan.spec, plan.resolved, plan.steps_per_epoch, plan.resume_from)
-    return Course.begin(plan.spec, plan.resolved, plan.steps_per_epoch, plan.head)
+        return TrainingState.resume(plan.spec, plan.resolved, plan.steps_per_epoch, plan.resume_from)
+    return TrainingState.begin(plan.spec, plan.resolved, plan.steps_per_epoch, plan.head)
 
 
 def _arguments(plan: Plan) -> TrainingArguments:

@@ -1,7 +1,7 @@
-"""What a PyTorch model says of a split. Every engine on PyTorch looks through here, in training and afterwards."""
+"""Runs a PyTorch model over a split. Every engine uses it, during training and afterwards."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,10 +9,9 @@ import datasets
 import torch
 
 from worker.training.errors import Stopped
-from worker.training.inputs.stream import Stream
-from worker.training.methods import load_published
+from worker.training.methods import METHODS, load_published
 from worker.training.planning.plan import Answers, Plan
-from worker.training.tasks.protocol import Pass, TrainingStep
+from worker.training.tasks.protocol import REFERENCE, Pass, TrainingStep
 from worker.training.tokens.tokenization import lengths
 
 
@@ -32,27 +31,25 @@ def predict(plan: Plan, folder: Path, split: str) -> Answers:
     return gather(forward(model, plan, split, training_step(plan)), len(plan.encoded[split]))
 
 
+def with_references(plan: Plan) -> Plan:
+    """The plan with a column `reference` in each encoded split: what the model before training answers. Raises Stopped.
+
+    It is computed once an attempt, for tasks that need the reference model.
+    """
+    model = METHODS[plan.spec.training.method.type].base(plan).to(plan.resolved.device).eval()
+    return replace(plan, encoded={split: _with_reference(plan, model, rows) for split, rows in plan.encoded.items()})
+
+
 def training_step(plan: Plan) -> TrainingStep:
     """The step of the plan's task, its classes weighted by train."""
     return plan.task.training_step(plan.spec, plan.resolved.labels, plan.encoded["train"])
 
 
-def learned(plan: Plan) -> datasets.Dataset:
-    """The encoded rows of train, without what only an evaluation would need; of a stream, the first ones."""
-    train = plan.encoded["train"]
-    return train.remove_columns([name for name in train.column_names if name.startswith("_")])
-
-
-def feed(plan: Plan) -> datasets.Dataset | Stream:
-    """What an engine takes its batches from."""
-    return learned(plan) if plan.stream is None else plan.stream
-
-
 def forward(model: Any, plan: Plan, split: str, step: TrainingStep) -> Iterator[EvaluatedBatch]:
     """Run a model over a split, batch by batch. Raises Stopped.
 
-    Rows of like length share a batch, so that little is padded. No random numbers are drawn in here: how often a run is
-    evaluated changes nothing about its training.
+    Rows of similar length share a batch, so that there is little padding. No random numbers are drawn here, so the number
+    of evaluations does not change the training.
     """
     encoded, size, device = plan.encoded[split], plan.resolved.eval_batch_size, plan.resolved.device
     task, spec = plan.task, plan.spec
@@ -92,3 +89,17 @@ def autocast(plan: Plan) -> torch.autocast:
 
 def _inputs(features: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in features.items() if not name.startswith("_")}
+
+
+def _with_reference(plan: Plan, model: Any, rows: datasets.Dataset) -> datasets.Dataset:
+    collate = plan.task.collate(plan.tokenizer, plan.spec, plan.resolved.max_length)
+    found: list[Any] = []
+    for start in range(0, len(rows), plan.resolved.eval_batch_size):
+        if plan.stop.is_set():
+            raise Stopped
+        plan.report.alive()
+        places = range(start, min(start + plan.resolved.eval_batch_size, len(rows)))
+        batch = collate([cast("dict[str, Any]", rows[place]) for place in places]).to(plan.resolved.device)
+        with torch.no_grad(), autocast(plan):
+            found += plan.task.reference(model, batch)
+    return rows.add_column(REFERENCE, found)

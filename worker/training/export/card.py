@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from app.specs.data import HubData, UploadedData
-from worker.training.loop.course import Course
+from worker.training.loop.state import TrainingState
 from worker.training.planning.plan import Plan
 
 HYPERPARAMETERS = (
@@ -26,8 +26,8 @@ HYPERPARAMETERS = (
 
 def model_card(
     plan: Plan,
-    course: Course,
-    metrics: dict[str, float],
+    state: TrainingState,
+    metrics: dict[str, float | None],
     report: dict[str, dict[str, float]] | None,
     job_id: str | None,
 ) -> str:
@@ -36,8 +36,8 @@ def model_card(
     parts = [
         _front_matter(plan, metrics),
         f"# {title}",
-        _summary(plan, course, job_id),
-        "## Results\n\n" + _results(course, metrics),
+        _summary(plan, state, job_id),
+        "## Results\n\n" + _results(state, metrics),
         "## In detail\n\n" + _details(report) if report else "",
         "## Data\n\n" + _data(plan),
         "## Training\n\n" + _training(plan),
@@ -46,7 +46,7 @@ def model_card(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _front_matter(plan: Plan, metrics: dict[str, float]) -> str:
+def _front_matter(plan: Plan, metrics: dict[str, float | None]) -> str:
     model = plan.spec.model.id
     library = "peft" if getattr(plan.spec.training.method, "export", "") == "adapter" else "transformers"
     lines = ["---", f"library_name: {library}", f"pipeline_tag: {plan.task.pipeline}"]
@@ -57,32 +57,38 @@ def _front_matter(plan: Plan, metrics: dict[str, float]) -> str:
         lines += ["datasets:", *(f"- {json.dumps(hub)}" for hub in dict.fromkeys(hubs))]
     lines += ["tags:", "- tunesmith", "- generated_from_tunesmith"]
     lines += ["metrics:", *(f"- {name}" for name in plan.resolved.metrics)]
-    judged = {name: value for name, value in metrics.items() if name.startswith(("eval_", "test_"))}
-    if judged:
+    evaluated = {
+        name: value for name, value in metrics.items() if value is not None and name.startswith(("eval_", "test_"))
+    }
+    if evaluated:
         lines += ["model-index:", f"- name: {json.dumps(plan.spec.name or model)}", "  results:"]
         lines += ["  - task:", f"      type: {plan.spec.task.type}", "    metrics:"]
-        for name, value in judged.items():
+        for name, value in evaluated.items():
             lines += [f"    - type: {name.partition('_')[2]}", f"      name: {name}", f"      value: {value:.6g}"]
     return "\n".join([*lines, "---"])
 
 
-def _summary(plan: Plan, course: Course, job_id: str | None) -> str:
+def _summary(plan: Plan, state: TrainingState, job_id: str | None) -> str:
     model, commit = plan.spec.model.id, plan.resolved.model_commit
     job = f" by the job `{job_id}`" if job_id else ""
-    which = f"the best by {course.best_by}, of step {course.best_step}" if course.best_step else "the last"
+    which = f"the best by {state.best_by}, of step {state.best_step}" if state.best_step else "the last"
     return (
         f"A {plan.spec.task.type} model, fine-tuned from `{model}`{f' at `{commit}`' if commit else ''}{job}. "
-        f"Training took {course.step} of {course.total_steps} steps ({course.epoch:.2f} epochs); "
+        f"Training took {state.step} of {state.total_steps} steps ({state.epoch:.2f} epochs); "
         f"this is {which}."
     ) + (f"\n\nClasses: {', '.join(f'`{name}`' for name in plan.resolved.labels)}" if plan.resolved.labels else "")
 
 
-def _results(course: Course, metrics: dict[str, float]) -> str:
-    before = course.baseline
+def _results(state: TrainingState, metrics: dict[str, float | None]) -> str:
+    before = state.baseline
     if before is None:
-        return _table(("metric", "value"), ((name, f"{value:.4f}") for name, value in metrics.items()))
-    rows = ((name, f"{before[name]:.4f}" if name in before else "", f"{value:.4f}") for name, value in metrics.items())
+        return _table(("metric", "value"), ((name, _metric(value)) for name, value in metrics.items()))
+    rows = ((name, _metric(before[name]) if name in before else "", _metric(value)) for name, value in metrics.items())
     return _table(("metric", "before training", "after training"), rows)
+
+
+def _metric(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
 
 
 def _details(report: dict[str, dict[str, float]]) -> str:
@@ -96,8 +102,8 @@ def _data(plan: Plan) -> str:
         (split, _named(plan, split), str(plan.resolved.rows.get(split, "streamed")), f"`{digest}`")
         for split, digest in plan.resolved.datasets.items()
     )
-    left_out = f"\n\n{plan.resolved.skipped_rows} unusable rows were left out." if plan.resolved.skipped_rows else ""
-    return _table(("split", "source", "rows", "SHA-256 of the rows"), rows) + left_out
+    skipped = f"\n\n{plan.resolved.skipped_rows} unusable rows were skipped." if plan.resolved.skipped_rows else ""
+    return _table(("split", "source", "rows", "SHA-256 of the rows"), rows) + skipped
 
 
 def _training(plan: Plan) -> str:

@@ -1,4 +1,4 @@
-"""Puts together what a job hands out: `OUT_DIR/model`, a folder that transformers loads and people can read.
+"""Builds the artifact of a job: `OUT_DIR/model`, a folder that transformers loads and people can read.
 
 config.json  model.safetensors  tokenizer.json  …    the model, as save_pretrained writes it
 README.md                                            the model card
@@ -15,59 +15,50 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worker.training.checkpoints.folders import Manifest, commit
-from worker.training.checkpoints.shelf import copy_model
-from worker.training.errors import without_none
+from worker.training.checkpoints.checkpoint_manager import TrainedModel
+from worker.training.checkpoints.folders import Manifest, commit, copy_model
+from worker.training.evaluation.evaluation import SplitEvaluation
 from worker.training.export.card import model_card
-from worker.training.loop.course import Course
-from worker.training.planning.plan import Answers, Plan
-from worker.training.tasks.protocol import Told
+from worker.training.loop.state import TrainingState
+from worker.training.planning.plan import Plan
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What a model says of one split, and how that is read."""
+class FinalEvaluation:
+    """The evaluation of the published model."""
 
-    answers: Answers
-    told: Told
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What was found out about the published model."""
-
-    metrics: dict[str, float]
-    """Flat: eval_*, test_*, train_loss."""
-    evaluation: Judgement | None
-    """Of the eval rows, where there are some."""
+    metrics: dict[str, float | None]
+    """Flat: eval_*, test_*, train_loss. None where a metric is undefined for the rows."""
+    of_eval: SplitEvaluation | None
+    """None without eval rows."""
 
 
 def package(
-    plan: Plan, course: Course, folder: Path, exports: Path | None, judged: Judged, job_id: str | None
+    plan: Plan, trained: TrainedModel, folder: Path, evaluation: FinalEvaluation, job_id: str | None
 ) -> Manifest:
-    """Commit `OUT_DIR/model` from the model in `folder`, with what is in `exports` beside it.
-
-    Raises OSError where the disk says no.
-    """
+    """Commit `OUT_DIR/model` from the model in `folder`. Raises OSError if the disk refuses."""
+    state, evaluated = trained.state, evaluation.of_eval
     staging = plan.scratch / "model"
     shutil.rmtree(staging, ignore_errors=True)
     copy_model(folder, staging)
     plan.task.finish(staging, plan.spec, plan.resolved)
-    if exports is not None:
-        shutil.copytree(exports, staging, dirs_exist_ok=True)
-    published = course.best_step or course.step
-    _write(staging / "job.json", _job(plan, course, judged, job_id, published))
-    report = None if judged.evaluation is None else plan.task.report(plan.split("eval"), judged.evaluation.told)
-    (staging / "README.md").write_text(model_card(plan, course, judged.metrics, report, job_id), encoding="utf-8")
+    if trained.exports is not None:
+        shutil.copytree(trained.exports, staging, dirs_exist_ok=True)
+    published = state.best_step or state.step
+    _write(staging / "job.json", _job(plan, state, evaluation.metrics, job_id, published))
+    report = None if evaluated is None else plan.task.report(evaluated.split, evaluated.evaluated)
+    (staging / "README.md").write_text(model_card(plan, state, evaluation.metrics, report, job_id), encoding="utf-8")
     if report is not None:
         _write(staging / "evaluation" / "report.json", report)
-    if judged.evaluation is not None and plan.spec.evaluation.predictions:
-        _write_predictions(staging / "evaluation" / "predictions.jsonl", plan, judged.evaluation)
-    facts = without_none({"step": published, "job_id": job_id, "metrics": judged.metrics})
+    if evaluated is not None and plan.spec.evaluation.predictions:
+        _write_predictions(staging / "evaluation" / "predictions.jsonl", plan, evaluated)
+    facts = {"step": published, "metrics": evaluation.metrics} | ({"job_id": job_id} if job_id else {})
     return commit(staging, plan.out_dir / "model", facts)
 
 
-def _job(plan: Plan, course: Course, judged: Judged, job_id: str | None, published: int) -> dict[str, Any]:
+def _job(
+    plan: Plan, state: TrainingState, metrics: dict[str, float | None], job_id: str | None, published: int
+) -> dict[str, Any]:
     resolved = plan.resolved.model_dump(mode="json")
     return {
         "job_id": job_id,
@@ -77,9 +68,9 @@ def _job(plan: Plan, course: Course, judged: Judged, job_id: str | None, publish
         "seeds": {"training": plan.spec.training.seed, "subset": plan.spec.data.subset.seed},
         "datasets": resolved["datasets"],
         "published_step": published,
-        "last_step": course.step,
-        "metrics": judged.metrics,
-        "baseline": course.baseline,
+        "last_step": state.step,
+        "metrics": metrics,
+        "baseline": state.baseline,
     }
 
 
@@ -88,8 +79,8 @@ def _write(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _write_predictions(path: Path, plan: Plan, judgement: Judgement) -> None:
+def _write_predictions(path: Path, plan: Plan, done: SplitEvaluation) -> None:
     path.parent.mkdir(exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
-        for told in plan.task.describe(plan.split("eval"), judgement.answers.each, judgement.told):
-            file.write(json.dumps(told, ensure_ascii=False) + "\n")
+        for prediction in plan.task.describe(done.split, done.answers.each, done.evaluated):
+            file.write(json.dumps(prediction, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""Reads, divides, samples and checks the rows of a job: what comes out is exactly what is learned and judged from."""
+"""Reads, splits, samples and checks the rows of a job. The result is exactly what is trained on and evaluated."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from app.specs.preflight import Survey
 from app.specs.rows import RowProblem, row_problems
 from worker.training.errors import SHOWN_PROBLEMS, BadRows, ClassUnknown, NoRows, SingleClass, Stopped, TooManyClasses
 from worker.training.inputs.sources import read
-from worker.training.inputs.table import ROW, Row, Table, fingerprint
+from worker.training.inputs.table import BATCH, ROW, Row, Table
 from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
 
@@ -35,29 +35,17 @@ class Data:
     skipped: int
 
 
-def load(request: TrainingRequest) -> dict[str, Table]:
-    """Read all rows of every split that the spec names. Raises the errors of `sources.read`."""
-    spec = request.spec
-    named = {split: getattr(spec.data, split) for split in SPLITS}
-    columns, settled = spec.columns, request.resolved.dataset_commits if request.resolved else {}
-    tables = {
-        split: read(split, source, request.datasets, columns, settled.get(split))
-        for split, source in named.items()
-        if source is not None
-    }
-    return {split: read_targets(spec, table) for split, table in tables.items()}
+def load_data(request: TrainingRequest, report: Reporter, stop: threading.Event) -> Data:
+    """Read all rows of every split that the spec names, hold out eval rows, take the subsets, and check the rows used.
 
-
-def prepare(tables: dict[str, Table], spec: JobSpec, report: Reporter, stop: threading.Event) -> Data:
-    """Hold out eval rows, take the subsets, and check the rows used.
-
-    Raises BadRows, NoRows, SingleClass, TooManyClasses, ClassUnknown or Stopped.
+    Raises the errors of `sources.read`, and BadRows, NoRows, SingleClass, TooManyClasses, ClassUnknown or Stopped.
     """
+    spec, tables = request.spec, _read_splits(request)
     labels = _learn_labels(spec, tables["train"])
     chosen = {split: _subset(spec, split, table) for split, table in _hold_out(tables, spec, report).items()}
     survey = Survey(spec.task, spec.columns)
     checked = {split: _usable(split, table, spec, labels, survey, report, stop) for split, table in chosen.items()}
-    _tell(survey, checked, report)
+    _report_findings(survey, checked, report)
     # The first rows of a stream may well be of one class.
     _check_classes(spec, labels, survey.classes("train") if tables["train"].stream is None else set(labels))
     if labels and spec.task.class_names is None:
@@ -72,6 +60,18 @@ def prepare(tables: dict[str, Table], spec: JobSpec, report: Reporter, stop: thr
     )
 
 
+def _read_splits(request: TrainingRequest) -> dict[str, Table]:
+    spec = request.spec
+    named = {split: getattr(spec.data, split) for split in SPLITS}
+    columns, pinned = spec.columns, request.resolved.dataset_commits if request.resolved else {}
+    tables = {
+        split: read(split, source, request.datasets, columns, pinned.get(split))
+        for split, source in named.items()
+        if source is not None
+    }
+    return {split: read_targets(spec, table) for split, table in tables.items()}
+
+
 def read_targets(spec: JobSpec, table: Table) -> Table:
     """The rows with targets as the task reads them, such as class names instead of ids."""
     role = spec.task.target_role
@@ -80,7 +80,7 @@ def read_targets(spec: JobSpec, table: Table) -> Table:
     column = spec.columns[role]
     names, known = table.class_names.get(column), dict[tuple[type, str], Any]()
     cells: list[Any] = []
-    for cell in table.cells(column):
+    for cell in table[column]:
         if isinstance(cell, list):
             # Hardly two are alike, and each would add a long key.
             cells.append(spec.task.read(cell, names))
@@ -90,16 +90,19 @@ def read_targets(spec: JobSpec, table: Table) -> Table:
         if key not in known:
             known[key] = spec.task.read(cell, names)
         cells.append(known[key])
-    return table.replaced(column, cells)
+    return replace(table, columns={**table.columns, column: cells})
 
 
 def _hash(table: Table, spec: JobSpec) -> str:
-    rows = fingerprint(table, spec.columns.values())
+    """SHA-256 in hex over the cells of the roles, row by row in order."""
+    digest, wanted = hashlib.sha256(), list(spec.columns.values())
+    for row in table:
+        digest.update(json.dumps([row[name] for name in wanted], default=str).encode() + b"\n")
     if table.stream is None:
-        return rows
-    # The rows to come follow from the commit and from where in it they are.
-    told = json.dumps([spec.data.train.model_dump(mode="json"), table.commit, rows], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()
+        return digest.hexdigest()
+    # The later rows follow from the commit and the source.
+    identity = json.dumps([spec.data.train.model_dump(mode="json"), table.commit, digest.hexdigest()], sort_keys=True)
+    return hashlib.sha256(identity.encode()).hexdigest()
 
 
 def _learn_labels(spec: JobSpec, train: Table) -> list[str]:
@@ -121,13 +124,12 @@ def _learn_labels(spec: JobSpec, train: Table) -> list[str]:
 
 
 def _seen(spec: JobSpec, train: Table) -> set[str]:
-    # Rows at fault have cells of any kind; they are told of later.
+    # Rows at fault have cells of any kind; they are reported later.
     task, columns = spec.task, spec.columns
     role = task.target_role
     return {
         name
-        for rows in train.batches()
-        for row in rows
+        for row in train
         if role is not None and not any(at == role for at, _ in task.faults(row, columns, None))
         for name in task.classes(row[columns[role]])
     }
@@ -139,14 +141,13 @@ def _check_classes(spec: JobSpec, labels: list[str], present: set[str]) -> None:
         raise (SingleClass if len(present) <= 1 else TooManyClasses)(f"train: {message}")
 
 
-def _tell(survey: Survey, checked: dict[str, Table], report: Reporter) -> None:
+def _report_findings(survey: Survey, checked: dict[str, Table], report: Reporter) -> None:
     for split, table in checked.items():
-        for rows in table.batches():
-            for row in rows:
-                survey.row(split, cast("int", row[ROW]), row)
+        for row in table:
+            survey.row(split, cast("int", row[ROW]), row)
     is_streamed = checked["train"].stream is not None
     if is_streamed:
-        report.note(f"train is streamed; what is told of it here is of its first {len(checked['train'])} rows")
+        report.note(f"train is streamed; these findings are about its first {len(checked['train'])} rows")
     findings = survey.findings(is_complete=not is_streamed)
     report.preflight(data=findings)
     for warning in findings["warnings"]:
@@ -161,12 +162,12 @@ def _hold_out(tables: dict[str, Table], spec: JobSpec, report: Reporter) -> dict
     if len(train) < 2:  # noqa: PLR2004 - one row for each side
         raise NoRows(f"train has {len(train)} rows, too few to hold out a share for evaluation")
     kept, held = _divide(train, fraction, spec.data.subset.seed, _strata(spec, train), report)
-    return {**tables, "train": train.take(sorted(kept)), "eval": train.take(sorted(held))}
+    return {**tables, "train": train.select(sorted(kept)), "eval": train.select(sorted(held))}
 
 
 def _strata(spec: JobSpec, table: Table) -> list[str] | None:
     role = spec.task.target_role
-    strata = [] if role is None else [spec.task.stratum(cell) for cell in table.cells(spec.columns[role])]
+    strata = [] if role is None else [spec.task.stratum(cell) for cell in table[spec.columns[role]]]
     return None if not strata or None in strata else cast("list[str]", strata)
 
 
@@ -192,7 +193,7 @@ def _subset(spec: JobSpec, split: str, table: Table) -> Table:
         return table
     # The order of `datasets.Dataset.shuffle(seed)`, so that a subset is the one of the tutorials.
     order = np.random.default_rng(spec.data.subset.seed).permutation(len(table))
-    return table.take([int(place) for place in order[:wanted]])
+    return table.select([int(place) for place in order[:wanted]])
 
 
 def _usable(
@@ -221,20 +222,19 @@ def _usable(
     survey.skipped(split, len(bad))
     if not bad:
         return table
-    report.note(f"{len(bad)} of {len(table)} {split} rows were left out; the first: {shown[0]}")
-    return table.take([place for place in range(len(table)) if place not in bad])
+    report.note(f"{len(bad)} of {len(table)} {split} rows were skipped; the first: {shown[0]}")
+    return table.select([place for place in range(len(table)) if place not in bad])
 
 
 def _problems(
     split: str, table: Table, spec: JobSpec, labels: list[str], stop: threading.Event
 ) -> Iterator[tuple[int, RowProblem]]:
-    start = 0
-    for batch in table.batches():
+    for start in range(0, len(table), BATCH):
         if stop.is_set():
             raise Stopped
+        batch = table[start : start + BATCH]
         for problem in row_problems(spec.task, split, batch, spec.columns, labels or None):
             yield start + problem.row - 1, replace(problem, row=_source_row(batch, problem))
-        start += len(batch)
 
 
 def _source_row(batch: list[Row], problem: RowProblem) -> int:

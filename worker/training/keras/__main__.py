@@ -2,7 +2,7 @@
 # pyright: basic, reportMissingImports=false, reportMissingModuleSource=false, reportAttributeAccessIssue=false
 """The TensorFlow side of the engine `tensorflow`: a program of its own, in an environment without PyTorch and without us.
 
-It loads a PyTorch-format model folder, and then does what it is told, one JSON object a line on standard input, each
+It loads a PyTorch-format model folder, and then follows commands, one JSON object a line on standard input, each
 answered by one on standard output:
 
     {"do": "step", "rows": [5, 2, …], "rate": 5e-05}   → {"said": "step", "loss": 0.69, "grad_norm": 1.2}
@@ -12,8 +12,8 @@ answered by one on standard output:
     {"do": "interrupt"}                                  ends a prediction between two batches; no answer of its own
     {"do": "quit"}
 
-Training is Keras's `fit`: its batch is a whole optimiser step, and its callback reads the commands between two steps.
-Which rows, which learning rate, when to evaluate and what to keep is decided by whoever talks to it.
+Training is Keras's `fit`: its batch is a whole optimizer step, and its callback reads the commands between two steps.
+The parent process decides which rows and learning rate to use, when to evaluate and what to keep.
 """
 
 import ctypes
@@ -39,9 +39,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 import tf_keras
+from conversation import Conversation
 from learner import Learner
 from rows import Arrays, Split
-from talk import Talk
 from transformers import AutoConfig, TFAutoModelForSequenceClassification
 from weights import UnlikeWeights, Weights
 
@@ -58,18 +58,20 @@ def main() -> int:
     if os.getppid() != request["parent"]:
         # It died before we asked for the signal.
         return 1
-    talk = Talk()
+    conversation = Conversation()
     try:
         tf.get_logger().setLevel("ERROR")
         tf_keras.utils.disable_interactive_logging()
         tf.config.threading.set_intra_op_parallelism_threads(request["threads"] or 0)
         tf.config.threading.set_inter_op_parallelism_threads(1)
-        run = Run(request, talk)
-        talk.say("ready")
+        run = Run(request, conversation)
+        conversation.answer("ready")
         run.serve()
     except BaseException as error:  # noqa: BLE001 - the last words of this process
         traceback.print_exc()
-        talk.say("failed", kind=_kind(error), message=f"{type(error).__name__}: {error}"[:2000], peak_bytes=_peak())
+        conversation.answer(
+            "failed", kind=_kind(error), message=f"{type(error).__name__}: {error}"[:2000], peak_bytes=_peak()
+        )
         return 1
     return 0
 
@@ -77,8 +79,8 @@ def main() -> int:
 class Run:
     """One attempt, as far as TensorFlow has to do with it."""
 
-    def __init__(self, request: dict[str, Any], talk: Talk) -> None:
-        self.request, self.talk = request, talk
+    def __init__(self, request: dict[str, Any], conversation: Conversation) -> None:
+        self.request, self.conversation = request, conversation
         # Dropout then draws from generators whose state can be saved.
         tf_keras.backend.experimental.enable_tf_random_generator()
         tf_keras.utils.set_random_seed(request["seed"])
@@ -105,29 +107,29 @@ class Run:
     def obey(self) -> None:
         """Do what the parent says until it wants a step, which is then pending, or has enough."""
         self.pending = None
-        while (command := self.talk.hear())["do"] != "quit":
+        while (command := self.conversation.next_command())["do"] != "quit":
             match command["do"]:
                 case "step":
                     self._set_rate(command["rate"])
                     self.pending = command
                     return
                 case "predict":
-                    self.talk.say("predicted" if self._predict(**_arguments(command)) else "interrupted")
+                    self.conversation.answer("predicted" if self._predict(**_arguments(command)) else "interrupted")
                 case "save":
                     self._save(Path(command["folder"]))
-                    self.talk.say("saved")
+                    self.conversation.answer("saved")
                 case "export":
                     self._export(**_arguments(command))
-                    self.talk.say("exported")
+                    self.conversation.answer("exported")
 
     def _fit(self) -> None:
         run = self
 
         class Follow(tf_keras.callbacks.Callback):
-            """After each step, tells of it and does what the parent says."""
+            """Report each step and follow the commands of the parent process."""
 
             def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-                run.talk.say("step", loss=float(logs["loss"]), grad_norm=float(logs["grad_norm"]))
+                run.conversation.answer("step", loss=float(logs["loss"]), grad_norm=float(logs["grad_norm"]))
                 run.obey()
                 self.model.stop_training = run.pending is None
 
@@ -137,7 +139,7 @@ class Run:
             for name, array in self._batch([0]).items()
         }
         data = tf.data.Dataset.from_generator(self._steps, output_signature=shapes)
-        # A batch fetched ahead would be one that nobody has asked for yet.
+        # A prefetched batch would be one that the parent has not requested yet.
         options = tf.data.Options()
         options.autotune.enabled = options.experimental_optimization.apply_default_optimizations = False
         self.learner.fit(data.with_options(options), epochs=1, callbacks=[Follow()], verbose=0)
@@ -174,7 +176,7 @@ class Run:
         logits = np.zeros((len(rows.lengths), len(self.request["soft_targets"])), np.float32)
         order = np.argsort(-rows.lengths, kind="stable")
         for start in range(0, len(order), batch_size):
-            if self.talk.is_interrupted():
+            if self.conversation.is_interrupted():
                 return False
             places = order[start : start + batch_size]
             logits[places] = self.learner.logits(rows.features(places)).numpy()

@@ -32,7 +32,7 @@ class Learner(tf_keras.Model):
     # These models have no `if` or `for` that depends on a tensor, and AutoGraph takes longer than all other tracing.
     @tf.autograph.experimental.do_not_convert
     def train_step(self, data: dict[str, Any]) -> dict[str, Any]:
-        """One optimiser step; the first dimension of `data` counts its forward passes."""
+        """One optimizer step; the first dimension of `data` counts its forward passes."""
         weights = self.trainable_variables
 
         def one_pass(number: Any, loss: Any, sums: list[Any]) -> tuple[Any, Any, list[Any]]:

@@ -28,7 +28,7 @@ class Weights:
     def load(self, folder: Path) -> None:
         """Take every weight of the folder. Raises UnlikeWeights where TensorFlow's model has no place for one.
 
-        A weight that only TensorFlow's model has keeps its value: if it counted, the logits would tell.
+        A weight that only TensorFlow's model has keeps its value: if it mattered, the logits would differ.
         """
         arrays = load_file(folder / "model.safetensors")
         if odd := sorted(set(arrays) - set(self._found)):
@@ -40,7 +40,7 @@ class Weights:
 
     def save(self, path: Path) -> None:
         """Write safetensors as PyTorch's classes load them."""
-        # safetensors writes memory as it lies: a transposed view would go out untransposed.
+        # safetensors writes memory in its physical order: a transposed view would be written untransposed.
         arrays = {
             name: np.ascontiguousarray(apply_transpose(transpose, variable.numpy(), shape, pt_to_tf=False))
             for name, shape in self._shapes.items()

@@ -10,7 +10,7 @@ from worker.training.loop.decay import decaying_names
 
 
 def optimizer_of(training: Training, model: Any, head: tuple[str, ...]) -> torch.optim.Optimizer:
-    """The optimiser of a spec over a model's trainable weights; `head` are the names of those newly made."""
+    """The optimizer of a spec for a model's trainable weights; `head` names the randomly initialized ones."""
     groups = _groups(model, training.weight_decay, training.learning_rate, training.head_learning_rate, frozenset(head))
     match training.optimizer:
         case "adamw":

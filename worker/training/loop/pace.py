@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from worker.training.loop.course import Course
+from worker.training.loop.state import TrainingState
 from worker.training.reports import Reporter
 
 INTERVAL = 1.0
@@ -13,12 +13,12 @@ INTERVAL = 1.0
 class Pace:
     """Counts training time only: what evaluation and saving take is left out of the speed."""
 
-    def __init__(self, report: Reporter, course: Course, rows_per_step: int) -> None:
-        self._report, self._course, self._rows_per_step = report, course, rows_per_step
-        self._first_step = course.step
+    def __init__(self, report: Reporter, state: TrainingState, rows_per_step: int) -> None:
+        self._report, self._state, self._rows_per_step = report, state, rows_per_step
+        self._first_step = state.step
         self._started = self._last = time.monotonic()
         self._aside = 0.0
-        self._told = False
+        self._has_reported = False
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -29,16 +29,16 @@ class Pace:
 
     def tick(self) -> None:
         """After a step: report progress if it is time, or the first or last step."""
-        now, course = time.monotonic(), self._course
-        if self._told and now - self._last < INTERVAL and not course.finished:
+        now, state = time.monotonic(), self._state
+        if self._has_reported and now - self._last < INTERVAL and not state.finished:
             return
-        steps, spent = course.step - self._first_step, now - self._started - self._aside
+        steps, spent = state.step - self._first_step, now - self._started - self._aside
         rate = steps / spent if spent > 0 else None
         self._report.progress(
-            step=course.step,
-            of=course.total_steps,
-            epoch=round(course.epoch, 4),
+            step=state.step,
+            of=state.total_steps,
+            epoch=round(state.epoch, 4),
             samples_per_second=round(rate * self._rows_per_step, 2) if rate else None,
-            eta_seconds=round((course.total_steps - course.step) / rate, 1) if rate else None,
+            eta_seconds=round((state.total_steps - state.step) / rate, 1) if rate else None,
         )
-        self._last, self._told = now, True
+        self._last, self._has_reported = now, True

@@ -29,9 +29,9 @@ def load_published(plan: Plan, folder: Path) -> Any:
     return plan.task.load_model(folder, plan.spec).to(plan.resolved.device)
 
 
-def publish(plan: Plan, folder: Path) -> Path:
+def export(plan: Plan, folder: Path) -> Path:
     """The folder to publish for the checkpoint in `folder`."""
-    return METHODS[plan.spec.training.method.type].publish(plan, folder)
+    return METHODS[plan.spec.training.method.type].export(plan, folder)
 
 
-__all__ = ["METHODS", "Method", "load_published", "load_trainable", "publish"]
+__all__ = ["METHODS", "Method", "export", "load_published", "load_trainable"]

@@ -1,4 +1,4 @@
-"""The lower part of the model stays as it is: the embeddings and the first layers, or all but the head."""
+"""Freezes the lower part of the model: the embeddings and the first layers, or everything but the head."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -24,10 +24,10 @@ LAYERS = (
 
 
 class FreezeMethod:
-    """Training of the upper part alone; what is kept and published is whole."""
+    """Trains the upper part only. Checkpoints and the published model are whole."""
 
     def begin(self, task: Task, base: Path, spec: JobSpec, labels: list[str]) -> tuple[Any, tuple[str, ...]]:
-        """The pretrained model with its new head. Raises ModelConfigInvalid where nothing would be left to tune."""
+        """The pretrained model with its new head. Raises ModelConfigInvalid if nothing would be left to train."""
         model, head = task.build_model(base, spec, labels)
         freeze(model, cast("FreezeSpec", spec.training.method).layers, head)
         return model, head
@@ -42,15 +42,15 @@ class FreezeMethod:
         freeze(model, cast("FreezeSpec", plan.spec.training.method).layers, plan.head)
         return model
 
-    def publish(self, plan: Plan, folder: Path) -> Path:
+    def export(self, plan: Plan, folder: Path) -> Path:
         """The checkpoint as it is."""
         return folder
 
 
 def freeze(model: Any, layers: int | str, head: tuple[str, ...]) -> None:
-    """Take the gradients off the body, or off the embeddings and the first layers of each stack.
+    """Disable gradients of the body, or of the embeddings and the first layers of each stack.
 
-    Newly made parameters are always tuned. Raises ModelConfigInvalid.
+    Randomly initialized parameters are always trained. Raises ModelConfigInvalid.
     """
     frozen = _body(model) if layers == "all" else _lower(model, int(layers))
     tuned = 0
@@ -82,7 +82,7 @@ def _lower(model: Any, count: int) -> set[int]:
 
 
 def _embeddings(body: Any, stacks: list[Any]) -> list[Any]:
-    # With what stands beside them in a module of their own, such as BERT's norm; what lies within a layer belongs to it.
+    # Including modules next to them, such as the norm of BERT's embeddings. A module inside a layer belongs to the layer.
     inner = {id(module) for stack in stacks for module in stack.modules()}
     found = [
         (name, module)

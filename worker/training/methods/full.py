@@ -23,6 +23,6 @@ class FullMethod:
         """The model, whole."""
         return plan.task.load_model(folder, plan.spec)
 
-    def publish(self, plan: Plan, folder: Path) -> Path:
+    def export(self, plan: Plan, folder: Path) -> Path:
         """The checkpoint as it is."""
         return folder

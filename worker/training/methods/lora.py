@@ -1,6 +1,6 @@
-"""Small matrices beside the weights, through peft (Hu et al., 2021), also over a base in 4 bits (Dettmers et al., 2023).
+"""LoRA and QLoRA through peft (Hu et al., 2021; Dettmers et al., 2023).
 
-A checkpoint holds the matrices and what was newly made of the head; the base model is loaded again beside them.
+A checkpoint holds the adapter: its matrices and the randomly initialized parts of the head. The base model is loaded again.
 
     adapter_config.json  adapter_model.safetensors
 """
@@ -22,14 +22,14 @@ from worker.training.tasks.protocol import Task
 
 ADAPTER = "adapter_config.json"
 WHOLE = ("classifier", "score", "qa_outputs", "lm_head", "pooler", "pre_classifier", "classification_head", "cls")
-"""Heads, which stay in full precision: those that are newly made have no other values yet."""
+"""Heads. They stay in full precision, because a randomly initialized head has no pretrained values to quantize."""
 
 
 class LoraMethod:
-    """The matrices over the model as it is."""
+    """An adapter on the unquantized model."""
 
     def begin(self, task: Task, base: Path, spec: JobSpec, labels: list[str]) -> tuple[Any, tuple[str, ...]]:
-        """The pretrained model with matrices that change nothing yet. Raises ModelConfigInvalid for unknown targets."""
+        """The pretrained model with an adapter that does not change its outputs yet. Raises ModelConfigInvalid for unknown targets."""
         model, head = task.build_model(base, spec, labels, **self.kind())
         set_seed(spec.training.seed)
         try:
@@ -42,11 +42,11 @@ class LoraMethod:
         return tuned, tuple(names)
 
     def load(self, plan: Plan, folder: Path, *, trainable: bool) -> Any:
-        """The base model, and the matrices of the folder beside it."""
+        """The base model with the adapter of the folder."""
         return _with_adapter(plan, folder, trainable=trainable, model=self.prepared(self.base(plan)))
 
-    def publish(self, plan: Plan, folder: Path) -> Path:
-        """The matrices with the name of their base, or one model of both."""
+    def export(self, plan: Plan, folder: Path) -> Path:
+        """The adapter with the name of its base, or one merged model."""
         published = plan.scratch / "published"
         if cast("LoraSpec", plan.spec.training.method).export == "merged":
             whole, _ = plan.task.build_model(plan.base, plan.spec, plan.resolved.labels)
@@ -66,12 +66,12 @@ class LoraMethod:
         return {}
 
     def prepared(self, model: Any) -> Any:
-        """The base, ready for matrices beside it."""
+        """The base, ready for an adapter."""
         return model
 
 
 class QloraMethod(LoraMethod):
-    """The matrices over a model in 4 bits."""
+    """An adapter on a model in 4 bits."""
 
     def kind(self) -> dict[str, Any]:
         """In 4-bit NormalFloat, its scales quantized too, computing in bf16."""
@@ -91,7 +91,7 @@ class QloraMethod(LoraMethod):
 
 def _config(task: Task, spec: JobSpec, model: Any, head: tuple[str, ...]) -> LoraConfig:
     asked = cast("LoraSpec", spec.training.method)
-    # Newly made layers have nothing that small changes could be made to: they are tuned, and kept, whole.
+    # A randomly initialized layer has no pretrained weights to adapt. It is trained and saved whole.
     made = sorted(
         {name.rpartition(".")[0] for name in head} | {name for name in task.trained_heads if hasattr(model, name)}
     )

@@ -14,7 +14,7 @@ class Method(Protocol):
     def begin(self, task: Task, base: Path, spec: JobSpec, labels: list[str]) -> tuple[Any, tuple[str, ...]]:
         """The model before the first step, whose `save_pretrained` makes the initial folder.
 
-        Returns it and the names of the newly made parameters of the head. Raises ModelRefused or ModelConfigInvalid.
+        Returns it and the names of the randomly initialized parameters of the head. Raises ModelRefused or ModelConfigInvalid.
         """
         ...
 
@@ -23,9 +23,9 @@ class Method(Protocol):
         ...
 
     def load(self, plan: Plan, folder: Path, *, trainable: bool) -> Any:
-        """The model of the initial folder or of a checkpoint, ready to be trained or to be asked."""
+        """The model of the initial folder or of a checkpoint, ready for training or for prediction."""
         ...
 
-    def publish(self, plan: Plan, folder: Path) -> Path:
-        """The folder to publish for the checkpoint in `folder`: itself, or one made of it in the plan's scratch."""
+    def export(self, plan: Plan, folder: Path) -> Path:
+        """The folder to publish for the checkpoint in `folder`: itself, or one made from it in the plan's scratch folder."""
         ...

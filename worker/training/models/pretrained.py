@@ -118,7 +118,7 @@ def load_config(folder: Path, spec: JobSpec) -> Any:
 def build(
     kind: Any, folder: Path, spec: JobSpec, head: Mapping[str, Any], **loading: Any
 ) -> tuple[Any, tuple[str, ...]]:
-    """Load pretrained weights into a model of class `kind`, its missing head made anew from the spec's seed.
+    """Load pretrained weights into a model of class `kind`, its missing head randomly initialized from the spec's seed.
 
     `head` are settings of the configuration, `loading` arguments of `from_pretrained`. Returns the model, in float32
     where `loading` says nothing else, and the names of the new parameters. Raises ModelRefused where the weights do not

@@ -1,21 +1,17 @@
-"""Settles once what the spec leaves open: device, precision, batch sizes, length, steps."""
+"""Resolves once what the spec leaves open: device, precision, batch sizes, length, steps."""
 
 import math
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import torch
 
 from app.specs import JobSpec, Resolved
-from app.specs.compatibility import supports
 from app.specs.job import Tokenization
 from app.specs.methods import GPU_METHODS
 from app.specs.training import AUTO_BATCH_SIZE
-from worker.training.errors import DataChanged, EngineMissing, GpuMissing, PrecisionUnsupported
+from worker.training.errors import DataChanged, GpuMissing, PrecisionUnsupported
 from worker.training.inputs.data import Data
-from worker.training.keras import environment as tensorflow_environment
-from worker.training.models.pretrained import BaseModel, token_limit
 from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
 
@@ -34,25 +30,31 @@ PACKAGES = (
 
 
 def resolve(
-    request: TrainingRequest, data: Data, base: BaseModel, config: Any, tokenizer: Any, report: Reporter
+    request: TrainingRequest,
+    data: Data,
+    model_commit: str | None,
+    token_limit: int | None,
+    engine_versions: dict[str, str],
+    report: Reporter,
 ) -> Resolved:
-    """Settle the run, or check that what an earlier attempt settled still holds.
+    """Resolve the run, or check that what an earlier attempt resolved still holds.
 
-    Raises GpuMissing, PrecisionUnsupported, EngineMissing or DataChanged.
+    `token_limit` is the maximum number of tokens that the model takes, None if it has no limit.
+    Raises GpuMissing, PrecisionUnsupported or DataChanged.
     """
     if request.resolved is not None:
         return _still_holds(request.resolved, data)
-    resolved = _settle(request, data, base, token_limit(config, tokenizer))
+    resolved = _first_resolution(request.spec, data, model_commit, token_limit, _versions() | engine_versions)
     asked = request.spec.tokenization.max_length
-    # A stored spec has every default written out, so a default is told from a wish by its value alone.
+    # A stored spec has every default written out, so only its value distinguishes a default from a request.
     if resolved.max_length < asked != Tokenization.model_fields["max_length"].default:
-        report.note(f"max_length was lowered to {resolved.max_length}, the most that the model takes")
+        report.note(f"max_length was lowered to {resolved.max_length}, the maximum of the model")
     report.resolved(resolved.model_dump(mode="json"))
     return resolved
 
 
 def count_sequences(resolved: Resolved, spec: JobSpec, sequences: int, report: Reporter) -> Resolved:
-    """Settle the steps anew, before the first one, where train makes more or fewer sequences than it has rows."""
+    """Resolve the number of steps again, before the first one, if train makes more or fewer sequences than it has rows."""
     epoch = steps_per_epoch(sequences, resolved.batch_size, resolved.gradient_accumulation)
     total = _total_steps(spec, epoch)
     if total == resolved.total_steps:
@@ -63,12 +65,13 @@ def count_sequences(resolved: Resolved, spec: JobSpec, sequences: int, report: R
 
 
 def steps_per_epoch(rows: int, batch_size: int, accumulation: int) -> int:
-    """Optimiser steps of one pass over train; the last may be of fewer rows."""
+    """Optimizer steps of one pass over train; the last may be of fewer rows."""
     return max(1, math.ceil(math.ceil(rows / batch_size) / accumulation))
 
 
-def _settle(request: TrainingRequest, data: Data, base: BaseModel, limit: int | None) -> Resolved:
-    spec = request.spec
+def _first_resolution(
+    spec: JobSpec, data: Data, model_commit: str | None, token_limit: int | None, versions: dict[str, str]
+) -> Resolved:
     training, asked = spec.training, spec.tokenization.max_length
     device = _device(spec)
     batch_size = AUTO_BATCH_SIZE if training.batch_size == "auto" else training.batch_size
@@ -81,16 +84,16 @@ def _settle(request: TrainingRequest, data: Data, base: BaseModel, limit: int | 
         gradient_accumulation=training.gradient_accumulation,
         eval_batch_size=eval_batch,
         device=device,
-        max_length=asked if limit is None else min(asked, limit),
+        max_length=asked if token_limit is None else min(asked, token_limit),
         total_steps=_total_steps(spec, epoch),
         metrics=list(spec.metrics),
         best_by=spec.best_by if spec.evaluates else None,
-        model_commit=base.commit,
+        model_commit=model_commit,
         datasets=data.hashes,
         dataset_commits=data.commits,
         rows={split: len(table) for split, table in data.splits.items() if table.stream is None},
         skipped_rows=data.skipped,
-        versions=_versions() | _engine_versions(request),
+        versions=versions,
     )
 
 
@@ -108,7 +111,7 @@ def _still_holds(resolved: Resolved, data: Data) -> Resolved:
 
 
 def _device(spec: JobSpec) -> str:
-    if spec.resources.gpus == 0 or not supports(spec.training.engine, "resources.gpus", 1):
+    if not spec.may_use_gpu:
         return "cpu"
     if torch.cuda.is_available():
         return "cuda"
@@ -123,7 +126,7 @@ def _precision(asked: str, device: str) -> str:
     quick = _bf16_is_quick(device)
     if asked == "auto":
         # On CPUs with AMX bf16 was 1.2 to 1.5 times as fast. But a retry may land on a CPU without, where it
-        # is a hundred times slower, and precision is settled for good: so only GPUs take it unasked.
+        # is a hundred times slower, and the precision is never resolved again. So only GPUs use it by default.
         return "bf16" if device == "cuda" and quick else "fp32"
     if asked == "bf16" and not quick:
         raise PrecisionUnsupported(f"this worker's {device} computes bf16 only by emulation, far slower than fp32")
@@ -147,13 +150,4 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             # Run from a checkout, our own package is not installed.
             continue
-    return found
-
-
-def _engine_versions(request: TrainingRequest) -> dict[str, str]:
-    if request.spec.training.engine != "tensorflow":
-        return {}
-    found = tensorflow_environment.versions(request.tensorflow_python)
-    if found is None:
-        raise EngineMissing("this worker has no environment with TensorFlow")
     return found

@@ -23,7 +23,18 @@ from worker.training.evaluation.metrics.tokens import TOKENS, token_answers
 from worker.training.inputs.table import Row
 from worker.training.loop.losses import IGNORE_INDEX, CrossEntropy
 from worker.training.models.pretrained import build, load
-from worker.training.tasks.protocol import Batch, Collate, Features, Pass, Split, StepResult, Task, Told, TrainingStep
+from worker.training.tasks.protocol import (
+    Batch,
+    Collate,
+    EvalPrediction,
+    Features,
+    Pass,
+    Split,
+    StepResult,
+    Task,
+    TrainingStep,
+)
+from worker.training.tokens.conversations import Stretch, write
 from worker.training.tokens.packing import packed
 from worker.training.tokens.padding import attention_mask, pad_right
 from worker.training.tokens.truncation import check_lengths, place_of
@@ -32,9 +43,6 @@ CLOSE = 1e-3
 """How far logits of one row may be apart by another order of adding up."""
 CLOSED = {"add_special_tokens": False}
 """A chat template writes the special tokens itself."""
-
-Written = tuple[str, list[tuple[int, int]]]
-"""A text, and the stretches of its characters that are learned."""
 
 
 class CausalLMTask(Task):
@@ -46,10 +54,10 @@ class CausalLMTask(Task):
     peft_type: ClassVar[str | None] = "CAUSAL_LM"
 
     def check(self, spec: JobSpec, tokenizer: Any, config: Any) -> None:
-        """Raises ModelRefused for a tokenizer that cannot say where its tokens stand, ChatTemplateMissing without one."""
+        """Raises ModelRefused for a tokenizer that cannot give the places of its tokens, ChatTemplateMissing without one."""
         if not tokenizer.is_fast:
             raise ModelRefused(
-                "its tokenizer does not tell where its tokens stand in the text (it is no fast tokenizer)"
+                "its tokenizer does not give the places of its tokens in the text (it is not a fast tokenizer)"
             )
         if _spec(spec).format == "messages" and not tokenizer.chat_template:
             raise ChatTemplateMissing("the model's tokenizer has no chat template to write conversations with")
@@ -76,23 +84,25 @@ class CausalLMTask(Task):
         self, rows: list[Row], tokenizer: Any, spec: JobSpec, labels: list[str], max_length: int, split: str
     ) -> dict[str, list[Any]]:
         """`input_ids`, and `labels` of the learned tokens; with packing, sequences of several rows of train."""
-        asked, columns, cuts = _spec(spec), spec.columns, spec.tokenization.truncation
+        asked, columns, truncation = _spec(spec), spec.columns, spec.tokenization.truncation
         if asked.format == "messages":
-            written = [_conversation(messages(row[columns["messages"]]) or [], tokenizer) for row in rows]
+            written = [write(messages(row[columns["messages"]]) or [], tokenizer) for row in rows]
         else:
             written = [_pair(row[columns["prompt"]], row[columns["completion"]], tokenizer) for row in rows]
-        told = CLOSED if asked.format == "messages" else {}
-        encoded = tokenizer([text for text, _ in written], return_offsets_mapping=True, verbose=False, **told)
+        options = CLOSED if asked.format == "messages" else {}
+        encoded = tokenizer([text for text, _ in written], return_offsets_mapping=True, verbose=False, **options)
         ids = cast("list[list[int]]", encoded["input_ids"])
-        if not cuts:
+        if not truncation:
             check_lengths(rows, ids, max_length, columns[spec.task.roles[-1]])
         learned = [
             own if asked.loss_on == "all" else _learned(own, offsets, stretches)
             for own, offsets, (_, stretches) in zip(ids, encoded["offset_mapping"], written, strict=True)
         ]
-        cut = [len(own) > max_length for own in ids]
+        truncated = [len(own) > max_length for own in ids]
         sequences = {"input_ids": [own[:max_length] for own in ids], "labels": [own[:max_length] for own in learned]}
-        return (packed(sequences, max_length) if asked.packing and split == "train" else sequences) | {"cut": cut}
+        return (packed(sequences, max_length) if asked.packing and split == "train" else sequences) | {
+            "truncated": truncated
+        }
 
     def collate(self, tokenizer: Any, spec: JobSpec, max_length: int) -> Collate:
         """Pad on the right, to the longest of the batch or to `max_length`."""
@@ -104,7 +114,7 @@ class CausalLMTask(Task):
             targets = pad_right(labels, width, IGNORE_INDEX)
             inputs = {"input_ids": pad_right(tokens, width, pad)}
             if "position_ids" in rows[0]:
-                # Without a mask, models tell packed rows apart by positions that begin anew. Padding is one more row.
+                # Without a mask, models recognize packed rows by positions that restart at 0. Padding is one more row.
                 # Neither do they where they fill a cache.
                 positions = pad_right([row["position_ids"] for row in rows], width, 0)
                 inputs |= {"position_ids": positions, "use_cache": torch.tensor(False)}
@@ -130,16 +140,15 @@ class CausalLMTask(Task):
         """Loss, right guesses and count of the learned tokens of each row."""
         return token_answers(done.outputs["logits"][:, :-1], done.batch.targets["labels"][:, 1:])
 
-    def tell(self, split: Split, answers: list[Any]) -> Told:
+    def eval_prediction(self, split: Split, answers: list[Any]) -> EvalPrediction:
         """Losses and right guesses; the references are how many tokens they are of."""
-        return Told(
+        return EvalPrediction(
             [{"loss": loss, "correct": correct} for loss, correct, _ in answers], [count for *_, count in answers]
         )
 
-    def describe(self, split: Split, answers: list[Any], told: Told) -> Iterator[dict[str, Any]]:
+    def describe(self, split: Split, answers: list[Any], evaluated: EvalPrediction) -> Iterator[dict[str, Any]]:
         """Place, how many tokens were to be said, the mean loss over them, and the share that was guessed right."""
-        rows = (row for batch in split.rows.batches() for row in batch)
-        for row, (loss, correct, count) in zip(rows, answers, strict=True):
+        for row, (loss, correct, count) in zip(split.rows, answers, strict=True):
             tokens = max(1, count)
             yield {
                 **place_of(row),
@@ -183,37 +192,12 @@ def _spec(spec: JobSpec) -> CausalLM:
     return cast("CausalLM", spec.task)
 
 
-def _conversation(talk: list[dict[str, str]], tokenizer: Any) -> Written:
-    whole = _written(talk, tokenizer, is_open=False)
-    stretches: list[tuple[int, int]] = []
-    for number, message in enumerate(talk):
-        if message["role"] != "assistant":
-            continue
-        before, after = (
-            _written(talk[:number], tokenizer, is_open=True),
-            _written(talk[: number + 1], tokenizer, is_open=False),
-        )
-        # Some templates write earlier answers otherwise once the talk goes on, and open no answer: what cannot be found
-        # in the whole is not learned, and the last answer always can.
-        begin = len(before) if whole.startswith(before) else whole.rfind(message["content"])
-        end = len(after.rstrip()) if whole.startswith(after.rstrip()) else begin + len(message["content"])
-        if begin >= 0:
-            stretches.append((begin, end))
-    return whole, stretches
-
-
-def _written(talk: list[dict[str, str]], tokenizer: Any, *, is_open: bool) -> str:
-    return (
-        cast("str", tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=is_open)) if talk else ""
-    )
-
-
-def _pair(prompt: str, completion: str, tokenizer: Any) -> Written:
+def _pair(prompt: str, completion: str, tokenizer: Any) -> tuple[str, list[Stretch]]:
     whole = f"{prompt}{completion}{tokenizer.eos_token or ''}"
     return whole, [(len(prompt), len(whole))]
 
 
-def _learned(ids: list[int], offsets: list[tuple[int, int]], stretches: list[tuple[int, int]]) -> list[int]:
+def _learned(ids: list[int], offsets: list[tuple[int, int]], stretches: list[Stretch]) -> list[int]:
     # A token at the seam counts as learned where it ends beyond it.
     return [
         token

@@ -2,7 +2,7 @@
 
 {"text": "The patient was given 5 mg of warfarin daily.", "_row": 3}
 data.columns: {"text": "text"}
-encoded, train: {"input_ids": [101, 1109, 5351, …, 102], "_place": 2}    tokens are hidden as batches are made, anew each epoch
+encoded, train: {"input_ids": [101, 1109, 5351, …, 102], "_place": 2}    tokens are masked when batches are made, differently in each epoch
 encoded, eval: {"input_ids": [101, 1109, 103, …, 102], "labels": [-100, -100, 5351, …, -100], "_place": 2}    once and for all
 """
 
@@ -29,12 +29,12 @@ from worker.training.tasks.protocol import (
     PLACE,
     Batch,
     Collate,
+    EvalPrediction,
     Features,
     Pass,
     Split,
     StepResult,
     Task,
-    Told,
     TrainingStep,
 )
 from worker.training.tokens.truncation import check_lengths, place_of
@@ -71,10 +71,10 @@ class MaskedLMTask(Task):
             )
 
     def build_model(self, folder: Path, spec: JobSpec, labels: list[str], **kind: Any) -> tuple[Any, tuple[str, ...]]:
-        """The pretrained encoder and its head, made anew where the weights have none. Raises ModelRefused with LoRA then."""
+        """The pretrained encoder and its head, which is randomly initialized if the weights have none. Raises ModelRefused with LoRA then."""
         model, new = build(AutoModelForMaskedLM, folder, spec, {}, **kind)
         if new and isinstance(spec.training.method, LoraMethod):
-            # It shares weights with the embeddings, so it can be kept neither beside them nor without them.
+            # It shares weights with the embeddings, so it can be saved neither with them nor without them.
             raise ModelRefused(
                 f"the model's weights have no head that guesses words, and {spec.training.method.type} cannot tune a new one",
                 'Use training.method "full" or "freeze", or a model that was trained to guess words.',
@@ -88,9 +88,9 @@ class MaskedLMTask(Task):
     def encode(
         self, rows: list[Row], tokenizer: Any, spec: JobSpec, labels: list[str], max_length: int, split: str
     ) -> dict[str, list[Any]]:
-        """`input_ids` and `_place`; where the model is judged, with hidden tokens and their `labels`.
+        """`input_ids` and `_place`; for an evaluation, with masked tokens and their `labels`.
 
-        A long text becomes several sequences, so nothing of it is cut; without truncation it is refused.
+        A long text becomes several sequences, so nothing of it is truncated; without truncation it is refused.
         """
         column, divides = spec.columns["text"], spec.tokenization.truncation
         encoded = tokenizer(
@@ -103,7 +103,7 @@ class MaskedLMTask(Task):
         ids = cast("list[list[int]]", encoded["input_ids"])
         if not divides:
             check_lengths(rows, ids, max_length, column)
-        features = {PLACE: encoded["overflow_to_sample_mapping"], "cut": [False] * len(rows)}
+        features = {PLACE: encoded["overflow_to_sample_mapping"], "truncated": [False] * len(rows)}
         if split == "train":
             return {"input_ids": ids, **features}
         mask = Mask(tokenizer, _spec(spec).mask_probability)
@@ -129,10 +129,10 @@ class MaskedLMTask(Task):
         logits, labels = done.outputs["logits"], done.batch.targets["labels"]
         hidden = labels != IGNORE_INDEX
         guesses = logits[hidden].argmax(dim=-1).cpu().split(hidden.sum(dim=-1).tolist())
-        told = token_answers(logits, labels)
-        return [(*numbers, guessed.tolist()) for numbers, guessed in zip(told, guesses, strict=True)]
+        losses = token_answers(logits, labels)
+        return [(*numbers, guessed.tolist()) for numbers, guessed in zip(losses, guesses, strict=True)]
 
-    def tell(self, split: Split, answers: list[Any]) -> Told:
+    def eval_prediction(self, split: Split, answers: list[Any]) -> EvalPrediction:
         """Losses and right guesses of each row, over all its sequences; the references are how many tokens they are of."""
         losses, correct, counts = ([0] * len(split.rows) for _ in range(3))
         for place, (loss, right, count, _) in zip(_column(split, PLACE), answers, strict=True):
@@ -140,17 +140,16 @@ class MaskedLMTask(Task):
             correct[place] += right
             counts[place] += count
         guesses = [{"loss": loss, "correct": right} for loss, right in zip(losses, correct, strict=True)]
-        return Told(guesses, counts)
+        return EvalPrediction(guesses, counts)
 
-    def describe(self, split: Split, answers: list[Any], told: Told) -> Iterator[dict[str, Any]]:
+    def describe(self, split: Split, answers: list[Any], evaluated: EvalPrediction) -> Iterator[dict[str, Any]]:
         """Place and text, the tokens that were hidden and those guessed for them, the mean loss, the share that was right."""
         hidden: list[list[int]] = [[] for _ in range(len(split.rows))]
         guessed: list[list[int]] = [[] for _ in range(len(split.rows))]
         for place, labels, (*_, own) in zip(_column(split, PLACE), _column(split, "labels"), answers, strict=True):
             hidden[place] += [label for label in labels if label != IGNORE_INDEX]
             guessed[place] += own
-        rows = (row for batch in split.rows.batches() for row in batch)
-        each = zip(rows, hidden, guessed, told.predictions, told.references, strict=True)
+        each = zip(split.rows, hidden, guessed, evaluated.predictions, evaluated.references, strict=True)
         for row, wanted, found, guesses, count in each:
             yield {
                 **place_of(row),
@@ -237,7 +236,7 @@ def _array(ids: list[int]) -> Ids:
 
 
 def _draws(ids: Ids, *more: int) -> np.random.Generator:
-    # From the text itself: the same wherever the row stands, whichever batch it is in, and however often it is asked.
+    # From the text itself, so that it depends neither on the place of the row, nor on its batch, nor on earlier calls.
     text = int.from_bytes(blake2b(ids.tobytes(), digest_size=8).digest())
     return np.random.default_rng([text, *more])
 

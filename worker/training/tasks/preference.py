@@ -27,14 +27,15 @@ from worker.training.tasks.protocol import (
     REFERENCE,
     Batch,
     Collate,
+    EvalPrediction,
     Features,
     Pass,
     Split,
     StepResult,
     Task,
-    Told,
     TrainingStep,
 )
+from worker.training.tokens.conversations import shared_prefix
 from worker.training.tokens.padding import attention_mask, pad_right
 from worker.training.tokens.truncation import check_lengths, place_of
 
@@ -72,10 +73,13 @@ class PreferenceTask(Task):
         if not spec.tokenization.truncation:
             longest = [prompt + max(answers, key=len) for prompt, *answers in found]
             check_lengths(rows, longest, max_length, columns["chosen"])
-        cut = [len(prompt) + max(map(len, answers)) > max_length for prompt, *answers in found]
+        truncated = [len(prompt) + max(map(len, answers)) > max_length for prompt, *answers in found]
         fitting = [_fitted(*parts, size=max_length) for parts in found]
         names = [f"{part}_input_ids" for part in ("prompt", *ANSWERS)]
-        return {**{name: [parts[place] for parts in fitting] for place, name in enumerate(names)}, "cut": cut}
+        return {
+            **{name: [parts[place] for parts in fitting] for place, name in enumerate(names)},
+            "truncated": truncated,
+        }
 
     def collate(self, tokenizer: Any, spec: JobSpec, max_length: int) -> Collate:
         """The chosen sequences, then the rejected ones; `answers` are the tokens that count, `reference` (2, rows)."""
@@ -116,15 +120,14 @@ class PreferenceTask(Task):
         log_ratios, _ = _log_ratios(done.outputs["logits"], done.batch)
         return cast("list[Any]", (cast("Preference", spec.task).beta * log_ratios).T.tolist())
 
-    def tell(self, split: Split, answers: list[Any]) -> Told:
+    def eval_prediction(self, split: Split, answers: list[Any]) -> EvalPrediction:
         """Rewards of the chosen answers, and of the rejected."""
-        return Told([chosen for chosen, _ in answers], [rejected for _, rejected in answers])
+        return EvalPrediction([chosen for chosen, _ in answers], [rejected for _, rejected in answers])
 
-    def describe(self, split: Split, answers: list[Any], told: Told) -> Iterator[dict[str, Any]]:
+    def describe(self, split: Split, answers: list[Any], evaluated: EvalPrediction) -> Iterator[dict[str, Any]]:
         """Place, texts, and the reward of each answer."""
         columns = split.spec.columns
-        rows = (row for batch in split.rows.batches() for row in batch)
-        for row, (chosen, rejected) in zip(rows, answers, strict=True):
+        for row, (chosen, rejected) in zip(split.rows, answers, strict=True):
             texts = {part: row[columns[part]] for part in ("prompt", *ANSWERS)}
             yield {**place_of(row), **texts, "reward_chosen": round(chosen, 6), "reward_rejected": round(rejected, 6)}
 
@@ -170,8 +173,8 @@ def _losses(log_ratios: torch.Tensor, lengths: torch.Tensor, asked: Preference) 
 
 def _tokens(row: Row, columns: dict[str, str], tokenizer: Any) -> tuple[list[int], ...]:
     prompt, chosen, rejected = (row[columns[part]] for part in ("prompt", *ANSWERS))
-    talk = messages(prompt) if is_conversation(prompt) else None
-    if talk is None:
+    conversation = messages(prompt) if is_conversation(prompt) else None
+    if conversation is None:
         end = tokenizer.eos_token or ""
         asked: list[int] = tokenizer(prompt, verbose=False)["input_ids"]
         return asked, *(
@@ -179,22 +182,25 @@ def _tokens(row: Row, columns: dict[str, str], tokenizer: Any) -> tuple[list[int
         )
     if not tokenizer.chat_template:
         raise ChatTemplateMissing("the rows hold conversations, and the model's tokenizer has no chat template")
-    told = {"add_special_tokens": False}
-    opened: str = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
-    asked = tokenizer(opened, **told)["input_ids"]
+    options = {"add_special_tokens": False}
+    opened: str = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
     wholes: list[str] = [
-        tokenizer.apply_chat_template([*talk, *_answer(answer)], tokenize=False) for answer in (chosen, rejected)
+        tokenizer.apply_chat_template([*conversation, *_answer(answer)], tokenize=False)
+        for answer in (chosen, rejected)
     ]
-    return asked, *(_after(asked, whole, whole.removeprefix(opened), tokenizer, told) for whole in wholes)
+    # A generation prompt may be no prefix of the answered conversation, such as one that ends with "<think>".
+    shared = shared_prefix(opened, *wholes)
+    asked = tokenizer(shared, **options)["input_ids"]
+    return asked, *(_after(asked, whole, whole.removeprefix(shared), tokenizer, options) for whole in wholes)
 
 
 def _answer(cell: Any) -> list[dict[str, str]]:
     return messages(cell) or [] if is_conversation(cell) else [{"role": "assistant", "content": cell}]
 
 
-def _after(asked: list[int], whole: str, rest: str, tokenizer: Any, told: dict[str, Any]) -> list[int]:
+def _after(asked: list[int], whole: str, rest: str, tokenizer: Any, options: dict[str, Any]) -> list[int]:
     # Read together where that leaves the prompt as it is, because some tokenizers write the begin of a text otherwise.
-    ids: list[int] = tokenizer(whole, verbose=False, **told)["input_ids"]
+    ids: list[int] = tokenizer(whole, verbose=False, **options)["input_ids"]
     if ids[: len(asked)] == asked and len(ids) > len(asked):
         return ids[len(asked) :]
     return cast("list[int]", tokenizer(rest, add_special_tokens=False, verbose=False)["input_ids"])

@@ -1,7 +1,7 @@
 """What a task is to the rest of training. Each task is one file of this package, and no task knows another.
 
     rows → encode → collate → step → loss                  training
-                              step → answers → tell → metrics, describe, report    evaluation
+                              step → answers → eval_prediction → metrics, describe, report    evaluation
 
 What makes a row usable, and what its classes are, is decided by the task's spec in `app/specs/tasks/`.
 """
@@ -99,8 +99,11 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the model says of a split, as the metrics take it: one prediction and one reference a row."""
+class EvalPrediction:
+    """The predictions of a model for a split and the references that metrics compare them with: one of each a row.
+
+    The name is that of `transformers.EvalPrediction`.
+    """
 
     predictions: Sequence[Any]
     references: Sequence[Any]
@@ -142,7 +145,7 @@ class Task(Protocol):
     def build_model(self, folder: Path, spec: JobSpec, labels: list[str], **kind: Any) -> tuple[Any, tuple[str, ...]]:
         """Load the pretrained weights of `folder` with a head for the labels, seeded by the spec.
 
-        Returns the model and the names of the parameters that were newly made. `kind` is passed to `from_pretrained`.
+        Returns the model and the names of the randomly initialized parameters. `kind` is passed to `from_pretrained`.
         Raises ModelRefused or ModelConfigInvalid.
         """
         ...
@@ -154,9 +157,9 @@ class Task(Protocol):
     def encode(
         self, rows: list[Row], tokenizer: Any, spec: JobSpec, labels: list[str], max_length: int, split: str
     ) -> dict[str, list[Any]]:
-        """Tokens and targets of rows, by feature name. A row longer than `max_length` is cut if the spec allows it.
+        """Tokens and targets of rows, by feature name. A row longer than `max_length` is truncated if the spec allows it.
 
-        `cut` (bool, one a row) tells which rows were; the caller takes it away. Where there are not as many sequences
+        `truncated` (one bool a row) says which rows were; the caller removes it. Where there are not as many sequences
         as rows, `_place` counts within `rows`. Raises RowTooLong.
         """
         ...
@@ -174,18 +177,18 @@ class Task(Protocol):
         raise TypeError(f"{type(self).__name__} needs no reference model")
 
     def answers(self, done: Pass, spec: JobSpec, tokenizer: Any) -> list[Any]:
-        """What the model says of each encoded row of a pass, as little of it as `tell` needs."""
+        """What the model says of each encoded row of a pass, as little of it as `eval_prediction` needs."""
         ...
 
-    def tell(self, split: Split, answers: list[Any]) -> Told:
+    def eval_prediction(self, split: Split, answers: list[Any]) -> EvalPrediction:
         """Predictions and references from the answers to all encoded rows of a split, in its order."""
         ...
 
-    def describe(self, split: Split, answers: list[Any], told: Told) -> Iterator[dict[str, Any]]:
+    def describe(self, split: Split, answers: list[Any], evaluated: EvalPrediction) -> Iterator[dict[str, Any]]:
         """Predictions as people read them: one object a row."""
         ...
 
-    def report(self, split: Split, told: Told) -> dict[str, dict[str, float]] | None:
+    def report(self, split: Split, evaluated: EvalPrediction) -> dict[str, dict[str, float]] | None:
         """A fuller account of an evaluation than its metrics, such as numbers for each class; None where there is none."""
         return None
 

@@ -32,19 +32,19 @@ from worker.training.tasks.protocol import (
     PLACE,
     Batch,
     Collate,
+    EvalPrediction,
     Features,
     Pass,
     Split,
     StepResult,
     Task,
-    Told,
     TrainingStep,
 )
 from worker.training.tokens.truncation import place_of
 from worker.training.tokens.windows import answers_of, windows
 
 N_BEST = 5
-"""Spans kept of each window, and told of each row."""
+"""The number of spans kept of each window and reported of each row."""
 LEAST_ROOM = 8
 """Tokens that a sequence must have for question and context."""
 
@@ -73,7 +73,7 @@ class QuestionAnsweringTask(Task):
         """Tokens must be found again in the text, and have room. Raises ModelRefused or ModelConfigInvalid."""
         if not tokenizer.is_fast:
             raise ModelRefused(
-                f"its tokenizer {type(tokenizer).__name__} does not tell where in the text a token is",
+                f"its tokenizer {type(tokenizer).__name__} does not give the place of a token in the text",
                 "Use a model whose tokenizer is a fast one: its folder has a tokenizer.json.",
             )
         least = LEAST_ROOM + tokenizer.num_special_tokens_to_add(pair=True)
@@ -94,11 +94,11 @@ class QuestionAnsweringTask(Task):
     def encode(
         self, rows: list[Row], tokenizer: Any, spec: JobSpec, labels: list[str], max_length: int, split: str
     ) -> dict[str, list[Any]]:
-        """One sequence a window, in the order of the rows, and `cut`, which tells whose question was."""
-        made, cut = windows(rows, tokenizer, spec, max_length)
+        """One sequence a window, in the order of the rows, and `truncated`, which marks the rows whose question was."""
+        made, truncated = windows(rows, tokenizer, spec, max_length)
         # Only an evaluation looks for the text again.
         names = [name for name in made[0] if split != "train" or not name.startswith("_")]
-        return {name: [window[name] for window in made] for name in names} | {"cut": cut}
+        return {name: [window[name] for window in made] for name in names} | {"truncated": truncated}
 
     def collate(self, tokenizer: Any, spec: JobSpec, max_length: int) -> Collate:
         """Pad to the longest window of the batch, or to `max_length`; always on the right, so that places stay."""
@@ -147,20 +147,20 @@ class QuestionAnsweringTask(Task):
             for score, found, of, place in zip(null, best, offsets, places, strict=True)
         ]
 
-    def tell(self, split: Split, answers: list[Any]) -> Told:
+    def eval_prediction(self, split: Split, answers: list[Any]) -> EvalPrediction:
         """The text that each row is answered with, "" for none; and all its right answers."""
         predictions: list[str] = []
         references: list[list[str]] = []
         for row, found in _joined(split, answers):
-            predictions.append(_told(row, found, split.spec)[0])
+            predictions.append(_best_answer(row, found, split.spec)[0])
             references.append([answer.text for answer in answers_of(row, split.spec)])
-        return Told(predictions, references)
+        return EvalPrediction(predictions, references)
 
-    def describe(self, split: Split, answers: list[Any], told: Told) -> Iterator[dict[str, Any]]:
-        """Place, texts, what was true and what was told, the best spans, and how far the best is above no answer."""
+    def describe(self, split: Split, answers: list[Any], evaluated: EvalPrediction) -> Iterator[dict[str, Any]]:
+        """Place, texts, the references and the prediction, the best spans, and how far the best is above no answer."""
         columns = split.spec.columns
         for row, found in _joined(split, answers):
-            text, start = _told(row, found, split.spec)
+            text, start = _best_answer(row, found, split.spec)
             best = [(score, *_trimmed(row[columns["context"]], a, b)) for score, a, b in found.spans]
             yield {
                 **place_of(row),
@@ -173,12 +173,12 @@ class QuestionAnsweringTask(Task):
                 "best": [{"text": span, "start": a, "score": round(score, 6)} for score, span, a in best],
             }
 
-    def report(self, split: Split, told: Told) -> dict[str, dict[str, float]] | None:
+    def report(self, split: Split, evaluated: EvalPrediction) -> dict[str, dict[str, float]] | None:
         """F1, exact match and rows, apart for questions with and without an answer where there are both."""
-        measured = {name: scores(name, told.predictions, told.references) for name in SPANS}
+        measured = {name: scores(name, evaluated.predictions, evaluated.references) for name in SPANS}
         kinds = {"with an answer": True, "without an answer": False}
         rows = {
-            kind: [place for place, right in enumerate(told.references) if bool(right) is answered]
+            kind: [place for place, right in enumerate(evaluated.references) if bool(right) is answered]
             for kind, answered in kinds.items()
         }
         if not all(rows.values()):
@@ -237,7 +237,7 @@ def _joined(split: Split, answers: list[Found]) -> Iterator[tuple[Row, Found]]:
     # The windows of a row side by side: its best spans, and no answer only where no window has one.
     places = cast("Any", split.encoded.data).column(PLACE).to_pylist()
     windows = groupby(zip(places, answers, strict=True), key=lambda pair: pair[0])
-    for row, (_, found) in zip((row for batch in split.rows.batches() for row in batch), windows, strict=True):
+    for row, (_, found) in zip(split.rows, windows, strict=True):
         each = [one for _, one in found]
         best = dict[tuple[int, int], float]()
         for score, start, end in chain.from_iterable(one.spans for one in each):
@@ -246,7 +246,7 @@ def _joined(split: Split, answers: list[Found]) -> Iterator[tuple[Row, Found]]:
         yield row, Found(min(one.null for one in each), ranked[:N_BEST])
 
 
-def _told(row: Row, found: Found, spec: JobSpec) -> tuple[str, int | None]:
+def _best_answer(row: Row, found: Found, spec: JobSpec) -> tuple[str, int | None]:
     if not found.spans or (_task(spec).no_answer and found.null > found.spans[0][0]):
         return "", None
     return _trimmed(row[spec.columns["context"]], *found.spans[0][1:])

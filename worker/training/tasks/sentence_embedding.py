@@ -23,7 +23,17 @@ from worker.training.evaluation.metrics import Metrics
 from worker.training.evaluation.metrics.retrieval import RETRIEVAL, finds
 from worker.training.inputs.table import Row
 from worker.training.models.pretrained import build, load
-from worker.training.tasks.protocol import Batch, Collate, Features, Pass, Split, StepResult, Task, Told, TrainingStep
+from worker.training.tasks.protocol import (
+    Batch,
+    Collate,
+    EvalPrediction,
+    Features,
+    Pass,
+    Split,
+    StepResult,
+    Task,
+    TrainingStep,
+)
 from worker.training.tokens.truncation import check_lengths, place_of
 
 PARTS = ("anchor", "positive", "negative")
@@ -49,20 +59,20 @@ class SentenceEmbeddingTask(Task):
     def encode(
         self, rows: list[Row], tokenizer: Any, spec: JobSpec, labels: list[str], max_length: int, split: str
     ) -> dict[str, list[Any]]:
-        """`PART_input_ids` of each part, and `cut` where any of them was."""
-        columns, cuts = spec.columns, spec.tokenization.truncation
+        """`PART_input_ids` of each part, and `truncated` where any of them was."""
+        columns, truncation = spec.columns, spec.tokenization.truncation
         features: dict[str, list[Any]] = {}
-        cut = [False] * len(rows)
+        truncated = [False] * len(rows)
         for part in [part for part in PARTS if part in columns]:
             ids = cast("list[list[int]]", tokenizer([row[columns[part]] for row in rows], verbose=False)["input_ids"])
-            if not cuts:
+            if not truncation:
                 check_lengths(rows, ids, max_length, columns[part])
-            cut = [was or len(own) > max_length for was, own in zip(cut, ids, strict=True)]
-            if any(cut):
-                told = tokenizer([row[columns[part]] for row in rows], truncation=True, max_length=max_length)
-                ids = cast("list[list[int]]", told["input_ids"])
+            truncated = [was or len(own) > max_length for was, own in zip(truncated, ids, strict=True)]
+            if any(truncated):
+                tokens = tokenizer([row[columns[part]] for row in rows], truncation=True, max_length=max_length)
+                ids = cast("list[list[int]]", tokens["input_ids"])
             features[f"{part}_input_ids"] = ids
-        return {**features, "cut": cut}
+        return {**features, "truncated": truncated}
 
     def collate(self, tokenizer: Any, spec: JobSpec, max_length: int) -> Collate:
         """All parts below each other, padded to the longest of all, or to `max_length`."""
@@ -100,22 +110,21 @@ class SentenceEmbeddingTask(Task):
         vectors = _pooled(done.outputs["last_hidden_state"], done.batch.targets["mask"], pooling)
         return list(torch.nn.functional.normalize(vectors, dim=-1).transpose(0, 1).cpu().numpy())
 
-    def tell(self, split: Split, answers: list[Any]) -> Told:
+    def eval_prediction(self, split: Split, answers: list[Any]) -> EvalPrediction:
         """The rank of each positive among all, and whether it was nearer than the negative."""
         vectors = np.stack(answers)
         negatives = vectors[:, 2] if vectors.shape[1] > 2 else None  # noqa: PLR2004 - anchor and positive come first
-        return Told(finds(vectors[:, 0], vectors[:, 1], negatives), list(range(len(answers))))
+        return EvalPrediction(finds(vectors[:, 0], vectors[:, 1], negatives), list(range(len(answers))))
 
-    def describe(self, split: Split, answers: list[Any], told: Told) -> Iterator[dict[str, Any]]:
+    def describe(self, split: Split, answers: list[Any], evaluated: EvalPrediction) -> Iterator[dict[str, Any]]:
         """Place, texts, the cosine of anchor and positive, and the rank of the positive."""
         columns = split.spec.columns
-        rows = (row for batch in split.rows.batches() for row in batch)
-        for row, vectors, find in zip(rows, answers, told.predictions, strict=True):
+        for row, vectors, find in zip(split.rows, answers, evaluated.predictions, strict=True):
             texts = {part: row[columns[part]] for part in PARTS if part in columns}
             yield {**place_of(row), **texts, "cosine": round(float(vectors[0] @ vectors[1]), 6), "rank": find["rank"]}
 
     def use(self, spec: JobSpec) -> str:
-        """With sentence-transformers, whose files lie beside the model."""
+        """With sentence-transformers, whose files are in the model folder."""
         return (
             "from sentence_transformers import SentenceTransformer\n\n"
             'model = SentenceTransformer("FOLDER")\nprint(model.similarity(model.encode("…"), model.encode(["…", "…"])))'
@@ -136,8 +145,8 @@ class SentenceEmbeddingTask(Task):
         whole = SentenceTransformer(modules=[encoder, pooling, Normalize()], device="cpu")
         whole.save_pretrained(str(written), create_model_card=False)
         settings = written / "sentence_bert_config.json"
-        cut = {**json.loads(settings.read_text()), "max_seq_length": resolved.max_length}
-        settings.write_text(json.dumps(cut, indent=4))
+        changed = {**json.loads(settings.read_text()), "max_seq_length": resolved.max_length}
+        settings.write_text(json.dumps(changed, indent=4))
         for path in sorted(path for path in written.rglob("*") if path.is_file()):
             target = folder / path.relative_to(written)
             if not target.exists():

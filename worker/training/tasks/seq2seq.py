@@ -23,7 +23,17 @@ from worker.training.evaluation.metrics.tokens import token_answers
 from worker.training.inputs.table import Row
 from worker.training.loop.losses import IGNORE_INDEX, CrossEntropy
 from worker.training.models.pretrained import build, load, load_tokenizer
-from worker.training.tasks.protocol import Batch, Collate, Features, Pass, Split, StepResult, Task, Told, TrainingStep
+from worker.training.tasks.protocol import (
+    Batch,
+    Collate,
+    EvalPrediction,
+    Features,
+    Pass,
+    Split,
+    StepResult,
+    Task,
+    TrainingStep,
+)
 from worker.training.tokens.padding import attention_mask, pad_right
 from worker.training.tokens.truncation import check_lengths, place_of
 
@@ -75,7 +85,7 @@ class Seq2SeqTask(Task):
         _speak(tokenizer, asked)
 
     def build_model(self, folder: Path, spec: JobSpec, labels: list[str], **kind: Any) -> tuple[Any, tuple[str, ...]]:
-        """The pretrained model, which will generate as it is judged. Raises ModelRefused where its head is missing."""
+        """The pretrained model, which will generate with the settings of the evaluation. Raises ModelRefused if its head is missing."""
         model, new = build(AutoModelForSeq2SeqLM, folder, spec, {}, **kind)
         missing = [name for name in new if name in dict(model.named_parameters())]
         if missing:
@@ -93,28 +103,28 @@ class Seq2SeqTask(Task):
     def encode(
         self, rows: list[Row], tokenizer: Any, spec: JobSpec, labels: list[str], max_length: int, split: str
     ) -> dict[str, list[Any]]:
-        """`input_ids` of the sources, `labels` of the targets, and `cut` where either was."""
-        asked, columns, cuts = _spec(spec), spec.columns, spec.tokenization.truncation
+        """`input_ids` of the sources, `labels` of the targets, and `truncated` where either was."""
+        asked, columns, truncation = _spec(spec), spec.columns, spec.tokenization.truncation
         _speak(tokenizer, asked)
         sources = tokenizer(
             [asked.prefix + row[columns["source"]] for row in rows],
-            truncation=cuts,
-            max_length=max_length if cuts else None,
+            truncation=truncation,
+            max_length=max_length if truncation else None,
             verbose=False,
         )
         targets = tokenizer(
             text_target=[row[columns["target"]] for row in rows],
-            truncation=cuts,
-            max_length=asked.max_target_length if cuts else None,
+            truncation=truncation,
+            max_length=asked.max_target_length if truncation else None,
             verbose=False,
         )
-        if not cuts:
+        if not truncation:
             check_lengths(rows, sources["input_ids"], max_length, columns["source"])
             check_lengths(rows, targets["input_ids"], asked.max_target_length, columns["target"])
         return {
             "input_ids": sources["input_ids"],
             "labels": targets["input_ids"],
-            "cut": [one or other for one, other in zip(_cut(sources), _cut(targets), strict=True)],
+            "truncated": [one or other for one, other in zip(_truncated(sources), _truncated(targets), strict=True)],
         }
 
     def collate(self, tokenizer: Any, spec: JobSpec, max_length: int) -> Collate:
@@ -153,18 +163,17 @@ class Seq2SeqTask(Task):
             measured = token_answers(done.outputs["logits"], done.batch.targets["labels"])
         return [(text, loss, tokens) for text, (loss, _, tokens) in zip(texts, measured, strict=True)]
 
-    def tell(self, split: Split, answers: list[Any]) -> Told:
-        """What was written, and the targets as they stand in the rows, uncut."""
-        return Told(
+    def eval_prediction(self, split: Split, answers: list[Any]) -> EvalPrediction:
+        """The generated texts, and the targets of the rows without truncation."""
+        return EvalPrediction(
             [{"text": text, "loss": loss, "tokens": tokens} for text, loss, tokens in answers],
-            split.rows.cells(split.spec.columns["target"]),
+            split.rows[split.spec.columns["target"]],
         )
 
-    def describe(self, split: Split, answers: list[Any], told: Told) -> Iterator[dict[str, Any]]:
+    def describe(self, split: Split, answers: list[Any], evaluated: EvalPrediction) -> Iterator[dict[str, Any]]:
         """Place, source, target, and what was written."""
         columns = split.spec.columns
-        rows = (row for batch in split.rows.batches() for row in batch)
-        for row, (text, *_) in zip(rows, answers, strict=True):
+        for row, (text, *_) in zip(split.rows, answers, strict=True):
             texts = {role: row[columns[role]] for role in ("source", "target")}
             yield {**place_of(row), **texts, "predicted": text}
 
@@ -197,7 +206,7 @@ def _speak(tokenizer: Any, asked: Seq2Seq) -> None:
     if not is_multilingual:
         raise ModelConfigInvalid(
             "the model's tokenizer knows no languages",
-            "Leave task.source_language and task.target_language out; T5 models are told in task.prefix.",
+            "Leave task.source_language and task.target_language out; T5 models take them in task.prefix.",
         )
     for language in (asked.source_language, asked.target_language):
         _language_id(tokenizer, language)
@@ -220,15 +229,15 @@ def _settle_generation(model: Any, asked: Seq2Seq, tokenizer: Any) -> None:
     before = model.generation_config.to_dict()
     kept = {name: before[name] for name in KEPT if before.get(name) is not None}
     start = model.config.decoder_start_token_id
-    told = kept | ({} if start is None else {"decoder_start_token_id": start})
+    settings = kept | ({} if start is None else {"decoder_start_token_id": start})
     if asked.target_language is not None:
         _speak(tokenizer, asked)
         language = _language_id(tokenizer, asked.target_language)
         # Most write the language first, after what the decoder starts with; mBART's decoder starts with it.
         is_first = tokenizer(text_target="")["input_ids"][0] == language
-        told["forced_bos_token_id" if is_first else "decoder_start_token_id"] = language
+        settings["forced_bos_token_id" if is_first else "decoder_start_token_id"] = language
     model.generation_config = GenerationConfig(
-        **told,
+        **settings,
         pad_token_id=tokenizer.pad_token_id,
         max_new_tokens=asked.max_target_length,
         num_beams=asked.num_beams,
@@ -247,7 +256,7 @@ def _decoder_inputs(model: Any, targets: torch.Tensor) -> torch.Tensor:
     return shifted
 
 
-def _cut(encoded: Any) -> list[bool]:
+def _truncated(encoded: Any) -> list[bool]:
     return [bool(encoding.overflowing) for encoding in encoded.encodings or ()] or [False] * len(encoded["input_ids"])
 
 

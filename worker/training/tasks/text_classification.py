@@ -25,7 +25,17 @@ from worker.training.inputs.table import Row
 from worker.training.loop.class_weights import class_weights
 from worker.training.loop.losses import CrossEntropy
 from worker.training.models.pretrained import build, load
-from worker.training.tasks.protocol import Batch, Collate, Features, Pass, Split, StepResult, Task, Told, TrainingStep
+from worker.training.tasks.protocol import (
+    Batch,
+    Collate,
+    EvalPrediction,
+    Features,
+    Pass,
+    Split,
+    StepResult,
+    Task,
+    TrainingStep,
+)
 from worker.training.tokens.truncation import check_lengths, place_of
 
 PROBLEM_TYPES = {
@@ -61,18 +71,20 @@ class TextClassificationTask(Task):
     def encode(
         self, rows: list[Row], tokenizer: Any, spec: JobSpec, labels: list[str], max_length: int, split: str
     ) -> dict[str, list[Any]]:
-        """`input_ids` (and what else the model takes, less the all-ones mask), `labels`, and `cut`."""
-        columns, cuts = spec.columns, spec.tokenization.truncation
+        """`input_ids` (and what else the model takes, less the all-ones mask), `labels`, and `truncated`."""
+        columns, truncation = spec.columns, spec.tokenization.truncation
         texts = [row[columns["text"]] for row in rows]
         pairs = [row[columns["text_pair"]] for row in rows] if "text_pair" in columns else None
-        encoded = tokenizer(texts, pairs, truncation=cuts, max_length=max_length if cuts else None, verbose=False)
-        if not cuts:
+        encoded = tokenizer(
+            texts, pairs, truncation=truncation, max_length=max_length if truncation else None, verbose=False
+        )
+        if not truncation:
             check_lengths(rows, encoded["input_ids"], max_length, columns["text"])
         features = {name: values for name, values in encoded.items() if name != "attention_mask"}
         return {
             **features,
             "labels": _targets(spec, [row[columns["label"]] for row in rows], labels),
-            "cut": [bool(encoding.overflowing) for encoding in encoded.encodings or ()] or [False] * len(rows),
+            "truncated": [bool(encoding.overflowing) for encoding in encoded.encodings or ()] or [False] * len(rows),
         }
 
     def collate(self, tokenizer: Any, spec: JobSpec, max_length: int) -> Collate:
@@ -111,22 +123,21 @@ class TextClassificationTask(Task):
         """The logits of each row (classes, float32)."""
         return list(done.outputs["logits"].float().cpu().numpy())
 
-    def tell(self, split: Split, answers: list[Any]) -> Told:
+    def eval_prediction(self, split: Split, answers: list[Any]) -> EvalPrediction:
         """Class ids, rows of 0 and 1, or numbers."""
         logits, references = np.stack(answers), cast("Any", split.encoded.data).column("labels").to_pylist()
         match _problem(split.spec):
             case "single-label":
-                return Told(logits.argmax(axis=-1).tolist(), references)
+                return EvalPrediction(logits.argmax(axis=-1).tolist(), references)
             case "multi-label":
-                return Told((logits > 0).astype(int).tolist(), references)
+                return EvalPrediction((logits > 0).astype(int).tolist(), references)
             case "regression":
-                return Told(logits[:, 0].astype(float).tolist(), references)
+                return EvalPrediction(logits[:, 0].astype(float).tolist(), references)
 
-    def describe(self, split: Split, answers: list[Any], told: Told) -> Iterator[dict[str, Any]]:
+    def describe(self, split: Split, answers: list[Any], evaluated: EvalPrediction) -> Iterator[dict[str, Any]]:
         """Place, texts, what was true and what was predicted, and the probability of what was predicted."""
         columns, labels, problem = split.spec.columns, split.labels, _problem(split.spec)
-        rows = (row for batch in split.rows.batches() for row in batch)
-        for row, logits, predicted in zip(rows, answers, told.predictions, strict=True):
+        for row, logits, predicted in zip(split.rows, answers, evaluated.predictions, strict=True):
             texts = {role: row[columns[role]] for role in ("text", "text_pair") if role in columns}
             yield {
                 **place_of(row),
@@ -135,13 +146,13 @@ class TextClassificationTask(Task):
                 **_described(problem, logits, predicted, labels),
             }
 
-    def report(self, split: Split, told: Told) -> dict[str, dict[str, float]] | None:
+    def report(self, split: Split, evaluated: EvalPrediction) -> dict[str, dict[str, float]] | None:
         """Precision, recall, F1 and rows for each class."""
         if not split.labels:
             return None
         measured = precision_recall_fscore_support(
-            np.asarray(told.references),
-            np.asarray(told.predictions),
+            np.asarray(evaluated.references),
+            np.asarray(evaluated.predictions),
             labels=list(range(len(split.labels))),
             zero_division=cast("Any", 0),
         )

@@ -24,12 +24,22 @@ from app.specs import JobSpec
 from app.specs.tasks.token_classification import TokenClassification, words
 from worker.training.errors import ModelRefused, NoRows
 from worker.training.evaluation.metrics import Metrics
-from worker.training.evaluation.metrics.tagging import TAGS, UNTOLD, per_class
+from worker.training.evaluation.metrics.tagging import TAGS, UNPREDICTED, per_class
 from worker.training.inputs.table import Row
 from worker.training.loop.class_weights import class_weights
 from worker.training.loop.losses import IGNORE_INDEX, CrossEntropy
 from worker.training.models.pretrained import build, load
-from worker.training.tasks.protocol import Batch, Collate, Features, Pass, Split, StepResult, Task, Told, TrainingStep
+from worker.training.tasks.protocol import (
+    Batch,
+    Collate,
+    EvalPrediction,
+    Features,
+    Pass,
+    Split,
+    StepResult,
+    Task,
+    TrainingStep,
+)
 from worker.training.tokens.truncation import check_lengths, place_of
 
 
@@ -45,7 +55,7 @@ class TokenClassificationTask(Task):
         """Words must be found again among the tokens. Raises ModelRefused."""
         if not tokenizer.is_fast:
             raise ModelRefused(
-                f"its tokenizer {type(tokenizer).__name__} does not tell which word a token is of",
+                f"its tokenizer {type(tokenizer).__name__} does not say which word a token belongs to",
                 "Use a model whose tokenizer is a fast one: its folder has a tokenizer.json.",
             )
 
@@ -65,17 +75,17 @@ class TokenClassificationTask(Task):
     def encode(
         self, rows: list[Row], tokenizer: Any, spec: JobSpec, labels: list[str], max_length: int, split: str
     ) -> dict[str, list[Any]]:
-        """`input_ids` and what else the model takes, `labels` at the first piece of each word, `_words`, and `cut`."""
-        columns, cuts = spec.columns, spec.tokenization.truncation
+        """`input_ids` and what else the model takes, `labels` at the first piece of each word, `_words`, and `truncated`."""
+        columns, truncation = spec.columns, spec.tokenization.truncation
         sentences = [_words(row, columns) for row in rows]
         encoded = tokenizer(
             [" ".join(sentence) for sentence in sentences],
-            truncation=cuts,
-            max_length=max_length if cuts else None,
+            truncation=truncation,
+            max_length=max_length if truncation else None,
             return_offsets_mapping=True,
             verbose=False,
         )
-        if not cuts:
+        if not truncation:
             check_lengths(rows, encoded["input_ids"], max_length, columns["tokens"])
         ids = {name: number for number, name in enumerate(labels)}
         targets: list[Any] = []
@@ -90,8 +100,8 @@ class TokenClassificationTask(Task):
         features = {
             name: values for name, values in encoded.items() if name not in ("attention_mask", "offset_mapping")
         }
-        cut = [bool(encoding.overflowing) for encoding in encoded.encodings]
-        return {**features, "labels": targets, "_words": found, "cut": cut}
+        truncated = [bool(encoding.overflowing) for encoding in encoded.encodings]
+        return {**features, "labels": targets, "_words": found, "truncated": truncated}
 
     def collate(self, tokenizer: Any, spec: JobSpec, max_length: int) -> Collate:
         """Pad to the longest row of the batch, or to `max_length`."""
@@ -122,7 +132,7 @@ class TokenClassificationTask(Task):
         ends = is_word.sum(dim=-1).cumsum(dim=0).cpu().numpy()
         return np.split(chosen, ends[:-1])
 
-    def tell(self, split: Split, answers: list[Any]) -> Told:
+    def eval_prediction(self, split: Split, answers: list[Any]) -> EvalPrediction:
         """Rows of tags, or ids of words without a scheme. A word without a piece is "O", or of no class at all."""
         columns, is_bio = split.spec.columns, _scheme(split.spec) == "BIO"
         names: list[Any] = list(split.labels if is_bio else range(len(split.labels)))
@@ -130,28 +140,28 @@ class TokenClassificationTask(Task):
         predictions: list[Any] = []
         references: list[Any] = []
         found = cast("Any", split.encoded.data).column("_words").to_pylist()
-        for row, numbers, chosen in zip(_rows(split), found, answers, strict=True):
+        for row, numbers, chosen in zip(split.rows, found, answers, strict=True):
             true = [ids[tag] for tag in words(row[columns["tags"]]) or ()]
-            told: list[Any] = ["O" if is_bio else UNTOLD] * len(true)
+            predicted: list[Any] = ["O" if is_bio else UNPREDICTED] * len(true)
             for number, tag in zip(numbers, chosen.tolist(), strict=True):
-                told[number] = names[tag]
-            (predictions.append if is_bio else predictions.extend)(told)
+                predicted[number] = names[tag]
+            (predictions.append if is_bio else predictions.extend)(predicted)
             (references.append if is_bio else references.extend)(true)
-        return Told(predictions, references)
+        return EvalPrediction(predictions, references)
 
-    def describe(self, split: Split, answers: list[Any], told: Told) -> Iterator[dict[str, Any]]:
+    def describe(self, split: Split, answers: list[Any], evaluated: EvalPrediction) -> Iterator[dict[str, Any]]:
         """Place, words, what was true and what was predicted; without a scheme, null for a word without a piece."""
         columns, is_bio = split.spec.columns, _scheme(split.spec) == "BIO"
-        # Without a scheme the ids of all words stand in one list; -1 is the place of the null.
-        names, predictions = [*split.labels, None], iter(told.predictions)
-        for row in _rows(split):
+        # Without a scheme the ids of all words are in one list; -1 is the place of the null.
+        names, predictions = [*split.labels, None], iter(evaluated.predictions)
+        for row in split.rows:
             tokens = _words(row, columns)
             predicted = next(predictions) if is_bio else [names[tag] for tag in islice(predictions, len(tokens))]
             yield {**place_of(row), "tokens": tokens, "tags": row[columns["tags"]], "predicted": predicted}
 
-    def report(self, split: Split, told: Told) -> dict[str, dict[str, float]] | None:
+    def report(self, split: Split, evaluated: EvalPrediction) -> dict[str, dict[str, float]] | None:
         """Precision, recall, F1 and how many, for each name of an entity, or for each tag."""
-        return per_class(told.predictions, told.references, split.labels)
+        return per_class(evaluated.predictions, evaluated.references, split.labels)
 
     def use(self, spec: JobSpec) -> str:
         """The pipeline, which reads a word's tag at its first piece as well."""
@@ -167,10 +177,6 @@ def _scheme(spec: JobSpec) -> str:
 
 def _words(row: Row, columns: dict[str, str]) -> list[str]:
     return words(row[columns["tokens"]]) or []
-
-
-def _rows(split: Split) -> Iterator[Row]:
-    return (row for batch in split.rows.batches() for row in batch)
 
 
 def _first_pieces(sentence: list[str], offsets: np.ndarray[Any, Any]) -> tuple[Any, Any]:

@@ -37,7 +37,7 @@ class TokenCache:
     limit_bytes: int
 
     def take(self, identity: Identity, target: Path) -> int | None:
-        """Make `target` the tokens of this identity; returns how many of their rows were cut.
+        """Make `target` the tokens of this identity; returns how many of their rows were truncated.
 
         None where there is no such entry. Raises EntryBroken, or OSError where the entry cannot be read; then
         `target` is not to be used.
@@ -48,16 +48,16 @@ class TokenCache:
             _link(tokens, target)
         except FileNotFoundError:
             return None
-        cut = _cut_of_whole(text, target)
-        if cut is None:
+        truncated = _truncated_of_whole(text, target)
+        if truncated is None:
             _drop(about, tokens)
             raise EntryBroken
         with suppress(FileNotFoundError):
             # Evicted just now, by another process; what we have stays.
             os.utime(about)
-        return cut
+        return truncated
 
-    def keep(self, identity: Identity, source: Path, *, rows: int, cut: int) -> bool:
+    def keep(self, identity: Identity, source: Path, *, rows: int, truncated: int) -> bool:
         """Keep the tokens in `source`, and evict others to make room. False where they alone are above the limit.
 
         Raises OSError; then nothing is kept.
@@ -70,7 +70,7 @@ class TokenCache:
         try:
             _link(source, partial)
             _sync(partial)
-            facts = {"rows": rows, "cut": cut, "sha256": _sha256(partial), "identity": identity}
+            facts = {"rows": rows, "truncated": truncated, "sha256": _sha256(partial), "identity": identity}
             partial.replace(tokens)
             partial.unlink(missing_ok=True)
             partial.write_text(json.dumps(facts, indent=1))
@@ -133,17 +133,17 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def _cut_of_whole(text: bytes, tokens: Path) -> int | None:
+def _truncated_of_whole(text: bytes, tokens: Path) -> int | None:
     try:
         about = cast("dict[str, Any]", json.loads(text))
         # The file is one with that of every job that used it: a job that wrote into its own would be found out here.
-        return int(about["cut"]) if about["sha256"] == _sha256(tokens) else None
+        return int(about["truncated"]) if about["sha256"] == _sha256(tokens) else None
     except (ValueError, KeyError, TypeError):
         return None
 
 
 def _drop(about: Path, tokens: Path) -> None:
-    # In this order: without the first, nobody takes the second for an entry.
+    # In this order: without the first file, the second is not an entry.
     about.unlink(missing_ok=True)
     tokens.unlink(missing_ok=True)
 

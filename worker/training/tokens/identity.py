@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import app.specs
-from app.specs import JobSpec, Resolved
+from worker.training.tokens.encoder import Encoder
 
 Identity = dict[str, Any]
 PACKAGES = ("tokenizers", "transformers", "tunesmith")
@@ -26,18 +26,17 @@ LEFT_BY_A_CALL = (
     "pad_token_type_id",
     "padding_side",
 )
-"""What a tokenizer writes of its last call, and every call sets anew; the sides and the type id are told besides."""
+"""What a tokenizer writes of its last call, and every call sets again; the sides and the type id are part of the identity by themselves."""
 
 
-def identities(
-    splits: list[str], tokenizer: Any, spec: JobSpec, resolved: Resolved, scratch: Path
-) -> dict[str, Identity]:
+def identities(splits: list[str], encoder: Encoder, scratch: Path) -> dict[str, Identity]:
     """The identity of the tokens of each split. `scratch` is an existing folder, which is left as it was.
 
     Raises OSError where the disk has no room for the tokenizer's files.
     """
+    spec, resolved = encoder.spec, encoder.resolved
     common: Identity = {
-        "tokenizer": _tokenizer(tokenizer, scratch),
+        "tokenizer": _tokenizer(encoder.tokenizer, scratch),
         "task": spec.task.model_dump(mode="json"),
         "tokenization": spec.tokenization.model_dump(mode="json"),
         # A list, because the hash of the rows is of the columns in this order.
@@ -59,9 +58,11 @@ def _tokenizer(tokenizer: Any, scratch: Path) -> str:
             "tokenizer.json": _without("truncation", "padding"),
             "tokenizer_config.json": _without(*LEFT_BY_LOADING, *LEFT_BY_A_CALL),
         }
-        told: list[list[Any]] = [[path.name, _sha256(known.get(path.name, bytes)(path.read_bytes()))] for path in files]
+        hashes: list[list[Any]] = [
+            [path.name, _sha256(known.get(path.name, bytes)(path.read_bytes()))] for path in files
+        ]
     sides = [getattr(tokenizer, name, None) for name in ("truncation_side", "padding_side", "pad_token_type_id")]
-    return _sha256(json.dumps([type(tokenizer).__qualname__, sides, told]).encode())
+    return _sha256(json.dumps([type(tokenizer).__qualname__, sides, hashes]).encode())
 
 
 def _without(*keys: str) -> Callable[[bytes], bytes]:
@@ -84,7 +85,7 @@ def _versions() -> dict[str, str]:
 
 
 def _code() -> str:
-    """SHA-256 over our own sources, so that nobody has to think of the cache when they change how rows are encoded."""
+    """SHA-256 over our own sources, so that a change of the encoding never meets tokens of the earlier code."""
     folders = {"worker/training": Path(__file__).parents[1], "app/specs": Path(app.specs.__file__).parent}
     sources = [
         [name, path.relative_to(folder).as_posix(), _sha256(path.read_bytes())]
@@ -98,6 +99,6 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-# Read once, with the code that they tell of: an installation may be replaced under a worker that runs on.
+# Read once, with the code that they describe: an installation may be replaced under a worker that runs on.
 VERSIONS = _versions()
 CODE = _code()

@@ -10,12 +10,12 @@ UNLEARNED = -100
 def packed(rows: dict[str, list[list[int]]], size: int) -> dict[str, list[list[int]]]:
     """Put rows of `input_ids` and `labels` together into sequences of at most `size` tokens.
 
-    `position_ids` begin anew with each row, `_place` is that of a sequence's first row. No row is divided.
+    `position_ids` restart at 0 with each row, `_place` is that of a sequence's first row. No row is divided.
     """
     bins = _bins([len(ids) for ids in rows["input_ids"]], size)
     return {
         "input_ids": [[token for place in places for token in rows["input_ids"][place]] for places in bins],
-        # The first token of a row follows another row, from which nobody could guess it.
+        # The first token of a row follows another row, so it cannot be predicted from it.
         "labels": [[label for place in places for label in _begun(rows["labels"][place])] for places in bins],
         "position_ids": [
             [step for place in places for step in range(len(rows["input_ids"][place]))] for places in bins

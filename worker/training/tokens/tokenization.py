@@ -10,54 +10,54 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from app.specs import JobSpec, Resolved
 from worker.training.errors import Stopped
-from worker.training.inputs.table import Table
+from worker.training.inputs.table import BATCH, Table
 from worker.training.reports import Reporter
-from worker.training.tasks.protocol import PLACE, Task
+from worker.training.tasks.protocol import PLACE
 from worker.training.tokens.cache import EntryBroken, TokenCache
+from worker.training.tokens.encoder import Encoder
 from worker.training.tokens.identity import Identity, identities
 
 log = logging.getLogger(__name__)
 
 
 def tokenize(
-    splits: dict[str, Table],
-    task: Task,
-    tokenizer: Any,
-    spec: JobSpec,
-    resolved: Resolved,
+    tables: dict[str, Table],
+    encoder: Encoder,
+    cache: TokenCache | None,
     scratch: Path,
     report: Reporter,
     stop: threading.Event,
-    *,
-    cache: TokenCache | None = None,
 ) -> dict[str, datasets.Dataset]:
-    """Encode every split into `scratch`, or take it from the cache. Raises RowTooLong, or Stopped between two batches."""
+    """Encode every split into `scratch`, or take its tokens from the cache.
+
+    Raises RowTooLong, and Stopped between two batches.
+    """
     scratch.mkdir(parents=True, exist_ok=True)
-    # Before the first row: what a tokenizer holds changes as it is used.
-    known = identities(list(splits), tokenizer, spec, resolved, scratch) if cache else {}
+    # Before the first row, because the state of a tokenizer changes as it is used.
+    known = identities(list(tables), encoder, scratch) if cache else {}
     encoded: dict[str, datasets.Dataset] = {}
-    told: dict[str, Any] = {}
-    for split, table in splits.items():
+    findings: dict[str, Any] = {}
+    for split, table in tables.items():
         if stop.is_set():
             raise Stopped
         path = scratch / f"tokens-{split}.arrow"
-        cut = _take(cache, known[split], path, split, table, report) if cache else None
-        if cut is None:
-            cut = _encode(split, table, task, tokenizer, spec, resolved, path, report, stop)
+        truncated = _take(cache, known[split], path, split, table, report) if cache else None
+        if truncated is None:
+            truncated = _encode(split, table, encoder, path, report, stop)
             if cache:
-                _keep(cache, known[split], path, split, table, cut, report)
-        if cut:
-            report.note(f"{cut} of {len(table)} {split} rows were cut to {resolved.max_length} tokens")
+                _keep(cache, known[split], path, split, table, truncated, report)
+        if truncated:
+            limit = encoder.resolved.max_length
+            report.note(f"{truncated} of {len(table)} {split} rows were truncated to {limit} tokens")
         encoded[split] = datasets.Dataset.from_file(str(path))
-        told[split] = {
+        findings[split] = {
             "rows": len(table),
-            "cut": cut,
-            "cut_share": round(cut / len(table), 4),
+            "cut": truncated,
+            "cut_share": round(truncated / len(table), 4),
             **_spread(encoded[split]),
         }
-    report.preflight(tokens=told)
+    report.preflight(tokens=findings)
     return encoded
 
 
@@ -71,7 +71,7 @@ def lengths(encoded: datasets.Dataset) -> list[int]:
 
 def compact(features: dict[str, list[Any]]) -> pa.Table:
     """Encoded rows in Arrow, as training takes them."""
-    # Token ids fit 32 bits: half of what Python's integers would take on disk and in memory.
+    # Token ids fit into 32 bits, half of what Python's integers would take on disk and in memory.
     columns = {name: pa.array(values) for name, values in features.items()}
     lists = {
         name: values.cast(pa.list_(pa.int32()))
@@ -82,7 +82,8 @@ def compact(features: dict[str, list[Any]]) -> pa.Table:
 
 
 def _spread(encoded: datasets.Dataset) -> dict[str, Any]:
-    # How long the sequences are after cutting; the histogram counts those of up to so many tokens, less the bins before.
+    # The lengths of the sequences after truncation. Each bin of the histogram counts the sequences up to its edge that
+    # are longer than the edge before.
     found = np.asarray(lengths(encoded))
     longest = int(found.max())
     edges = [2**power for power in range(3, longest.bit_length() + 1)]
@@ -99,58 +100,47 @@ def _spread(encoded: datasets.Dataset) -> dict[str, Any]:
 
 def _take(cache: TokenCache, identity: Identity, path: Path, split: str, table: Table, report: Reporter) -> int | None:
     try:
-        cut = cache.take(identity, path)
+        truncated = cache.take(identity, path)
     except EntryBroken:
-        report.note(f"{split}: the tokens in the cache were damaged; the rows are tokenized anew")
+        report.note(f"{split}: the tokens in the cache were damaged; the rows are tokenized again")
         return None
     except OSError:
         log.warning("the tokens of %s cannot be taken from the cache", split, exc_info=True)
         return None
-    if cut is not None:
+    if truncated is not None:
         report.note(f"{split}: {len(table)} rows were tokenized before; taken from the cache")
-    return cut
+    return truncated
 
 
-def _encode(  # noqa: PLR0917 - it is called once, right above
-    split: str,
-    table: Table,
-    task: Task,
-    tokenizer: Any,
-    spec: JobSpec,
-    resolved: Resolved,
-    path: Path,
-    report: Reporter,
-    stop: threading.Event,
-) -> int:
-    """Write the tokens of all rows to `path`; returns how many rows were cut."""
-    # What is there may be one with an entry of the cache, and must not be written into.
+def _encode(split: str, table: Table, encoder: Encoder, path: Path, report: Reporter, stop: threading.Event) -> int:
+    """Write the tokens of all rows to `path`; returns how many rows were truncated."""
+    # The file at this path may be a hard link to an entry of the cache, and must not be written into.
     path.unlink(missing_ok=True)
-    cut = start = 0
+    truncated = 0
     writer: pa.RecordBatchStreamWriter | None = None
-    for rows in table.batches():
+    for start in range(0, len(table), BATCH):
         if stop.is_set():
             raise Stopped
         report.alive()
-        features = task.encode(rows, tokenizer, spec, resolved.labels, resolved.max_length, split)
-        cut += sum(features.pop("cut"))
+        features = encoder.encode(table[start : start + BATCH], split)
+        truncated += sum(features.pop("truncated"))
         if PLACE in features:
             features[PLACE] = [start + place for place in features[PLACE]]
-        start += len(rows)
         batch = compact(features)
         writer = writer or pa.ipc.new_stream(path, batch.schema)
         writer.write_table(batch)
     if writer is not None:
         writer.close()
-    return cut
+    return truncated
 
 
 def _keep(
-    cache: TokenCache, identity: Identity, path: Path, split: str, table: Table, cut: int, report: Reporter
+    cache: TokenCache, identity: Identity, path: Path, split: str, table: Table, truncated: int, report: Reporter
 ) -> None:
-    # Later jobs gain by it and this one does not: so it never fails this one.
+    # The cache only helps later jobs, so an error in it never fails this one.
     try:
-        if not cache.keep(identity, path, rows=len(table), cut=cut):
-            log.info("the tokens of %s are larger than the whole cache may be", split)
+        if not cache.keep(identity, path, rows=len(table), truncated=truncated):
+            log.info("the tokens of %s are larger than the limit of the cache", split)
     except OSError as error:
         log.warning("the tokens of %s cannot be kept in the cache", split, exc_info=True)
         report.note(f"{split}: the tokens were not kept for later jobs: {error.strerror or type(error).__name__}")

@@ -1,4 +1,4 @@
-"""Where a row stands, and which are too long to be taken whole."""
+"""The place of a row in its source, and the rows that are too long."""
 
 from typing import Any
 

@@ -20,21 +20,21 @@ from worker.training.tokens.truncation import place_of
 
 
 def windows(rows: list[Row], tokenizer: Any, spec: JobSpec, max_length: int) -> tuple[list[Features], list[bool]]:
-    """The windows of rows in their order, and whose question was cut. Raises RowTooLong.
+    """The windows of rows in their order, and whose question was truncated. Raises RowTooLong.
 
-    `labels` are the first and last token of the row's first answer, or twice the place that stands for none; `_place` is
+    `labels` are the first and last token of the row's first answer, or twice the place that means no answer; `_place` is
     the row's, `_null` that of no answer, `_context` the first token of the context, and `_offsets` from and to which
     characters its tokens go, one after the other.
     """
     room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
-    questions, lengths, cut = _questions(rows, tokenizer, spec, max_length, room // 2)
+    questions, lengths, truncated = _questions(rows, tokenizer, spec, max_length, room // 2)
     stride = cast("QuestionAnswering", spec.task).stride
     # No more than half of a window is what the one before has shown already.
     strides = [min(stride, (room - length) // 2) for length in lengths]
     made: list[Features] = []
     for overlap, places in groupby(sorted(range(len(rows)), key=strides.__getitem__), key=strides.__getitem__):
         made += _windows(list(places), rows, questions, tokenizer, spec, max_length, overlap)
-    return sorted(made, key=lambda window: window[PLACE]), cut
+    return sorted(made, key=lambda window: window[PLACE]), truncated
 
 
 def answers_of(row: Row, spec: JobSpec) -> list[Span]:
@@ -45,7 +45,7 @@ def answers_of(row: Row, spec: JobSpec) -> list[Span]:
 def _questions(
     rows: list[Row], tokenizer: Any, spec: JobSpec, max_length: int, most: int
 ) -> tuple[list[str], list[int], list[bool]]:
-    # At most half of a sequence is for the question: its text, how many tokens it has, and whether it was cut.
+    # At most half of a sequence is for the question: its text, how many tokens it has, and whether it was truncated.
     column = spec.columns["question"]
     encoded = tokenizer(
         [row[column] for row in rows], add_special_tokens=False, return_offsets_mapping=True, verbose=False
@@ -101,7 +101,7 @@ def _windows(
 
 
 def _null_place(ids: list[int], tokenizer: Any) -> int:
-    # What stands for no answer: CLS, which some models have at the end; else the begin of the text or what comes first.
+    # The place that means no answer: CLS, which some models have at the end; otherwise the first token.
     return next((ids.index(token) for token in (tokenizer.cls_token_id, tokenizer.bos_token_id) if token in ids), 0)
 
 

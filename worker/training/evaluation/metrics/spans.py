@@ -36,29 +36,29 @@ class SpanMetric(evaluate.Metric):
 
 def scores(name: str, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
     """The score of each row, between 0 and 1."""
-    return [_best(SCORES[name], told, right) for told, right in zip(predictions, references, strict=True)]
+    return [_best(SCORES[name], predicted, right) for predicted, right in zip(predictions, references, strict=True)]
 
 
-def _best(score: Callable[[list[str], list[str]], float], told: str, right: Sequence[str]) -> float:
+def _best(score: Callable[[list[str], list[str]], float], predicted: str, right: Sequence[str]) -> float:
     # An answer of nothing but articles and punctuation is none, as in the official script.
     golds = [words for words in map(_words, right) if words] or [[]]
-    said = _words(told)
-    return max(score(said, gold) for gold in golds)
+    words = _words(predicted)
+    return max(score(words, gold) for gold in golds)
 
 
 def _words(text: str) -> list[str]:
     return ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split()
 
 
-def _exact_match(told: list[str], gold: list[str]) -> float:
-    return float(told == gold)
+def _exact_match(predicted: list[str], gold: list[str]) -> float:
+    return float(predicted == gold)
 
 
-def _f1(told: list[str], gold: list[str]) -> float:
-    if not told or not gold:
-        return float(told == gold)
-    same = sum((Counter(told) & Counter(gold)).values())
-    return 2 * same / (len(told) + len(gold))
+def _f1(predicted: list[str], gold: list[str]) -> float:
+    if not predicted or not gold:
+        return float(predicted == gold)
+    same = sum((Counter(predicted) & Counter(gold)).values())
+    return 2 * same / (len(predicted) + len(gold))
 
 
 SCORES = {"f1": _f1, "exact_match": _exact_match}

@@ -1,7 +1,7 @@
 """F1, precision, recall and accuracy of tagged words: of whole entities by seqeval, or of words by scikit-learn.
 
 Predictions and references are lists of BIO tags ("B-PER"), one a row, where entities count; or class ids, one a word,
-where words count. The id `UNTOLD` is of a word that the model said nothing of: it is wrong, and no class of its own.
+where words count. The id `UNPREDICTED` is of a word that the model said nothing of: it is wrong, and no class of its own.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from sklearn.metrics import precision_recall_fscore_support as of_classes
 
 from worker.training.evaluation.metrics.table import Metrics
 
-UNTOLD = -1
+UNPREDICTED = -1
 SCORES = ("precision", "recall", "f1")
 Tags = Sequence[Sequence[str]] | Sequence[int]
 
@@ -32,9 +32,13 @@ class TagMetric(evaluate.Metric):
         )
 
     def _compute(self, *, predictions: Tags, references: Tags) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        told, true = list(predictions), list(references)
+        predicted, true = list(predictions), list(references)
         name = str(self.config_name)
-        return {name: _accuracy(told, true) if name == "accuracy" else float(_scores(told, true)[SCORES.index(name)])}
+        return {
+            name: _accuracy(predicted, true)
+            if name == "accuracy"
+            else float(_scores(predicted, true)[SCORES.index(name)])
+        }
 
 
 TAGS: Metrics = {name: (TagMetric, name) for name in ("f1", "precision", "recall", "accuracy")}
@@ -58,14 +62,14 @@ def per_class(predictions: Tags, references: Tags, names: Sequence[str]) -> dict
     }
 
 
-def _scores(told: Any, true: Any) -> Sequence[Any]:
+def _scores(predicted: Any, true: Any) -> Sequence[Any]:
     if not isinstance(true[0], int):
-        return of_entities(true, told, average="micro", zero_division=0)  # pyright: ignore[reportArgumentType]
-    classes = np.setdiff1d(np.union1d(told, true), [UNTOLD])
-    return of_classes(true, told, labels=classes, average="macro", zero_division=0)  # pyright: ignore[reportArgumentType]
+        return of_entities(true, predicted, average="micro", zero_division=0)  # pyright: ignore[reportArgumentType]
+    classes = np.setdiff1d(np.union1d(predicted, true), [UNPREDICTED])
+    return of_classes(true, predicted, labels=classes, average="macro", zero_division=0)  # pyright: ignore[reportArgumentType]
 
 
-def _accuracy(told: Any, true: Any) -> float:
+def _accuracy(predicted: Any, true: Any) -> float:
     if not isinstance(true[0], int):
-        told, true = (np.concatenate([np.asarray(row) for row in rows]) for rows in (told, true))
-    return float(np.mean(np.asarray(told) == np.asarray(true)))
+        predicted, true = (np.concatenate([np.asarray(row) for row in rows]) for rows in (predicted, true))
+    return float(np.mean(np.asarray(predicted) == np.asarray(true)))

@@ -48,7 +48,7 @@ TOKENS: Metrics = {"perplexity": (Perplexity, "default"), "token_accuracy": (Tok
 def token_answers(logits: torch.Tensor, wanted: torch.Tensor) -> list[tuple[float, int, int]]:
     """Summed loss, right guesses and count of the learned tokens of each row.
 
-    `logits` (rows, tokens, vocabulary) and `wanted` (rows, tokens) stand beside each other: nothing is shifted here.
+    `logits` (rows, tokens, vocabulary) and `wanted` (rows, tokens) belong to the same positions: nothing is shifted here.
     """
     learned = wanted != IGNORE_INDEX
     chosen, targets = logits[learned].float(), wanted[learned]

@@ -1,9 +1,9 @@
-"""A few real steps before training, thrown away: how long one takes, how much memory the longest rows want, and so an ETA.
+"""Runs a few real steps before training and discards them. They measure time and memory, and give an ETA.
 
     the longest rows → peak memory     some rows drawn at random → seconds a step     eval rows → seconds an evaluation
 
-What an out-of-memory error would say after an hour, it says here in the first seconds. Training is not touched: the
-model is another, and no random number is missed.
+An out-of-memory error that would come after an hour comes here in the first seconds. Training is not affected: these
+steps use another copy of the model, and the random state is restored.
 """
 
 import gc
@@ -21,9 +21,10 @@ import numpy as np
 import torch
 
 from worker.training.errors import Stopped
-from worker.training.evaluation.prediction import autocast, forward, gather, learned, training_step
-from worker.training.loop.course import Course
+from worker.training.evaluation.prediction import autocast, forward, gather, training_step
+from worker.training.loop.feed import learned
 from worker.training.loop.optimizers import optimizer_of
+from worker.training.loop.state import TrainingState
 from worker.training.methods import load_trainable
 from worker.training.planning.plan import Plan
 from worker.training.tokens.tokenization import lengths
@@ -33,20 +34,23 @@ BATCHES, SECONDS, SHARE = 12, 6.0, 0.1
 FEWEST = 2
 """The minimum number of drawn batches. One batch alone may be an outlier."""
 SAVED_BYTES = 1 << 30
-"""Larger models are not saved for the sake of an estimate: beside their training, saving counts little."""
+"""Larger models are not saved for an estimate. Saving takes little time compared with their training."""
 
 
-def rehearse(plan: Plan) -> None:
-    """Report `preflight.steps`. Raises Stopped, and whatever the first real step would raise."""
+def profile(plan: Plan) -> None:
+    """Report `preflight.steps` in the first attempt. Raises Stopped, and whatever the first real step would raise."""
+    if not plan.is_first_attempt:
+        return
+    plan.report.phase("profiling")
     with torch.random.fork_rng(devices=[0] if plan.resolved.device == "cuda" else []):
-        found = _Rehearsal(plan).run()
+        found = _Profiler(plan).run()
     gc.collect()
     if plan.resolved.device == "cuda":
         torch.cuda.empty_cache()
     plan.report.preflight(steps=found)
 
 
-class _Rehearsal:
+class _Profiler:
     def __init__(self, plan: Plan) -> None:
         self.plan, self.rows = plan, learned(plan)
         self.model = load_trainable(plan).to(plan.resolved.device)
@@ -65,9 +69,11 @@ class _Rehearsal:
             slowest, update = self._pass(longest), self._update()
         passes = self._drawn()
         step = self.plan.resolved.gradient_accumulation * float(np.mean(passes)) + update
+        # A phase of its own, because memory that runs out here needs smaller evaluation batches.
+        self.plan.report.phase("profiling_evaluation")
         evaluation, saving = self._evaluation(), self._saving()
-        course = Course.begin(self.plan.spec, self.plan.resolved, self.plan.steps_per_epoch, self.plan.head)
-        evaluations, saves = _cadence(course)
+        state = TrainingState.begin(self.plan.spec, self.plan.resolved, self.plan.steps_per_epoch, self.plan.head)
+        evaluations, saves = _cadence(state)
         return {
             "batches": len(passes),
             "first_seconds": round(first, 4),
@@ -76,8 +82,8 @@ class _Rehearsal:
             "evaluation_seconds": round(evaluation, 4),
             "checkpoint_seconds": round(saving, 4),
             "peak_bytes": peak[0],
-            # The published model is judged once more.
-            "eta_seconds": round(course.total_steps * step + (evaluations + 1) * evaluation + saves * saving, 2),
+            # The published model is evaluated once more.
+            "eta_seconds": round(state.total_steps * step + (evaluations + 1) * evaluation + saves * saving, 2),
         }
 
     def _longest(self) -> list[int]:
@@ -110,7 +116,7 @@ class _Rehearsal:
     def _update(self) -> float:
         began = time.perf_counter()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.spec.training.max_grad_norm)
-        # A learning rate of nothing: all is computed, and the weights stay.
+        # With a learning rate of zero the whole update is computed, and the weights do not change.
         for group in self.optimizer.param_groups:
             group["lr"] = 0.0
         self.optimizer.step()
@@ -136,7 +142,7 @@ class _Rehearsal:
         weights = sum(weight.numel() * weight.element_size() for weight in self.model.parameters())
         if weights > SAVED_BYTES:
             return 0.0
-        folder = self.plan.scratch / "rehearsal"
+        folder = self.plan.scratch / "profiling"
         began = time.perf_counter()
         self.model.save_pretrained(folder)
         torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
@@ -150,11 +156,11 @@ class _Rehearsal:
         return time.perf_counter() - began
 
 
-def _cadence(course: Course) -> tuple[int, int]:
-    spec, epochs = course.spec, math.ceil(course.total_steps / course.steps_per_epoch)
+def _cadence(state: TrainingState) -> tuple[int, int]:
+    spec, epochs = state.spec, math.ceil(state.total_steps / state.steps_per_epoch)
 
     def times(strategy: str, every: int | None) -> int:
-        return {"none": 0, "epoch": epochs, "steps": math.ceil(course.total_steps / (every or 1))}[strategy]
+        return {"none": 0, "epoch": epochs, "steps": math.ceil(state.total_steps / (every or 1))}[strategy]
 
     evaluations = times(spec.evaluation.strategy, spec.evaluation.every) if spec.evaluates else 0
     saves = max(times(spec.checkpoints.strategy, spec.checkpoints.every), 1)
@@ -163,7 +169,7 @@ def _cadence(course: Course) -> tuple[int, int]:
 
 @contextmanager
 def _peak(device: str) -> Iterator[list[int]]:
-    """Yields a list whose one number is, afterwards, the most bytes that were held meanwhile."""
+    """Yields a list of one number. After the block it is the peak memory of the block in bytes."""
     held = [0]
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()

@@ -6,7 +6,7 @@ import select
 from typing import Any
 
 
-class Talk:
+class Conversation:
     """The conversation with the parent. What libraries print goes to standard error instead."""
 
     def __init__(self) -> None:
@@ -14,12 +14,12 @@ class Talk:
         os.dup2(2, 1)
         self._read = b""
 
-    def say(self, said: str, **more: Any) -> None:
-        """Answer."""
+    def answer(self, said: str, **more: Any) -> None:
+        """Send an answer."""
         self._answers.write(json.dumps({"said": said, **more}) + "\n")
 
-    def hear(self) -> dict[str, Any]:
-        """The next command; a parent that is gone says quit."""
+    def next_command(self) -> dict[str, Any]:
+        """The next command; `quit` if the parent is gone."""
         while b"\n" not in self._read:
             piece = os.read(0, 1 << 16)
             if not piece:
@@ -29,7 +29,7 @@ class Talk:
         return json.loads(line)
 
     def is_interrupted(self) -> bool:
-        """Whether the parent wants no more of what is being done; takes that command up."""
+        """Whether the parent interrupts the current command. This consumes the interrupt."""
         if b"\n" not in self._read and not select.select([0], [], [], 0)[0]:
             return False
-        return self.hear()["do"] in ("interrupt", "quit")
+        return self.next_command()["do"] in ("interrupt", "quit")

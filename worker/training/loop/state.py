@@ -1,6 +1,6 @@
-"""The course of a run: when to evaluate and save, what was best so far, and when to end early.
+"""The training state of a run: when to evaluate and save, what was best so far, and when to end early.
 
-Plain numbers, no framework: every engine follows the same course, and it travels in `tunesmith.json` of each
+Plain numbers, no framework: every engine follows the same state, and it travels in `tunesmith.json` of each
 checkpoint, so that a resumed run goes on as if it had never stopped.
 """
 
@@ -16,12 +16,13 @@ from worker.training.errors import LossNotFinite
 from worker.training.evaluation.metrics import greater_is_better
 
 FILE_NAME = "tunesmith.json"
-Metrics = dict[str, float]
+Metrics = dict[str, float | None]
+"""Name to value; None where a metric is undefined for the rows."""
 
 
 @dataclass
-class Course:
-    """Counts optimiser steps from 1. `best_*` is None until something was evaluated after training began."""
+class TrainingState:
+    """Counts optimizer steps from 1. `best_*` is None until an evaluation after the first step."""
 
     spec: JobSpec
     total_steps: int
@@ -29,29 +30,29 @@ class Course:
     best_by: str | None
     step: int = 0
     evaluated_step: int | None = None
-    metrics: Metrics = field(default_factory=dict[str, float])
+    metrics: Metrics = field(default_factory=dict[str, float | None])
     """Of the last evaluation."""
     baseline: Metrics | None = None
     """Of the evaluation before the first step."""
     best_step: int | None = None
-    best_metrics: Metrics = field(default_factory=dict[str, float])
+    best_metrics: Metrics = field(default_factory=dict[str, float | None])
     without_improvement: int = 0
     loss_sum: float = 0.0
     """Sum of the training loss over all steps."""
     ended_early: bool = False
     head: tuple[str, ...] = ()
-    """Names of the parameters that were newly made for this task."""
+    """Names of the parameters that were randomly initialized for this task."""
 
     @classmethod
-    def begin(cls, spec: JobSpec, resolved: Resolved, steps_per_epoch: int, head: tuple[str, ...]) -> "Course":
-        """The course before the first step."""
+    def begin(cls, spec: JobSpec, resolved: Resolved, steps_per_epoch: int, head: tuple[str, ...]) -> "TrainingState":
+        """The state before the first step."""
         return cls(spec, resolved.total_steps, steps_per_epoch, resolved.best_by, head=head)
 
     @classmethod
-    def resume(cls, spec: JobSpec, resolved: Resolved, steps_per_epoch: int, folder: Path) -> "Course":
-        """The course at a checkpoint. What another version wrote there, and this one does not know, is ignored."""
-        state = cast("dict[str, Any]", json.loads((folder / FILE_NAME).read_text(encoding="utf-8")))
-        saved = {name: value for name, value in state.items() if name in {known.name for known in fields(cls)}}
+    def resume(cls, spec: JobSpec, resolved: Resolved, steps_per_epoch: int, folder: Path) -> "TrainingState":
+        """The state at a checkpoint. What another version wrote there, and this one does not know, is ignored."""
+        values = cast("dict[str, Any]", json.loads((folder / FILE_NAME).read_text(encoding="utf-8")))
+        saved = {name: value for name, value in values.items() if name in {known.name for known in fields(cls)}}
         saved["head"] = tuple(saved.get("head", ()))
         return cls(spec, resolved.total_steps, steps_per_epoch, resolved.best_by, **saved)
 
@@ -61,10 +62,10 @@ class Course:
         return tuple(json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))["head"])
 
     def save(self, folder: Path) -> None:
-        """Write the course into a checkpoint folder that is being built."""
+        """Write the state into a checkpoint folder that is being built."""
         given = ("spec", "total_steps", "steps_per_epoch", "best_by")
-        state = {name: value for name, value in vars(self).items() if name not in given}
-        (folder / FILE_NAME).write_text(json.dumps(state, indent=1, allow_nan=False), encoding="utf-8")
+        values = {name: value for name, value in vars(self).items() if name not in given}
+        (folder / FILE_NAME).write_text(json.dumps(values, indent=1, allow_nan=False), encoding="utf-8")
 
     @property
     def epoch(self) -> float:
@@ -100,10 +101,11 @@ class Course:
         """The mean training loss over all steps so far."""
         return self.loss_sum / self.step if self.step else None
 
-    def evaluated(self, metrics: Mapping[str, float]) -> None:
-        """Take note of an evaluation at this step. Raises LossNotFinite where its loss is no number."""
-        if not math.isfinite(metrics["eval_loss"]):
-            raise LossNotFinite(f"the eval loss at step {self.step} is {metrics['eval_loss']}")
+    def evaluated(self, metrics: Mapping[str, float | None]) -> None:
+        """Record an evaluation at this step. Raises LossNotFinite if its loss is NaN or infinite."""
+        loss = metrics["eval_loss"]
+        if loss is None or not math.isfinite(loss):
+            raise LossNotFinite(f"the eval loss at step {self.step} is {loss}")
         self.evaluated_step, self.metrics = self.step, dict(metrics)
         if self.step == 0:
             self.baseline = dict(metrics)
@@ -129,18 +131,20 @@ class Course:
             return True
         return self.step % (every if strategy == "steps" and every else self.steps_per_epoch) == 0
 
-    def _gain(self, metrics: Mapping[str, float]) -> float:
+    def _gain(self, metrics: Mapping[str, float | None]) -> float:
         # By how much this evaluation is better than the best before it, whichever way the metric points.
         if self.best_by is None:
             return 0.0
-        name = f"eval_{self.best_by}"
-        if self.best_step is None:
+        value, best = metrics[f"eval_{self.best_by}"], self.best_metrics.get(f"eval_{self.best_by}")
+        if value is None:
+            return -math.inf
+        if best is None:
             return math.inf
-        difference = metrics[name] - self.best_metrics[name]
+        difference = value - best
         return difference if greater_is_better(self.best_by) else -difference
 
-    def _wins_tie(self, metrics: Mapping[str, float]) -> bool:
+    def _wins_tie(self, metrics: Mapping[str, float | None]) -> bool:
         """Whether the metric equals that of the best, and the loss is lower, or equal at this later step."""
         if self.best_by is None or self._gain(metrics) != 0:
             return False
-        return metrics["eval_loss"] <= self.best_metrics["eval_loss"]
+        return cast("float", metrics["eval_loss"]) <= cast("float", self.best_metrics["eval_loss"])
