@@ -4,9 +4,11 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import cast
 
 import huggingface_hub.constants
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from worker.training.errors import HubUnreachable, ModelNotFound, ModelRefused
 from worker.training.models.hub import WANTED, fetch
 from worker.training.models.pretrained import check_weights
+from worker.training.reports import Reporter
 
 ROOT = Path(__file__).parents[3]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -26,10 +29,12 @@ FILES = {
 }
 FETCH = """
 import sys
+from pathlib import Path
 from worker.training.errors import TrainingError
 from worker.training.models.hub import fetch
+from worker.training.reports import Reporter
 try:
-    print(*fetch(*sys.argv[1:]))
+    print(*fetch(*sys.argv[1:3], Reporter(Path(sys.argv[3]))))
 except TrainingError as error:
     print(error.code)
 """
@@ -40,6 +45,8 @@ class Hub(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), HubAnswers)
+        self.slow: list[bytes] = []
+        """If set, the weights: pieces that are sent a second and a half apart. The client writes 10 MiB at a time."""
 
     @property
     def url(self) -> str:
@@ -73,7 +80,23 @@ class HubAnswers(BaseHTTPRequestHandler):
         self._answer(json.dumps(value).encode(), {"content-type": "application/json"})
 
     def _file(self, name: str) -> None:
+        pieces = cast("Hub", self.server).slow
+        if name == "model.safetensors" and pieces:
+            self._send_slowly(pieces)
+            return
         self._answer(FILES[name], {"etag": f'"{_etag(FILES[name])}"', "x-repo-commit": COMMIT})
+
+    def _send_slowly(self, pieces: list[bytes]) -> None:
+        body = b"".join(pieces)
+        self.send_response(200)
+        headers = {"etag": f'"{_etag(body)}"', "x-repo-commit": COMMIT, "content-length": str(len(body))}
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        for piece in pieces if self.command == "GET" else ():
+            self.wfile.write(piece)
+            self.wfile.flush()
+            time.sleep(1.5)
 
     def _answer(self, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(200)
@@ -113,7 +136,7 @@ def fetch_apart(hub: Hub, tmp_path: Path) -> Callable[[str], str]:
 
     def ask(revision: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-c", FETCH, "someone/model", revision],
+            [sys.executable, "-c", FETCH, "someone/model", revision, str(tmp_path / "out")],
             cwd=ROOT,
             env=environment,
             capture_output=True,
@@ -143,6 +166,24 @@ def test_a_branch_that_was_fetched_is_found_while_the_hub_is_down(hub: Hub, fetc
     assert fetch_apart("other") == "hub_unreachable"
 
 
+def test_a_slow_download_reports_its_bytes(
+    hub: Hub, fetch_apart: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.slow = [b"weights" * 2_000_000] * 3
+    monkeypatch.setitem(FILES, "model.safetensors", b"".join(hub.slow))
+    fetch_apart("main")
+    records = [json.loads(line) for line in (tmp_path / "out" / "reports.jsonl").read_text().splitlines()]
+    assert [record["phase"] for record in records if "phase" in record] == ["downloading", "preparing"]
+    downloads = [record["preflight"]["download"] for record in records if "preflight" in record]
+    received = [download["bytes"] for download in downloads]
+    assert len(received) >= 2
+    assert received == sorted(set(received))
+    assert {(download["source"], download["of_bytes"]) for download in downloads} == {
+        ("model someone/model", sum(len(FILES[name]) for name in ("config.json", "model.safetensors", "vocab.txt")))
+    }
+    assert all(download["eta_seconds"] >= 0 for download in downloads)
+
+
 def test_half_a_model_in_the_cache_is_not_taken_for_it(hub: Hub, fetch_apart: Callable[[str], str]) -> None:
     folder = Path(fetch_apart("main").split()[0])
     hub.go_down()
@@ -154,7 +195,7 @@ def test_half_a_model_in_the_cache_is_not_taken_for_it(hub: Hub, fetch_apart: Ca
 def test_a_worker_that_may_not_use_the_hub_knows_that_another_attempt_is_in_vain(cache: Path) -> None:
     (cache / "models--google-bert--bert-base-cased").mkdir()
     with pytest.raises(ModelNotFound, match="Did you mean 'google-bert/bert-base-cased'") as caught:
-        fetch("google-bert/bert-base-casd", "main")
+        fetch("google-bert/bert-base-casd", "main", Reporter(cache))
     assert not caught.value.failure.retryable
     assert "HF_HUB_OFFLINE" in caught.value.failure.message
 
@@ -164,7 +205,7 @@ def test_an_unreachable_hub_is_told_and_may_be_retried(cache: Path, monkeypatch:
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("no_proxy", "*")
     with pytest.raises(HubUnreachable, match="google-bert/bert-base-cased") as caught:
-        fetch("google-bert/bert-base-cased", "main")
+        fetch("google-bert/bert-base-cased", "main", Reporter(cache))
     assert caught.value.failure.retryable
     assert "local:NAME" in caught.value.failure.hint
 
@@ -174,15 +215,15 @@ def test_a_cache_that_another_tool_filled_is_used_if_it_has_weights(cache: Path)
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
     with pytest.raises(ModelNotFound, match="someone/model"):
-        fetch("someone/model", COMMIT)
+        fetch("someone/model", COMMIT, Reporter(cache))
     (snapshot / "model.safetensors").write_bytes(b"weights")
-    assert fetch("someone/model", COMMIT) == (snapshot, COMMIT)
+    assert fetch("someone/model", COMMIT, Reporter(cache)) == (snapshot, COMMIT)
 
 
 @pytest.mark.parametrize("revision", ["../../secret", "/etc/passwd", "refs/../.."])
 def test_a_revision_is_no_path(cache: Path, revision: str) -> None:
     with pytest.raises(ModelNotFound, match="not the name of a branch"):
-        fetch("someone/model", revision)
+        fetch("someone/model", revision, Reporter(cache))
 
 
 @pytest.mark.parametrize(

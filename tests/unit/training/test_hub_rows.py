@@ -33,13 +33,16 @@ dataset_info:
 """
 READ = """
 import json, sys
+from pathlib import Path
 from app.specs.data import HubData
 from worker.training.errors import TrainingError
 from worker.training.inputs.sources import read
+from worker.training.reports import Reporter
+report = Reporter(Path(sys.argv[2]))
 for asked in json.loads(sys.argv[1]):
     commit = asked.pop("commit", None)
     try:
-        table = read("train", HubData.model_validate(asked), {}, {"text": "text", "label": "label"}, commit)
+        table = read("train", HubData.model_validate(asked), {}, {"text": "text", "label": "label"}, report, commit)
         found = {name: table[name] for name in ("text", "label", "_row")}
         print(json.dumps({**found, "names": table.class_names, "commit": table.commit}))
     except TrainingError as error:
@@ -79,7 +82,7 @@ def read(hub: DatasetHub, tmp_path: Path) -> Read:
 
     def ask(*sources: dict[str, Any], **more: str) -> list[dict[str, Any]]:
         done = subprocess.run(
-            [sys.executable, "-c", READ, json.dumps(sources)],
+            [sys.executable, "-c", READ, json.dumps(sources), str(tmp_path / "out")],
             cwd=ROOT,
             env={**os.environ, **environment(hub.url, tmp_path), **more},
             capture_output=True,

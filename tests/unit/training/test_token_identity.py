@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,8 @@ def identify(ready: Plan, tmp_path: Path) -> Callable[..., Identity]:
     """The identity of train, with what is named here in place of what the plan has."""
 
     def go(**changed: Any) -> Identity:
-        parts = {"tokenizer": ready.tokenizer, "spec": ready.spec, "resolved": ready.resolved, **changed}
         before = sorted(tmp_path.iterdir())
-        found = identities(["train"], scratch=tmp_path, **parts)["train"]
+        found = identities(["train"], replace(ready.encoder, **changed), tmp_path)["train"]
         assert sorted(tmp_path.iterdir()) == before
         return found
 
@@ -57,7 +57,7 @@ def identify(ready: Plan, tmp_path: Path) -> Callable[..., Identity]:
 
 def test_splits_differ_even_where_their_rows_are_the_same(ready: Plan, tmp_path: Path) -> None:
     resolved = ready.resolved.model_copy(update={"datasets": {"train": "same", "eval": "same"}})
-    found = identities(["train", "eval"], ready.tokenizer, ready.spec, resolved, tmp_path)
+    found = identities(["train", "eval"], replace(ready.encoder, resolved=resolved), tmp_path)
     assert found["train"] != found["eval"]
 
 

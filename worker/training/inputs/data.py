@@ -40,7 +40,7 @@ def load_data(request: TrainingRequest, report: Reporter, stop: threading.Event)
 
     Raises the errors of `sources.read`, and BadRows, NoRows, SingleClass, TooManyClasses, ClassUnknown or Stopped.
     """
-    spec, tables = request.spec, _read_splits(request)
+    spec, tables = request.spec, _read_splits(request, report)
     labels = _learn_labels(spec, tables["train"])
     chosen = {split: _subset(spec, split, table) for split, table in _hold_out(tables, spec, report).items()}
     survey = Survey(spec.task, spec.columns)
@@ -60,12 +60,12 @@ def load_data(request: TrainingRequest, report: Reporter, stop: threading.Event)
     )
 
 
-def _read_splits(request: TrainingRequest) -> dict[str, Table]:
+def _read_splits(request: TrainingRequest, report: Reporter) -> dict[str, Table]:
     spec = request.spec
     named = {split: getattr(spec.data, split) for split in SPLITS}
     columns, pinned = spec.columns, request.resolved.dataset_commits if request.resolved else {}
     tables = {
-        split: read(split, source, request.datasets, columns, pinned.get(split))
+        split: read(split, source, request.datasets, columns, report, pinned.get(split))
         for split, source in named.items()
         if source is not None
     }

@@ -17,10 +17,14 @@ from datasets import config as streaming
 from datasets.exceptions import DatasetsError
 from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as BUILDERS  # pyright: ignore[reportPrivateUsage]
 from datasets.packaged_modules.cache.cache import Cache
+from huggingface_hub import constants
+from huggingface_hub.file_download import repo_folder_name
 
 from app.specs.data import DataSource, HubData, UploadedData
+from worker.training.downloads import reported
 from worker.training.errors import NO_ROOM, ColumnMissing, DataNeedsCode, DataNotFound, HubUnreachable, NoRows
 from worker.training.inputs.table import BATCH, FILE, LINE, ROW, Column, Table
+from worker.training.reports import Reporter
 
 SCRIPT = "Dataset scripts are no longer supported"
 """How `datasets` says that a repository needs code of its own."""
@@ -33,6 +37,7 @@ def read(
     source: DataSource,
     files: Mapping[str, Path],
     columns: Mapping[str, str],
+    report: Reporter,
     commit: str | None = None,
 ) -> Table:
     """Read all rows of a split, or the first ones of a streamed split. Only the columns of its roles are read.
@@ -43,7 +48,9 @@ def read(
     if isinstance(source, UploadedData):
         return _uploaded(split, source, files, columns)
     if isinstance(source, HubData):
-        return _streamed(split, source, columns, commit) if source.streaming else _hub(split, source, columns, commit)
+        if source.streaming:
+            return _streamed(split, source, columns, commit)
+        return _hub(split, source, columns, report, commit)
     table = from_rows(source.rows)
     wanted = _wanted(split, list(table.columns), columns, ROW)
     return replace(table, columns={name: table.columns[name] for name in wanted})
@@ -75,10 +82,14 @@ def _uploaded(split: str, source: UploadedData, files: Mapping[str, Path], colum
         raise DataNotFound(f"the file of dataset {source.dataset} ({split}) cannot be read: {error}") from error
 
 
-def _hub(split: str, source: HubData, columns: Mapping[str, str], commit: str | None) -> Table:
+def _hub(split: str, source: HubData, columns: Mapping[str, str], report: Reporter, commit: str | None) -> Table:
     with _translated_errors(source):
         builder = _builder(source, commit)
-        builder.download_and_prepare()
+        blobs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=source.hub, repo_type="dataset") / "blobs"
+        # The rows are written into a folder of this name, and renamed at the end.
+        prepared = Path(f"{builder.cache_dir}.incomplete")
+        with reported(report, f"dataset {source.hub}", [blobs, prepared]):
+            builder.download_and_prepare()
         rows = cast("datasets.Dataset", builder.as_dataset(split=cast("Any", source.split)))
     kept = rows.select_columns(_wanted(split, rows.column_names, columns))
     table = _from_arrow(cast("pa.Table", kept.with_format("arrow")[:]), _names_by_column(rows.features))

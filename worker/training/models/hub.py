@@ -25,8 +25,11 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.file_download import repo_folder_name
 
+from worker.training.downloads import reported
 from worker.training.errors import HubUnreachable, ModelNotFound, ModelRefused, nearest
+from worker.training.reports import Reporter
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +43,7 @@ CLIENT_ERRORS = range(400, 500)
 TRY_LATER = (408, 429)
 
 
-def fetch(model_id: str, revision: str) -> tuple[Path, str]:
+def fetch(model_id: str, revision: str, report: Reporter) -> tuple[Path, str]:
     """Download what is needed of a hub model. Returns its folder and commit.
 
     A model that was fetched before is used from the cache where the hub cannot be reached.
@@ -53,7 +56,9 @@ def fetch(model_id: str, revision: str) -> tuple[Path, str]:
         files, commit = _listing(model_id, revision)
         wanted = _wanted(files)
         _check_weights(files, wanted, model_id)
-        folder = Path(snapshot_download(model_id, revision=commit, allow_patterns=wanted))
+        blobs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=model_id, repo_type="model") / "blobs"
+        with reported(report, f"model {model_id}", [blobs], _missing_bytes(model_id, commit, wanted)):
+            folder = Path(snapshot_download(model_id, revision=commit, allow_patterns=wanted))
     except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise ModelNotFound(f"the hub has no model '{model_id}' at '{revision}' for this server: {error}") from error
     except (OSError, httpx2.HTTPError) as error:
@@ -82,6 +87,11 @@ def _check_weights(files: list[str], wanted: list[str], model_id: str) -> None:
             f"the hub model '{model_id}' has no safetensors weights (its files are of the kinds {', '.join(kinds)})",
             "Choose a model or revision with model.safetensors; pickled weights are never loaded.",
         )
+
+
+def _missing_bytes(model_id: str, commit: str, wanted: list[str]) -> int:
+    files = snapshot_download(model_id, revision=commit, allow_patterns=wanted, dry_run=True)
+    return sum(file.file_size or 0 for file in files if file.will_download)
 
 
 def _remember(folder: Path, revision: str, commit: str) -> None:

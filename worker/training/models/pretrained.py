@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, set_seed
 from app.specs import JobSpec
 from worker.training.errors import ArchitectureUnsupported, ModelConfigInvalid, ModelNotFound, ModelRefused, nearest
 from worker.training.models.hub import fetch
+from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
@@ -32,7 +33,7 @@ class BaseModel:
     commit: str | None
 
 
-def locate(request: TrainingRequest) -> BaseModel:
+def locate(request: TrainingRequest, report: Reporter) -> BaseModel:
     """Find the model of the spec and check it. Raises ModelNotFound, ModelRefused or HubUnreachable."""
     model = request.spec.model
     kind, _, name = model.id.partition(":")
@@ -42,7 +43,7 @@ def locate(request: TrainingRequest) -> BaseModel:
         found = BaseModel(_of_job(request.jobs_models, name), None)
     else:
         pinned = request.resolved.model_commit if request.resolved else None
-        found = BaseModel(*fetch(model.id, pinned or model.revision or "main"))
+        found = BaseModel(*fetch(model.id, pinned or model.revision or "main", report))
     check(found.folder, model.id)
     return found
 

@@ -26,7 +26,7 @@ def make_plan(request: TrainingRequest, task: Task, data: Data, report: Reporter
     Raises the errors of models, resolve and tokenization, EngineMissing and Stopped.
     """
     spec, scratch = request.spec, request.out_dir / "staging"
-    base = _base(request, task)
+    base = _base(request, task, report)
     tokenizer, config = load_tokenizer(request.resume_from or base.folder), load_config(base.folder, spec)
     task.check(spec, tokenizer, config)
     limit, versions = token_limit(config, tokenizer), ENGINES[spec.training.engine].versions(request.tensorflow_python)
@@ -57,10 +57,10 @@ def make_plan(request: TrainingRequest, task: Task, data: Data, report: Reporter
     )
 
 
-def _base(request: TrainingRequest, task: Task) -> BaseModel:
+def _base(request: TrainingRequest, task: Task, report: Reporter) -> BaseModel:
     # A checkpoint of a whole model needs neither the hub nor the models folder again.
     if request.resume_from is None or task.needs_reference_model or (request.resume_from / ADAPTER).is_file():
-        return locate(request)
+        return locate(request, report)
     return BaseModel(request.resume_from, request.resolved.model_commit if request.resolved else None)
 
 

@@ -9,10 +9,13 @@ import tempfile
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import app.specs
-from worker.training.tokens.encoder import Encoder
+
+if TYPE_CHECKING:
+    # The cache is imported by processes that need no ML library.
+    from worker.training.tokens.encoder import Encoder
 
 Identity = dict[str, Any]
 PACKAGES = ("tokenizers", "transformers", "tunesmith")
@@ -29,7 +32,7 @@ LEFT_BY_A_CALL = (
 """What a tokenizer writes of its last call, and every call sets again; the sides and the type id are part of the identity by themselves."""
 
 
-def identities(splits: list[str], encoder: Encoder, scratch: Path) -> dict[str, Identity]:
+def identities(splits: list[str], encoder: "Encoder", scratch: Path) -> dict[str, Identity]:
     """The identity of the tokens of each split. `scratch` is an existing folder, which is left as it was.
 
     Raises OSError where the disk has no room for the tokenizer's files.

@@ -26,13 +26,18 @@ def _correlation(which: Any) -> Any:
     return correlation
 
 
+def _r2(references: Any, predictions: Any) -> float:
+    # Undefined for one row: there is no variance to explain.
+    return math.nan if len(references) < 2 else r2_score(references, predictions)  # noqa: PLR2004
+
+
 SCORES: dict[str, Any] = {
     "pearson": _correlation(stats.pearsonr),
     "spearman": _correlation(stats.spearmanr),
     "mse": mean_squared_error,
     "rmse": root_mean_squared_error,
     "mae": mean_absolute_error,
-    "r2": r2_score,
+    "r2": _r2,
 }
 
 
