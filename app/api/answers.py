@@ -90,7 +90,7 @@ class JobAnswer(BaseModel):
         description="queued, running, paused, succeeded, failed or cancelled; the last three are final."
     )
     phase: str | None = Field(
-        description="What a running job is doing: preparing, tokenizing, profiling, profiling_evaluation, training, "
+        description="What a running job is doing: preparing, downloading, tokenizing, profiling, profiling_evaluation, training, "
         "evaluating or packaging."
     )
     attempt: int = Field(description="How many times a worker has taken the job.")
@@ -240,6 +240,9 @@ class DatasetAnswer(BaseModel):
     rows: int
     columns: list[Column]
     files: list[DatasetFile] = Field(description="The files, in the order of their rows.")
+    warnings: list[str] = Field(
+        description="Signs that the file is not what it should be, such as a missing header row."
+    )
     created_at: Time
 
 

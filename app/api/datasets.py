@@ -14,6 +14,7 @@ from app.datasets.preview import preview
 from app.datasets.tables import Dataset
 from app.datasets.upload import receive
 from app.errors import NotFound
+from app.specs.suspicions import header_warnings
 from app.workspaces import workspace
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
@@ -137,4 +138,5 @@ def _answer(dataset: Dataset) -> DatasetAnswer:
             "rows": dataset.rows,
         }
     ]
-    return DatasetAnswer.model_validate({**fields, "type": dataset.format, "files": files})
+    warnings = header_warnings(column["name"] for column in dataset.columns)
+    return DatasetAnswer.model_validate({**fields, "type": dataset.format, "files": files, "warnings": warnings})

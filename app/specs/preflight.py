@@ -12,6 +12,7 @@ from hashlib import blake2b
 from typing import Any
 
 from app.specs.rows import RowProblem
+from app.specs.suspicions import header_warnings, similar_names
 from app.specs.tasks.base import Columns, TaskSpec
 
 SHOWN = 20
@@ -85,6 +86,8 @@ class Survey:
                 *self._drift_warnings(drift),
                 *self._balance_warnings(),
                 *self._duplicate_warnings(),
+                *self._similarity_warnings(),
+                *self._header_warnings(),
             ],
         }
 
@@ -136,4 +139,22 @@ class Survey:
                 f"{self._again[split][0]}; what is measured on them is no measure of anything new",
             }
             for split, count in self._again_count.items()
+        ]
+
+    def _similarity_warnings(self) -> list[dict[str, Any]]:
+        names = [name for name, _ in self._classes.get("train", Counter[str]()).most_common()]
+        return [
+            {
+                "code": "similar_labels",
+                "split": "train",
+                "message": f"the classes {', '.join(map(repr, group))} have similar names; "
+                "if they mean the same, correct the labels",
+            }
+            for group in similar_names(names)
+        ]
+
+    def _header_warnings(self) -> list[dict[str, Any]]:
+        return [
+            {"code": "header_missing", "split": "train", "message": message}
+            for message in header_warnings(self._columns.values())
         ]

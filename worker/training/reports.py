@@ -2,10 +2,10 @@
 
 Every record has `type` and `time` (seconds since the epoch):
 
-    phase       phase: preparing, tokenizing, profiling, profiling_evaluation, training, evaluating or packaging
+    phase       phase: preparing, downloading, tokenizing, profiling, profiling_evaluation, training, evaluating or packaging
     resolved    resolved: what defaults and `auto` became, where the request brought none; again where the sequences of
                 train, once they are counted, make other steps than its rows would
-    preflight   preflight: data, tokens, steps; all that was found out so far, each time
+    preflight   preflight: download, data, tokens, steps, warnings; all that was found out so far, each time
     progress    step, of, epoch, samples_per_second, eta_seconds; about one a second
     metric      step, epoch, values: names as the Hugging Face Trainer logs them (loss, eval_accuracy, test_f1 …)
     note        message: something a user should see
@@ -44,6 +44,10 @@ class Reporter:
         self._listener = listener
         self._found: Record = {}
         self._notes: set[str] = set()
+        self.series: dict[str, list[float]] = {}
+        """The metrics of this attempt by name, in the order of the steps."""
+        self.warnings: list[str] = []
+        """What this attempt warned of, for the model card."""
         self._lock = threading.Lock()
         _drop_half_line(self._path)
 
@@ -74,11 +78,20 @@ class Reporter:
 
     def metric(self, step: int, epoch: float, values: Mapping[str, float | None]) -> None:
         """Add one point to the metric series."""
+        for name, value in values.items():
+            if value is not None:
+                self.series.setdefault(name, []).append(value)
         self._append("metric", step=step, epoch=epoch, values=dict(values))
 
     def note(self, message: str) -> None:
         """Show the user a message."""
         self._append("note", message=message)
+
+    def warn(self, message: str) -> None:
+        """Show the user a sign that something is wrong, now and in the model card."""
+        self.warnings.append(message)
+        self.note(message)
+        self.preflight(warnings=self.warnings)
 
     def note_once(self, message: str) -> None:
         """Show the user a message, unless this process has shown it before."""

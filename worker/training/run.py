@@ -12,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 from worker.training.engines import ENGINES, Engine
 from worker.training.errors import InternalError, Stopped, TrainingError
+from worker.training.evaluation.diagnosis import diagnose
 from worker.training.evaluation.evaluation import SplitEvaluation, evaluate
 from worker.training.evaluation.prediction import with_references
 from worker.training.export.package import FinalEvaluation, package
@@ -68,6 +69,8 @@ def _attempt(request: TrainingRequest, report: Reporter, stop: threading.Event) 
     report.phase("evaluating")
     folder = export(final, trained.folder)
     evaluation = _evaluate(final, engine, trained.state, folder)
+    for warning in diagnose(report.series, evaluation.metrics, evaluation.chance):
+        report.warn(warning)
     report.phase("packaging")
     package(final, trained, folder, evaluation, request.job_id)
     shutil.rmtree(plan.scratch, ignore_errors=True)
@@ -86,7 +89,9 @@ def _evaluate(plan: Plan, engine: Engine, state: TrainingState, folder: Path) ->
             plan.report.metric(state.step, round(state.epoch, 4), evaluations[split].metrics)
     if state.train_loss is not None:
         metrics["train_loss"] = state.train_loss
-    return FinalEvaluation(metrics, evaluations.get("eval"))
+    of_eval = evaluations.get("eval")
+    chance = {} if of_eval is None else plan.task.chance(of_eval.split, of_eval.evaluated)
+    return FinalEvaluation(metrics, of_eval, {f"eval_{name}": value for name, value in chance.items()})
 
 
 def _fail(report: Reporter, error: TrainingError) -> None:

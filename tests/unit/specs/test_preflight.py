@@ -51,6 +51,15 @@ def test_what_chance_does_to_a_few_rows_is_no_drift() -> None:
     assert codes(found) == []
 
 
+def test_classes_with_similar_names_are_named() -> None:
+    seen = survey()
+    for number, label in enumerate(["Positive", "postive", "bad"] * 3, start=1):
+        seen.row("train", number, {"text": f"{number}", "label": label})
+    (warning,) = seen.findings()["warnings"]
+    assert warning["code"] == "similar_labels"
+    assert "'Positive', 'postive' have similar names" in warning["message"]
+
+
 def test_eval_rows_that_stand_in_train_are_named_whatever_their_spaces_and_label() -> None:
     seen = survey()
     rows("train", "abab", seen)

@@ -264,6 +264,12 @@ def test_resuming_a_packed_run_ends_where_an_undisturbed_one_does(train: Train, 
     assert again.weights == whole.weights
 
 
+def test_rows_whose_answer_is_truncated_are_counted_and_warned_of(train: Train) -> None:
+    done = train(spec(tokenization={"max_length": 3}, training={"max_steps": 1}))
+    assert done.of("preflight")[-1]["preflight"]["tokens"]["train"]["unlearned"] == 24
+    assert any("24 of 24 train sequences have no token that counts" in note["message"] for note in done.of("note"))
+
+
 def test_a_tokenizer_without_a_template_is_refused_with_what_to_do(train: Train, models_dir: Path) -> None:
     error = train(spec(model={"id": "local:tiny"})).result["error"]
     assert error["code"] == "chat_template_missing"

@@ -295,6 +295,23 @@ def test_the_test_split_is_evaluated_once_at_the_end(spec: Make, train: Train, r
     assert list(done.series("test_accuracy")) == [12]
 
 
+def test_a_learning_rate_of_1_ends_with_warnings_in_job_and_card(spec: Make, train: Train) -> None:
+    done = train(spec(training={"learning_rate": 1.0, "epochs": 6}))
+    assert done.result["status"] == "succeeded", done.result
+    warnings = done.of("preflight")[-1]["preflight"]["warnings"]
+    assert any("eval_accuracy is 0.5, no better than" in warning for warning in warnings), warnings
+    assert any("rose from" in warning for warning in warnings), warnings
+    assert set(warnings) <= {note["message"] for note in done.of("note")}
+    card = (done.out_dir / "model" / "README.md").read_text()
+    assert "## Warnings\n\n- " in card
+
+
+def test_a_run_that_learns_ends_without_warnings(spec: Make, train: Train, rows: Rows) -> None:
+    done = train(spec(data={"eval": {"rows": [{**row, "text": f"{row['text']} indeed"} for row in rows(8)]}}))
+    assert "warnings" not in done.of("preflight")[-1]["preflight"]
+    assert "## Warnings" not in (done.out_dir / "model" / "README.md").read_text()
+
+
 def test_a_metric_that_is_undefined_is_null_with_a_note_and_is_never_the_best(spec: Make, train: Train) -> None:
     numbers = [{"text": text, "label": value} for text, value in (("great film", 0.5), ("awful film", -0.5)) * 4]
     asked = spec(

@@ -37,6 +37,9 @@ def model_card(
         _front_matter(plan, metrics),
         f"# {title}",
         _summary(plan, state, job_id),
+        "## Warnings\n\n" + "\n".join(f"- {warning}" for warning in plan.report.warnings)
+        if plan.report.warnings
+        else "",
         "## Results\n\n" + _results(state, metrics),
         "## In detail\n\n" + _details(report) if report else "",
         "## Data\n\n" + _data(plan),

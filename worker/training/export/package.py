@@ -11,7 +11,7 @@ manifest.json                                        path, size and SHA-256 of e
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ class FinalEvaluation:
     """Flat: eval_*, test_*, train_loss. None where a metric is undefined for the rows."""
     of_eval: SplitEvaluation | None
     """None without eval rows."""
+    chance: dict[str, float] = field(default_factory=dict[str, float])
+    """What a model that ignores its inputs reaches on eval, by metric."""
 
 
 def package(

@@ -151,7 +151,7 @@ def _report_findings(survey: Survey, checked: dict[str, Table], report: Reporter
     findings = survey.findings(is_complete=not is_streamed)
     report.preflight(data=findings)
     for warning in findings["warnings"]:
-        report.note(warning["message"])
+        report.warn(warning["message"])
 
 
 def _hold_out(tables: dict[str, Table], spec: JobSpec, report: Reporter) -> dict[str, Table]:

@@ -192,6 +192,10 @@ class Task(Protocol):
         """A fuller account of an evaluation than its metrics, such as numbers for each class; None where there is none."""
         return None
 
+    def chance(self, split: Split, evaluated: EvalPrediction) -> dict[str, float]:
+        """Metrics of a model that ignores its inputs, such as the accuracy of always predicting the majority class."""
+        return {}
+
     def finish(self, folder: Path, spec: JobSpec, resolved: Resolved) -> None:
         """Add files for libraries other than transformers to the published folder."""
 

@@ -6,6 +6,7 @@ encoded: {"input_ids": [101, 4621, …, 102], "token_type_ids": [0, 0, …, 0], 
 several labels: {…, "labels": [0, 1, 1]}    a number: {…, "labels": 0.75}
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -145,6 +146,16 @@ class TextClassificationTask(Task):
                 "label": row[columns["label"]],
                 **_described(problem, logits, predicted, labels),
             }
+
+    def chance(self, split: Split, evaluated: EvalPrediction) -> dict[str, float]:
+        """Of one label, the share of the majority class; of a number, R² of its mean."""
+        match _problem(split.spec):
+            case "single-label":
+                return {"accuracy": max(Counter(evaluated.references).values()) / len(evaluated.references)}
+            case "multi-label":
+                return {}
+            case "regression":
+                return {"r2": 0.0}
 
     def report(self, split: Split, evaluated: EvalPrediction) -> dict[str, dict[str, float]] | None:
         """Precision, recall, F1 and rows for each class."""

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from worker.training.errors import Stopped
 from worker.training.inputs.table import BATCH, Table
+from worker.training.loop.losses import IGNORE_INDEX
 from worker.training.reports import Reporter
 from worker.training.tasks.protocol import PLACE
 from worker.training.tokens.cache import EntryBroken, TokenCache
@@ -51,10 +52,17 @@ def tokenize(
             limit = encoder.resolved.max_length
             report.note(f"{truncated} of {len(table)} {split} rows were truncated to {limit} tokens")
         encoded[split] = datasets.Dataset.from_file(str(path))
+        unlearned = _unlearned(encoded[split])
+        if unlearned:
+            report.warn(
+                f"{unlearned} of {len(encoded[split])} {split} sequences have no token that counts in the loss; their "
+                "answers may be truncated: raise tokenization.max_length"
+            )
         findings[split] = {
             "rows": len(table),
             "cut": truncated,
             "cut_share": round(truncated / len(table), 4),
+            "unlearned": unlearned,
             **_spread(encoded[split]),
         }
     report.preflight(tokens=findings)
@@ -79,6 +87,18 @@ def compact(features: dict[str, list[Any]]) -> pa.Table:
         if pa.types.is_list(values.type) and pa.types.is_integer(values.type.value_type)
     }
     return pa.table({**columns, **lists})
+
+
+def _unlearned(encoded: datasets.Dataset) -> int:
+    """How many sequences have labels that are all ignored. 0 where the labels are not one for each token."""
+    if "labels" not in encoded.column_names:
+        return 0
+    labels = cast("Any", encoded.data).column("labels").combine_chunks()
+    if not pa.types.is_list(labels.type) or not pa.types.is_integer(labels.type.value_type):
+        return 0
+    is_learned = np.append(labels.flatten().to_numpy() != IGNORE_INDEX, False)
+    counts = np.add.reduceat(is_learned, labels.offsets.to_numpy()[:-1] - labels.offsets[0].as_py())
+    return int(np.count_nonzero(counts == 0))
 
 
 def _spread(encoded: datasets.Dataset) -> dict[str, Any]:
