@@ -93,5 +93,5 @@ up: $(STAMP) ## Start the service on this machine
 bench: $(STAMP) ## Measure, side by side with the named peers
 	for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
-lock: ## Write the lock files anew
+lock: ## Write new lock files
 	$(PYTHON) tools/lock.py

@@ -42,14 +42,14 @@ def main() -> None:
 
 
 class _Server(uvicorn.Server):
-    """Ends event streams when it is told to stop: uvicorn would wait for them, and runs its shutdown after that."""
+    """Ends event streams when it is asked to stop, because uvicorn waits for them before it runs its shutdown."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
         self._app = app
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to stop: no new stream, readiness 503, running requests go on."""
+        """Begin to stop: no new stream starts, readiness is 503, and running requests continue."""
         feed = getattr(self._app.state, "feed", None)
         if feed is not None:
             feed.end_streams()

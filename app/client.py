@@ -12,7 +12,7 @@ RETRIES = 3
 
 
 class ClientError(Exception):
-    """The service could not be asked, or said no."""
+    """A request that failed or was refused."""
 
 
 class Refused(ClientError):
@@ -24,13 +24,13 @@ class Refused(ClientError):
         super().__init__(str(error.get("message")))
 
     def rows(self) -> list[Answer]:
-        """The details one by one, where there are several."""
+        """The details, if there are several."""
         details: Any = self.details
         return cast("list[Answer]", details) if isinstance(details, list) else []
 
     @property
     def hint(self) -> str | None:
-        """What to do about it, where the service says so apart from the message."""
+        """What to do, if the service sent that separately from the message."""
         details: Any = self.details
         return cast("Answer", details).get("hint") if isinstance(details, dict) else None
 
@@ -40,11 +40,13 @@ class Unreachable(ClientError):
 
 
 class Client:
-    """One service and one key. Raises ClientError where either cannot be one."""
+    """One service and one key. Raises ClientError if the URL or the key is malformed."""
 
     def __init__(self, url: str, key: str) -> None:
         if not key.isascii():
-            raise ClientError("the API key holds characters that no key has; check TUNESMITH_API_KEY, or the key file")
+            raise ClientError(
+                "the API key contains characters that no key has; check TUNESMITH_API_KEY, or the key file"
+            )
         try:
             self._http = httpx.Client(
                 base_url=url,
@@ -56,19 +58,19 @@ class Client:
             raise ClientError(f"TUNESMITH_URL is not the address of a service: {error}") from error
 
     def get(self, path: str, **query: Any) -> Answer:
-        """Ask for something. Raises Refused, Unreachable."""
+        """Send a GET. Raises Refused, Unreachable."""
         return self._ask("GET", path, params={key: value for key, value in query.items() if value is not None})
 
     def post(self, path: str, body: Answer | None = None, headers: dict[str, str] | None = None) -> Answer:
-        """Send JSON. Raises Refused, Unreachable."""
+        """POST JSON. Raises Refused, Unreachable."""
         return self._ask("POST", path, json=body, headers=headers)
 
     def delete(self, path: str) -> Answer:
-        """Delete something. Raises Refused, Unreachable."""
+        """Send a DELETE. Raises Refused, Unreachable."""
         return self._ask("DELETE", path)
 
     def upload(self, *paths: Path, name: str | None = None) -> Answer:
-        """Upload files of the same columns as one dataset, streamed. Raises Refused, Unreachable, OSError."""
+        """Upload files with the same columns as one dataset, streamed. Raises Refused, Unreachable, OSError."""
         with ExitStack() as opened:
             # Inspecting a large file takes a while before the answer comes.
             return self._ask(
@@ -114,7 +116,7 @@ class Client:
             return response.json()
         except ValueError as error:
             raise ClientError(
-                f"{self._http.base_url} answered what is not JSON; is this a Tunesmith service?"
+                f"{self._http.base_url} did not answer with JSON; is this a Tunesmith service?"
             ) from error
 
 

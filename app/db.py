@@ -1,4 +1,4 @@
-"""Engine, sessions and the database clock. What differs between SQLite and PostgreSQL lives here only."""
+"""Engine, sessions and the database clock. Only this module knows the differences between SQLite and PostgreSQL."""
 
 import os
 from collections.abc import Generator
@@ -17,12 +17,15 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.functions import FunctionElement
 
 DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout)
-"""How a database says that it cannot just now: gone, restarting, read-only for a while, or out of connections."""
+"""The errors of a database that is temporarily unavailable: gone, restarting, read-only, or out of connections."""
 
 BUSY_TIMEOUT_SECONDS = 15
 STATEMENT_TIMEOUT_SECONDS = 30
 IDLE_IN_TRANSACTION_SECONDS = 10
-"""A worker that is frozen in mid-transaction holds its job's row, and nobody can give the job to another until then."""
+"""A worker that is frozen in the middle of a transaction locks its job's row.
+
+Until this timeout, no other worker can get the job.
+"""
 POSTGRESQL = {
     "connect_timeout": 5,
     "options": f"-c statement_timeout={STATEMENT_TIMEOUT_SECONDS * 1000} "
@@ -134,7 +137,7 @@ class Database:
             yield session
 
     def check(self) -> None:
-        """Ask the database for a sign of life. Raises sqlalchemy.exc.OperationalError."""
+        """Check that the database answers. Raises sqlalchemy.exc.OperationalError."""
         with self.read() as session:
             session.execute(text("SELECT 1"))
 
@@ -166,7 +169,10 @@ def _engine(url: str, pool_size: int) -> Engine:
 
 
 def _libpq_environment() -> dict[str, str]:
-    """What libpq would read from PG* variables at each connection, read now: a worker drops them from its environment."""
+    """The PG* variables that libpq would read at each connection.
+
+    They are read now, because a worker removes them from its environment.
+    """
     options = Conninfo.get_defaults()
     return {
         option.keyword.decode(): os.environ[option.envvar.decode()]

@@ -1,4 +1,4 @@
-"""Downloads a model or checkpoint: each file verified by sha256, a cut one resumed where it stopped."""
+"""Downloads a model or checkpoint. Verifies each file by sha256, and resumes interrupted files."""
 
 import hashlib
 from collections.abc import Callable
@@ -13,7 +13,7 @@ ATTEMPTS = 5
 
 
 class Corrupt(ClientError):
-    """A file arrived whole, but its bytes are not those of the manifest."""
+    """A file is complete, but its bytes do not match the manifest."""
 
 
 def download(
@@ -21,7 +21,7 @@ def download(
 ) -> list[Path]:
     """Fetch all files into `folder` and return them.
 
-    `on_bytes(path, done, size)` is called as bytes arrive. Files already there and right are kept.
+    `on_bytes(path, done, size)` is called as bytes arrive. Files that are already there and match are kept.
     Raises ClientError; running it again resumes.
     """
     manifest = client.get(f"/v1/jobs/{job_id}/artifacts", checkpoint=step)["data"]
@@ -44,7 +44,7 @@ def _fetch(client: Client, entry: dict[str, Any], target: Path, on_bytes: Callab
                 raise
     if _sha256(partial) != digest:
         partial.unlink()
-        raise Corrupt(f"{path}: the bytes received do not have the sha256 of the manifest; download again")
+        raise Corrupt(f"{path}: the bytes received do not match the sha256 of the manifest; download again")
     partial.replace(target)
     return target
 

@@ -1,4 +1,4 @@
-"""Everything the service refuses, as one tree.
+"""All errors of the service, as one tree.
 
 TunesmithError
 ├── Unauthorized            401  no key, or a wrong or revoked one
@@ -6,16 +6,16 @@ TunesmithError
 ├── MethodNotAllowed        405
 ├── Conflict                409  the state does not allow it; retrying will not help
 ├── TooLarge                413  more bytes than the limit
-├── UriTooLong              414  an address longer than any that means something here
-├── UnsupportedMediaType    415  a body in an encoding that is not read
+├── UriTooLong              414  the address is too long
+├── UnsupportedMediaType    415  the body has a content encoding
 ├── RangeNotSatisfiable     416  a byte range outside the file
 ├── InvalidRequest          422  the body, a field, a row or a parameter is unusable
-├── Unavailable             503  a part the service needs does not answer; retrying will help
+├── Unavailable             503  a part of the service does not answer; retrying will help
 └── InsufficientStorage     507  a disk, a quota or the database has no room
 
 A docstring is the default message. Every error reaches the client as
-`{"error": {"message", "type", "param", "code", "details"?}}`, and nothing of the request is echoed
-but names of fields and columns.
+`{"error": {"message", "type", "param", "code", "details"?}}`, and of the request only names of fields and columns are
+echoed.
 """
 
 from typing import Any, ClassVar
@@ -62,12 +62,12 @@ class Unauthorized(TunesmithError):
     code = "invalid_api_key"
 
     def headers(self) -> dict[str, str]:
-        """Name the scheme, as RFC 9110 asks for with a 401."""
+        """Name the scheme, as RFC 9110 requires with a 401."""
         return {"www-authenticate": "Bearer"}
 
 
 class NotFound(TunesmithError):
-    """There is no such thing here."""
+    """This object does not exist."""
 
     status = 404
     type = "not_found_error"
@@ -75,19 +75,19 @@ class NotFound(TunesmithError):
 
 
 class MethodNotAllowed(TunesmithError):
-    """This address does not take that method; the `allow` header lists those that it takes."""
+    """This address does not support that method; the `allow` header lists the methods that it supports."""
 
     status = 405
     type = "invalid_request_error"
     code = "method_not_allowed"
 
     def __init__(self, allowed: str) -> None:
-        """`allowed` is the comma-separated list of methods that the address takes."""
+        """`allowed` is the comma-separated list of methods that the address supports."""
         self.allowed = allowed
         super().__init__()
 
     def headers(self) -> dict[str, str]:
-        """List the methods, as RFC 9110 asks for with a 405."""
+        """List the methods, as RFC 9110 requires with a 405."""
         return {"allow": self.allowed}
 
 
@@ -99,12 +99,12 @@ class Conflict(TunesmithError):
     code = "conflict"
 
     def headers(self) -> dict[str, str]:
-        """Tell the openai client, which retries every 409, that this one stays."""
+        """The openai client retries every 409; this header prevents that."""
         return {"x-should-retry": "false"}
 
 
 class TooLarge(TunesmithError):
-    """That is more than the limit."""
+    """The request is larger than the limit."""
 
     status = 413
     type = "invalid_request_error"
@@ -112,7 +112,7 @@ class TooLarge(TunesmithError):
 
 
 class UriTooLong(TunesmithError):
-    """The address is longer than any that means something here; long values belong into the body."""
+    """The address is too long; put long values into the body."""
 
     status = 414
     type = "invalid_request_error"
@@ -120,19 +120,19 @@ class UriTooLong(TunesmithError):
 
 
 class UnsupportedMediaType(TunesmithError):
-    """Bodies are read as they are: send this one without Content-Encoding. Datasets may be .gz files."""
+    """Send the body without Content-Encoding. Datasets may be .gz files."""
 
     status = 415
     type = "invalid_request_error"
     code = "unsupported_content_encoding"
 
     def headers(self) -> dict[str, str]:
-        """Name the one encoding that is read, as RFC 9110 asks for."""
+        """Name the only supported encoding, as RFC 9110 requires."""
         return {"accept-encoding": "identity"}
 
 
 class RangeNotSatisfiable(TunesmithError):
-    """The range lies outside the file."""
+    """The range is outside the file."""
 
     status = 416
     type = "invalid_request_error"
@@ -144,12 +144,12 @@ class RangeNotSatisfiable(TunesmithError):
         super().__init__(f"the file has {size} bytes", param="range", details={"size": size})
 
     def headers(self) -> dict[str, str]:
-        """Tell the size, as RFC 9110 asks for with a 416."""
+        """Send the size, as RFC 9110 requires with a 416."""
         return {"content-range": f"bytes */{self.size}"}
 
 
 class InvalidRequest(TunesmithError):
-    """The request cannot be used as it is."""
+    """The request is invalid."""
 
     status = 422
     type = "invalid_request_error"
@@ -169,12 +169,12 @@ class Unavailable(TunesmithError):
 
 
 class InsufficientStorage(TunesmithError):
-    """The service has no room left: a disk, a quota or the database is full. Its operator must free some."""
+    """The service has no space left: a disk, a quota or the database is full. Its operator must free some space."""
 
     status = 507
     type = "server_error"
     code = "insufficient_storage"
 
     def headers(self) -> dict[str, str]:
-        """Tell clients that retry every 5xx that this one stays until somebody frees some room."""
+        """Clients that retry every 5xx would fail until somebody frees some space; this header prevents that."""
         return {"x-should-retry": "false"}

@@ -1,4 +1,4 @@
-"""What a command says when it cannot go on: what is wrong, where, and what to do; never a traceback."""
+"""The message of a command that cannot continue: what is wrong, where, and what to do. Never a traceback."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ from app.specs.problems import sentence
 
 
 class CannotRun(Exception):
-    """A command cannot do its work here; the message says why, and what to do."""
+    """A command cannot run here. The message has the reason and what to do."""
 
 
 def explain(error: Exception) -> Text | None:
-    """The lines that tell a person of this error, or None for one that only a developer can mend."""
+    """The lines that explain this error to the user; None for an error that only a developer can fix."""
     if isinstance(error, Refused):
         return _refusal(error)
     message = _message(error)
@@ -58,6 +58,6 @@ def _setting(problem: Any) -> str:
 
 
 def _reason(error: SQLAlchemyError) -> str:
-    # Without the statement and the link to SQLAlchemy's manual, which help only who wrote it.
-    told = error.orig if isinstance(error, DBAPIError) else error
-    return " ".join(str(told).split()).rstrip(".")
+    # Without the statement and the link to SQLAlchemy's manual, which help only a developer.
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return " ".join(str(cause).split()).rstrip(".")

@@ -1,4 +1,4 @@
-"""Why an attempt of a job failed: one catalogue of codes for the API, the worker, the training process and the docs.
+"""Why an attempt of a job failed: one catalog of codes for the API, the worker, the training process and the docs.
 
 The training process imports this module, so it imports nothing else of the service.
 """
@@ -63,12 +63,12 @@ class Counted(StrEnum):
 
 @dataclass(frozen=True)
 class FailureKind:
-    """What is true of every failure with one code."""
+    """The properties that all failures with one code share."""
 
     meaning: str
     """One line for the table of codes in docs/job-lifecycle.md."""
     hint: str
-    """What to do, unless the failure itself knows better."""
+    """What to do, unless the failure has its own hint."""
     retryable: bool = False
     """Whether the same attempt may succeed when it is made again."""
     counted: Counted = Counted.ATTEMPT
@@ -87,7 +87,7 @@ class FailureKind:
                 return "yes" if self.retryable else "no"
 
 
-CATALOGUE: Mapping[FailureCode, FailureKind] = {
+CATALOG: Mapping[FailureCode, FailureKind] = {
     FailureCode.MODEL_NOT_FOUND: FailureKind(
         "the model is unknown to the hub or to the server's models folder",
         "Check model.id and model.revision; a private or gated model needs the server's own hub token.",
@@ -98,7 +98,7 @@ CATALOGUE: Mapping[FailureCode, FailureKind] = {
     ),
     FailureCode.MODEL_CONFIG_INVALID: FailureKind(
         "the model does not support a setting, or the method would train no weights",
-        "Leave the setting out of model.config, or give it a value that this model takes.",
+        "Leave the setting out of model.config, or give it a value that this model supports.",
     ),
     FailureCode.CHAT_TEMPLATE_MISSING: FailureKind(
         "the rows are conversations, and the tokenizer has no chat template",
@@ -106,7 +106,7 @@ CATALOGUE: Mapping[FailureCode, FailureKind] = {
     ),
     FailureCode.ARCHITECTURE_UNSUPPORTED: FailureKind(
         "transformers has no such model for the task, or the engine `tensorflow` cannot train it",
-        'Use training.engine "trainer" or "pytorch", which take every architecture.',
+        'Use training.engine "trainer" or "pytorch", which support every architecture.',
     ),
     FailureCode.HUB_UNREACHABLE: FailureKind(
         "the hub does not answer",
@@ -192,7 +192,8 @@ CATALOGUE: Mapping[FailureCode, FailureKind] = {
     ),
     FailureCode.STORAGE_FULL: FailureKind(
         "the storage is full",
-        "Free some space, or raise the quota of the storage. The job is retried automatically, from its newest checkpoint.",
+        "Free some space, or raise the quota of the storage. The job is retried automatically, from its newest "
+        "checkpoint.",
         retryable=True,
         counted=Counted.POSTPONED,
     ),
@@ -204,12 +205,14 @@ CATALOGUE: Mapping[FailureCode, FailureKind] = {
     ),
     FailureCode.CHECKPOINT_BROKEN: FailureKind(
         "a checkpoint or model folder on the worker is incomplete or changed",
-        "The next attempt resumes from the newest checkpoint whose files verify. If this happens again, check the worker's disk.",
+        "The next attempt resumes from the newest checkpoint whose files verify. If this happens again, check "
+        "the worker's disk.",
         retryable=True,
     ),
     FailureCode.TRAINING_PROCESS_DIED: FailureKind(
         "the training process ended without a result",
-        "It was killed from outside or crashed in native code; the system log may say why (an out-of-memory kill appears "
+        "It was killed from outside or crashed in native code; the system log may say why (an out-of-memory "
+        "kill appears "
         "there as SIGKILL). The next attempt resumes from the newest checkpoint.",
         retryable=True,
     ),
@@ -240,7 +243,8 @@ CATALOGUE: Mapping[FailureCode, FailureKind] = {
     ),
     FailureCode.INTERNAL_ERROR: FailureKind(
         "a bug in Tunesmith; the log has the traceback",
-        "The job is retried automatically. If it fails the same way again, report it with this message and the worker's log.",
+        "The job is retried automatically. If it fails the same way again, report it with this message and the "
+        "worker's log.",
         retryable=True,
     ),
 }
@@ -248,7 +252,7 @@ CATALOGUE: Mapping[FailureCode, FailureKind] = {
 
 @dataclass(frozen=True)
 class Failure:
-    """One failure: `message` says what is wrong and where, `hint` what to do."""
+    """One failure: `message` is what is wrong and where, `hint` is what to do."""
 
     code: FailureCode
     message: str
@@ -268,8 +272,8 @@ class Failure:
         details: Any = None,
         log_tail: str | None = None,
     ) -> "Failure":
-        """A failure with the catalogue's hint, unless it brings its own."""
-        return cls(code, message, hint or CATALOGUE[code].hint, details, log_tail)
+        """A failure with the catalog's hint, unless it brings its own."""
+        return cls(code, message, hint or CATALOG[code].hint, details, log_tail)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any], *, log_tail: str | None = None) -> "Failure":
@@ -285,12 +289,12 @@ class Failure:
     @property
     def retryable(self) -> bool:
         """Whether the same attempt may succeed when it is made again."""
-        return CATALOGUE[self.code].retryable
+        return CATALOG[self.code].retryable
 
     @property
     def counted(self) -> Counted:
         """What the failure is counted as."""
-        return CATALOGUE[self.code].counted
+        return CATALOG[self.code].counted
 
     def to_json(self) -> dict[str, Any]:
         """The `error` object as the database stores it and the API serves it."""

@@ -1,8 +1,9 @@
-"""Removes from the storage what dead processes left there, and nothing that anybody may still need.
+"""Removes files from the storage that dead processes left there, and nothing that may still be needed.
 
 A folder of a job is needed while a row of `artifacts` names it, and while its job runs the attempt that writes it. An
-attempt that is over never runs again, so what it left unrecorded stays unrecorded. Objects of jobs and datasets that the
-database does not know are never touched: it may be the database that is the wrong one.
+attempt that is over never runs again, so no row will ever refer to files that it did not record. Objects of jobs and
+datasets that the
+database does not know are never touched: the service may be connected to the wrong database.
 """
 
 import logging
@@ -23,17 +24,17 @@ from app.storage import Storage, StorageError
 log = logging.getLogger(__name__)
 
 LEFT_BEHIND_SECONDS = 24 * 3600.0
-"""What was begun or hidden longer ago than this is not being worked on any more."""
+"""Nobody still works on something that was started or hidden longer ago than this."""
 BATCH = 500
 ATTEMPT_FOLDER = re.compile(r"(jobs/(?P<job>[^/]+)/a(?P<attempt>[0-9]+)/[^/]+)/.+")
 DATASET_FOLDER = re.compile(r"(datasets/(?P<dataset>[^/]+))/.+")
 
 
 def collect(database: Database, storage: Storage) -> int:
-    """Remove the folders that nobody needs; returns how many. Raises StorageError.
+    """Remove the folders that nobody needs; returns their number.
 
-    They are what a worker that died left of an upload, what an attempt published that was no longer its job's, what
-    was hidden from users and not yet removed, and what an API that died left of a dataset.
+    Raises StorageError. These are: uploads of workers that died, files of attempts that had lost their job, artifacts
+    that were hidden from users but not yet removed, and parts of datasets whose API process died.
     """
     removed = 0
     # Listed before the rows are read: what is recorded meanwhile is then seen as needed.
@@ -49,7 +50,7 @@ def collect(database: Database, storage: Storage) -> int:
 
 
 class GarbageCollector(threading.Thread):
-    """Collects every `interval` seconds: a walk that may take long, and that nothing waits for."""
+    """Collects every `interval` seconds. A pass may take long, and nothing waits for it."""
 
     def __init__(self, database: Database, storage: Storage, interval: float) -> None:
         super().__init__(name="garbage-collector", daemon=True)
@@ -57,7 +58,7 @@ class GarbageCollector(threading.Thread):
         self._stop_asked = threading.Event()
 
     def run(self) -> None:
-        """Collect until stopped; what does not answer now is tried again next time."""
+        """Collect until stopped. If the database or the storage does not answer, the next pass tries again."""
         while not self._stop_asked.wait(self._interval):
             try:
                 removed = collect(self._database, self._storage)
@@ -71,7 +72,7 @@ class GarbageCollector(threading.Thread):
                 log.exception("garbage collection failed")
 
     def stop(self) -> None:
-        """End it after what it does just now. Its removals may be cut off anywhere, so nobody waits for them."""
+        """End the thread after its current step. Removals may be interrupted at any point, so nobody waits for them."""
         self._stop_asked.set()
 
 

@@ -6,7 +6,7 @@ from typing import Final
 
 
 class Unsatisfiable(Enum):
-    """The one value that says: no byte of the file is in that range."""
+    """The value for a range that contains no byte of the file."""
 
     UNSATISFIABLE = "unsatisfiable"
 
@@ -18,9 +18,9 @@ def requested_range(header: str | None, size: int) -> tuple[int, int] | Unsatisf
     """The half-open range [start, end) that a Range header asks for, of a file of `size` bytes.
 
     None means the whole file: no header, another unit, a malformed one, or several ranges at once,
-    all of which a server may ignore.
+    which a server may ignore.
     """
-    # Units are case-insensitive. More digits than int() takes make no number.
+    # Units are case-insensitive. More digits than int() accepts are not a number.
     match = re.fullmatch(r"bytes=\s*([0-9]{0,4000})-([0-9]{0,4000})\s*", header or "", re.IGNORECASE)
     if match is None or not (match[1] or match[2]):
         return None

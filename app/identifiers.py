@@ -1,4 +1,4 @@
-"""Ids that sort by the time they were made: a prefix that says what it is, and a lower-case ULID."""
+"""Ids that sort by creation time: a prefix for the kind of object, and a lower-case ULID."""
 
 from ulid import ULID
 

@@ -1,4 +1,4 @@
-"""The database as a command opens it that works on the database itself, and not through the service."""
+"""The database, for commands that work on it directly instead of through the service."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ def opened(settings: Settings) -> Generator[Database]:
 
 @contextmanager
 def migrated(settings: Settings) -> Generator[Session]:
-    """A unit of work on a database of this version's schema. Raises CannotRun where it has another, or none."""
+    """A unit of work on a database with this version's schema. Raises CannotRun if it has another schema, or none."""
     with opened(settings) as database:
         if not (_is_there(database) and is_current(database)):
             raise CannotRun(

@@ -6,9 +6,10 @@ PREFIX = "local:"
 
 
 def local_models(folder: Path) -> list[str]:
-    """The names of the models in this folder, sorted; none where it is missing or cannot be read.
+    """The names of the models in this folder, sorted.
 
-    Each is a folder, or a link to one. Whether it holds a model that can be loaded is for the attempt to say.
+    Empty if the folder is missing or cannot be read. Each model is a folder, or a link to one. Whether it can be loaded
+    is checked by the attempt.
     """
     try:
         return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))

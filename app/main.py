@@ -1,4 +1,4 @@
-"""The ASGI application: what it opens, its routes, and what they share."""
+"""The ASGI application: its resources, its routes, and what they share."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from app import __version__
-from app.api import artifacts, catalogue, datasets, events, jobs, prometheus, system, webhooks
+from app.api import artifacts, capabilities, datasets, events, jobs, prometheus, system, webhooks
 from app.api.context import ServiceContext
 from app.api.datasets import UPLOADS
 from app.api.edge import Edge
@@ -34,7 +34,7 @@ DESCRIPTION = (
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Build the application; what it needs opens when it starts and closes when it stops."""
+    """Build the application. Its resources are opened when it starts and closed when it stops."""
     in_force = settings or Settings()
 
     @asynccontextmanager
@@ -66,7 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(
         title="Tunesmith", version=__version__, description=DESCRIPTION, lifespan=lifespan, redirect_slashes=False
     )
-    for module in (jobs, events, artifacts, datasets, webhooks, catalogue, system, prometheus):
+    for module in (jobs, events, artifacts, datasets, webhooks, capabilities, system, prometheus):
         app.include_router(module.router)
     answer_errors(app)
     app.add_middleware(Edge)

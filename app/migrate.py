@@ -1,4 +1,4 @@
-"""Brings the schema to the newest version, and tells whether it is there."""
+"""Migrates the schema to the newest version, and checks whether it is there."""
 
 from collections.abc import Generator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""All tables, for the migrations: a table is in the metadata once its module was imported."""
+"""All tables, for the migrations: a table is in the metadata after its module was imported."""
 
 from app.auth.tables import ApiKey, Project
 from app.datasets.tables import Dataset

@@ -17,11 +17,13 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(
         default_factory=lambda: Path.home() / ".tunesmith",
-        description="Where one machine keeps everything that has no setting of its own. Without it: `.tunesmith` in the home directory.",
+        description="The folder for everything that has no setting of its own. Default: `.tunesmith` in the "
+        "home directory.",
     )
     database_url: str = Field(
         default="",
-        description="SQLAlchemy URL, `postgresql+psycopg://…` or `sqlite:///…`. Empty: a SQLite file in the data directory.",
+        description="SQLAlchemy URL, `postgresql+psycopg://…` or `sqlite:///…`. Empty: a SQLite file in the "
+        "data directory.",
     )
     broker_url: str = Field(default="", description="Redis URL of the Celery broker. Empty: workers poll the database.")
     storage_url: str = Field(
@@ -39,11 +41,11 @@ class Settings(BaseSettings):
     api_key: str = Field(
         default="", description="The key the command line uses. Empty: the file `api-key` in the data directory."
     )
-    url: str = Field(default="http://127.0.0.1:8000", description="Where the command line finds the service.")
+    url: str = Field(default="http://127.0.0.1:8000", description="The address of the service, for the command line.")
 
     upload_limit_bytes: int = Field(default=5 * GIB, ge=1, description="Largest upload, in bytes.")
     unpacked_limit_bytes: int = Field(
-        default=20 * GIB, ge=1, description="Largest size of a gzip upload once unpacked, in bytes."
+        default=20 * GIB, ge=1, description="Largest size of a gzip upload after decompression, in bytes."
     )
     body_limit_bytes: int = Field(default=2 * MIB, ge=1024, description="Largest JSON body, in bytes.")
     intake_memory_bytes: int = Field(
@@ -51,20 +53,23 @@ class Settings(BaseSettings):
     )
     intake_timeout_seconds: int = Field(default=600, ge=1, description="How long parsing an upload may take.")
     intake_slots: int = Field(
-        default=2, ge=1, le=64, description="Uploads that one API process parses at once; others wait their turn."
+        default=2, ge=1, le=64, description="Uploads that one API process parses at the same time; others wait."
     )
     row_check_limit: int = Field(
         default=200_000,
         ge=0,
-        description="So many rows of each split are checked when a job is posted; the worker checks them all.",
+        description="Rows of each split that are checked when a job is submitted; the worker checks all rows.",
     )
     cache_limit_bytes: int = Field(
-        default=50 * GIB, ge=0, description="Local copies of datasets and models are evicted, oldest first, above this."
+        default=50 * GIB,
+        ge=0,
+        description="Size limit of local copies of datasets and models, in bytes. The oldest copies are evicted first.",
     )
     token_cache_bytes: int = Field(
         default=20 * GIB,
         ge=0,
-        description="Tokenized rows are kept on a worker for its later jobs, up to this; the least recently used go first. 0 keeps none.",
+        description="Size limit of the tokenized rows that a worker keeps for later jobs, in bytes. The least "
+        "recently used rows are evicted first. 0 disables the cache.",
     )
 
     slots: int = Field(
@@ -74,26 +79,26 @@ class Settings(BaseSettings):
         default=None,
         ge=1,
         le=1024,
-        description="CPU threads that one job computes with; without it, the worker's cores divided by its slots. "
+        description="CPU threads that one job computes with. Empty: the worker's cores divided by its slots. "
         "Very small models are faster with 1.",
     )
     poll_seconds: float = Field(
         default=2.0,
         gt=0,
         le=60,
-        description="How often an idle worker looks for work, whether or not there is a broker.",
+        description="How often an idle worker looks for work, with or without a broker.",
     )
     lease_seconds: float = Field(
-        default=60.0, ge=1, description="How long a worker may be silent before its job is given to another."
+        default=60.0, ge=1, description="How long a worker may be silent before its job goes to another worker."
     )
     heartbeat_seconds: float = Field(default=10.0, gt=0, description="How often a worker renews its lease.")
     sweep_seconds: float = Field(
-        default=5.0, gt=0, description="How often each process looks for expired leases and forgotten jobs."
+        default=5.0, gt=0, description="How often each process looks for expired leases and overdue jobs."
     )
     upkeep_seconds: float = Field(
         default=3600.0,
         gt=0,
-        description="How often each API process removes from the storage what dead processes left there.",
+        description="How often each API process removes files from the storage that dead processes left there.",
     )
     stop_grace_seconds: float = Field(default=30.0, gt=0, description="From SIGTERM to SIGKILL of a training process.")
     max_failures: int = Field(default=5, ge=1, description="Failed attempts after which a job fails for good.")
@@ -104,35 +109,40 @@ class Settings(BaseSettings):
     hung_seconds: float = Field(
         default=1800.0,
         gt=0,
-        description="A training process that reports nothing for this long is killed and tried again.",
+        description="A training process that reports nothing for this long is killed, and the job is retried.",
     )
     training_memory_bytes: int = Field(
         default=0,
         ge=0,
-        description="Memory that each training process may allocate, in bytes; 0 sets no limit. A process that needs more ends "
-        "with `out_of_memory`, and nothing else on the machine suffers. Leave it 0 on GPU workers: CUDA reserves far more than it uses.",
+        description="Memory that each training process may allocate, in bytes; 0 sets no limit. A process that "
+        "needs more ends with `out_of_memory` and affects nothing else on the machine. Keep 0 on "
+        "GPU workers, because CUDA reserves far more memory than it uses.",
     )
     database_patience_seconds: float = Field(
         default=600.0,
         gt=0,
-        description="How long training goes on while the database does not answer; then it saves a checkpoint and ends.",
+        description="How long training continues while the database is unreachable. Then it saves a checkpoint "
+        "and ends.",
     )
     engine_seconds: float = Field(
         default=60.0,
         gt=0,
-        description="If no live worker can run a job for this long, because none offers its engine or knows its features, the event log of the job says so.",
+        description="If no live worker can run a job for this long, because none offers its engine or knows its "
+        "features, the event log of the job gets a note.",
     )
     tensorflow_python: Path | None = Field(
         default=None,
-        description="The interpreter of the environment with TensorFlow, for workers. Empty: `.venv-tensorflow/bin/python` "
-        "beside the code, where `make install-tensorflow` puts it. Where there is none, a worker does not offer the engine.",
+        description="The interpreter of the environment with TensorFlow, for workers. Empty: "
+        "`.venv-tensorflow/bin/python` next to the code, where `make install-tensorflow` puts it. A "
+        "worker without this interpreter does not offer the engine.",
     )
     backoff_seconds: float = Field(
-        default=2.0, ge=0, description="Wait before the second attempt; doubles up to a minute."
+        default=2.0, ge=0, description="Wait before the second attempt. It doubles with each failure, up to a minute."
     )
     webhook_private_addresses: bool = Field(
         default=False,
-        description="Let webhooks point into internal networks, and at plain http: who has a key can then reach what the API can.",
+        description="Allow webhooks to internal addresses and over plain http. Anyone with a key can then send "
+        "requests to whatever the API can reach.",
     )
 
     def database(self) -> str:
@@ -152,11 +162,11 @@ class Settings(BaseSettings):
         return (self.cache_dir or self.data_dir / "cache").absolute()
 
     def tensorflow(self) -> Path:
-        """Where the interpreter with TensorFlow is looked for."""
+        """The path of the interpreter with TensorFlow."""
         beside = Path(__file__).resolve().parent.parent / ".venv-tensorflow" / "bin" / "python"
         # Not resolved: an environment's python is a link, and only by its own path it is that environment's.
         return (self.tensorflow_python or beside).absolute()
 
     def key_file(self) -> Path:
-        """Where `tunesmith up` leaves the first API key."""
+        """The file into which `tunesmith up` writes the first API key."""
         return self.data_dir / "api-key"

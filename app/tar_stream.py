@@ -1,4 +1,4 @@
-"""A tar made while it is sent: the same files always give the same bytes."""
+"""A tar file that is built while it is sent. The same files always give the same bytes."""
 
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +8,7 @@ END = b"\0" * (2 * BLOCK)
 
 
 def tar_length(files: Sequence[tuple[str, int]]) -> int:
-    """How many bytes `tar_stream` will yield for these (name, size)."""
+    """The number of bytes that `tar_stream` yields for these (name, size) pairs."""
     return sum(len(_header(name, size)) + size + _padding(size) for name, size in files) + len(END)
 
 

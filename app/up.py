@@ -1,4 +1,4 @@
-"""`tunesmith up`: API and worker on one machine, each a process, restarted when it dies."""
+"""`tunesmith up`: API and worker on one machine. Each is a process that is restarted when it dies."""
 
 import ctypes
 import errno
@@ -30,7 +30,7 @@ STEADY_SECONDS = 60.0
 
 
 def check_address(host: str, port: int) -> None:
-    """See that the API can listen there: it would be started again and again if not. Raises CannotRun."""
+    """Check that the API can listen on this address; otherwise it would be restarted forever. Raises CannotRun."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
@@ -44,10 +44,10 @@ def check_address(host: str, port: int) -> None:
         raise CannotRun(f"nothing can listen on {host}, port {port}: {refusals[0].strerror}")
 
 
-def prepare(settings: Settings, say: Callable[[str], None]) -> Path:
-    """Migrate, see that the key file opens the database, and return that file.
+def set_up(settings: Settings, say: Callable[[str], None]) -> Path:
+    """Migrate the database, make sure that the key file has a valid key, and return that file.
 
-    Where it does not, the project `default` gets a new key. `say` is told where that replaces an older one.
+    If its key is not valid, the project `default` gets a new key. `say` is called if that replaces an older key.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     settings.models().mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def prepare(settings: Settings, say: Callable[[str], None]) -> Path:
         migrate.upgrade(database)
         if not _opens(database, key_file):
             if key_file.exists():
-                say(f"The key in {key_file} does not open this database; a new one takes its place.")
+                say(f"The key in {key_file} is not valid for this database; a new key replaces it.")
             with database.write() as session:
                 key = auth.create_key(session, auth.ensure_project(session, "default").id, "first key")
             # After the commit, or a crash in between would leave a key that opens nothing.
@@ -114,7 +114,7 @@ def _opens(database: Database, key_file: Path) -> bool:
 
 
 class _Keeper:
-    """One process that shall always run."""
+    """One process that is kept running."""
 
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         self._command, self._environment = command, environment

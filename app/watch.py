@@ -1,4 +1,4 @@
-"""Shows a job while it runs: a bar with loss, speed and ETA, and lines for what happens."""
+"""Shows a job while it runs: a progress bar with loss, speed and ETA, and lines for its events."""
 
 import time
 from collections.abc import Callable
@@ -13,9 +13,9 @@ from app.client import Client, ClientError, Refused, Unreachable
 
 POLL_SECONDS = 1.0
 LINE_SECONDS = 10.0
-"""Where there is no terminal to draw a bar on, a line of progress comes this often."""
+"""Without a terminal for the progress bar, a line of progress is printed this often."""
 PATIENCE_SECONDS = 120.0
-"""So long may the service be away; a restart or a failover takes less."""
+"""How long to wait for a service that is unreachable. A restart or a failover takes less."""
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 10.0
 TRY_LATER = (502, 503, 504)
 ENDED = ("succeeded", "failed", "cancelled")
@@ -36,9 +36,9 @@ class _Screen:
 
 
 def watch(client: Client, job_id: str, console: Console) -> dict[str, Any]:
-    """Follow a job until it has ended and return it. A service that is away for less than two minutes is waited for.
+    """Follow a job until it has ended, and return it.
 
-    Raises ClientError.
+    Waits up to two minutes for a service that is unreachable. Raises ClientError.
     """
     columns = (
         SpinnerColumn(),
@@ -94,7 +94,9 @@ def _patiently(look: Callable[[], dict[str, Any]], screen: _Screen) -> dict[str,
             if away_since is None:
                 away_since = now
                 if _may_pass(error):
-                    screen.say((f"      the service is away, trying for {PATIENCE_SECONDS:.0f} s: {error}", "yellow"))
+                    screen.say(
+                        (f"      the service is unreachable; trying for {PATIENCE_SECONDS:.0f} s: {error}", "yellow")
+                    )
             if not _may_pass(error) or now + wait - away_since > PATIENCE_SECONDS:
                 raise
             time.sleep(wait)

@@ -1,4 +1,4 @@
-"""Scratch folders that vanish with their owner: at the end of the block, or, when it was killed, at the next start."""
+"""Scratch folders that are removed at the end of their block, or at the next start if their owner was killed."""
 
 import fcntl
 import shutil
@@ -16,7 +16,7 @@ def workspace(parent: Path, prefix: str = "") -> Generator[Path]:
     parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
     try:
-        # The lock says that somebody is at work here; it goes with a process that is killed.
+        # The lock shows that the folder is in use. The kernel releases it when a process is killed.
         with (folder / LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield folder
@@ -25,7 +25,7 @@ def workspace(parent: Path, prefix: str = "") -> Generator[Path]:
 
 
 def clear_abandoned(parent: Path) -> int:
-    """Remove the folders whose owner is gone; returns how many."""
+    """Remove the folders whose owner is gone; returns their number."""
     removed = 0
     for lock in parent.glob(f"*/{LOCK}"):
         try:

@@ -1,6 +1,7 @@
-"""How near the ETA of the preflight comes to the time that training then takes: real reviews, a real encoder.
+"""How close the ETA of the preflight is to the actual time of training, with real reviews and a real encoder.
 
-Prints, for each engine and cadence, the estimate and the time from there to the end, and the ratio of the two (1 is exact).
+Prints the estimate, the time from then to the end, and their ratio (1 is exact), for each engine and evaluation
+interval.
 """
 
 import json
@@ -30,7 +31,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def main() -> None:
-    """Train each case once."""
+    """Train each case once, and print."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         train, evaluation = reviews.divided(reviews.rating_rows(reviews.fetch(CACHE)), 1600, 300)
@@ -60,8 +61,8 @@ def _run(folder: Path, files: dict[str, Path], models: Path, parts: dict[str, An
     command += [f"--dataset={name}={path}" for name, path in files.items()] + [f"--models-dir={models}"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     records = [json.loads(line) for line in (folder / "out" / "reports.jsonl").read_text().splitlines()]
-    told = next(record for record in records if "steps" in record.get("preflight", {}))
-    return told["preflight"]["steps"]["eta_seconds"], records[-1]["time"] - told["time"]
+    measured = next(record for record in records if "steps" in record.get("preflight", {}))
+    return measured["preflight"]["steps"]["eta_seconds"], records[-1]["time"] - measured["time"]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""How long until a process can train: from the warm forkserver, against a fresh interpreter that imports the same.
+"""How long it takes until a process can train: from the warm forkserver, and from a fresh interpreter.
 
-Prints the ratio of the medians. The child of either kind ends as soon as it could begin to train.
+Both import the same. Prints the ratio of the medians. Each child ends as soon as it could start training.
 """
 
 import os
@@ -17,7 +17,7 @@ COLD = [sys.executable, "-P", "-c", "import worker.training.warm"]
 
 
 def main() -> None:
-    """Measure both, in turn, and print."""
+    """Measure both alternately, and print."""
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     processes = TrainingProcesses()
     processes.warm_up()
@@ -26,10 +26,12 @@ def main() -> None:
         warm.append(_seconds(processes.warm_up))
         cold.append(_seconds(lambda: subprocess.run(COLD, check=True)))
     print(
-        f"warm forkserver: {statistics.median(warm) * 1000:.0f} ms (of {RUNS}: {min(warm) * 1000:.0f} to {max(warm) * 1000:.0f})"
+        f"warm forkserver: {statistics.median(warm) * 1000:.0f} ms (of {RUNS}: {min(warm) * 1000:.0f} to "
+        f"{max(warm) * 1000:.0f})"
     )
     print(
-        f"fresh interpreter: {statistics.median(cold) * 1000:.0f} ms (of {RUNS}: {min(cold) * 1000:.0f} to {max(cold) * 1000:.0f})"
+        f"fresh interpreter: {statistics.median(cold) * 1000:.0f} ms (of {RUNS}: {min(cold) * 1000:.0f} to "
+        f"{max(cold) * 1000:.0f})"
     )
     print(f"ratio: {statistics.median(cold) / statistics.median(warm):.0f}")
 

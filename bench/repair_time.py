@@ -1,7 +1,7 @@
-"""How long until a job goes on after its worker died, and until one starts without its broker; all settings default.
+"""How long it takes until a job continues after its worker died, and until a job starts without the broker.
 
-Prints seconds beside their targets and exits with 1 where one is missed. The first is made of what is left of the
-lease (60 s, renewed every 10), the next sweep (5 s) and the next poll (2 s).
+All settings are the defaults. Prints seconds and their targets, and exits with 1 if a target is missed. The first time
+consists of the rest of the lease (60 s, renewed every 10 s), the next sweep (5 s) and the next poll (2 s).
 """
 
 import os
@@ -20,7 +20,7 @@ from tiny import make_model, spec
 
 WORKER_TARGET_SECONDS, BROKER_TARGET_SECONDS = 90.0, 10.0
 SHORTENED = ("POLL", "SWEEP", "LEASE", "HEARTBEAT", "BACKOFF")
-"""What tests shorten, and this does not."""
+"""Settings that tests shorten and this benchmark does not."""
 ENDLESS = spec(training={"max_steps": 10_000_000, "logging_steps": 1000}, data={"eval": None})
 
 

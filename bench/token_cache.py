@@ -1,6 +1,6 @@
-"""How long until 50,000 short rows are tokens: encoded and kept, against taken from the cache; and encoded without a cache.
+"""How long it takes to tokenize 50,000 short rows: without a cache, with an empty cache, and from a filled cache.
 
-Real reviews, repeated up to the count, and the tokenizer of a real encoder. Prints the ratio of the medians.
+Uses real reviews, repeated up to that number, and the tokenizer of a real encoder. Prints the ratio of the medians.
 """
 
 import os
@@ -38,7 +38,7 @@ SPEC = {
 
 
 def main() -> None:
-    """Measure all three, in turn, and print."""
+    """Measure all three alternately, and print."""
     # As the worker does: its slots share the cores.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     transformers_logging.set_verbosity_error()
@@ -67,13 +67,13 @@ def main() -> None:
             without.append(seconds(None))
             cold.append(seconds(cache))
             hit.append(seconds(cache))
-    print(f"without a cache: {_told(without)}")
-    print(f"encoded and kept: {_told(cold)}")
-    print(f"taken from the cache: {_told(hit)}")
+    print(f"without a cache: {_described(without)}")
+    print(f"tokenized and stored: {_described(cold)}")
+    print(f"read from the cache: {_described(hit)}")
     print(f"ratio: {statistics.median(cold) / statistics.median(hit):.0f}")
 
 
-def _told(seconds: list[float]) -> str:
+def _described(seconds: list[float]) -> str:
     shown = [f"{value * 1000:.0f}" for value in (statistics.median(seconds), min(seconds), max(seconds))]
     return f"{shown[0]} ms (of {RUNS}: {shown[1]} to {shown[2]})"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from app.cli import cli
-from app.failures import CATALOGUE
+from app.failures import CATALOG
 from app.jobs.events import DATA
 from app.main import create_app
 from app.settings import Settings
@@ -19,7 +19,7 @@ LIFECYCLE = ROOT / "docs" / "job-lifecycle.md"
 
 
 def main() -> None:
-    """Collect what is missing, and say it all at once."""
+    """Collect everything that is missing, and report it at once."""
     operations, api, lifecycle = OPERATIONS.read_text(), API.read_text(), LIFECYCLE.read_text()
     missing = [
         *(f"docs/operations.md has no table row of {name}" for name in undocumented_settings(operations)),
@@ -31,30 +31,30 @@ def main() -> None:
     ]
     if missing:
         sys.exit("docs: " + "\n      ".join(missing))
-    print("docs: every setting, route, command, failure code, event type and link is there")
+    print("docs: all settings, routes, commands, failure codes, event types and links are documented")
 
 
 def undocumented_settings(page: str) -> list[str]:
-    """The settings that are not the first cell of a table row."""
+    """The settings that are the first cell of no table row."""
     return sorted({f"TUNESMITH_{name.upper()}" for name in Settings.model_fields} - _first_cells(page))
 
 
 def undocumented_commands(page: str) -> list[str]:
-    """The commands that are not the first cell of a table row."""
+    """The commands that are the first cell of no table row."""
     return sorted(set(_names(cli, "tunesmith")) - _first_cells(page))
 
 
 def undocumented_routes(page: str) -> list[str]:
-    """The routes, as `METHOD /path`, that stand nowhere between backticks in a list item."""
+    """The routes, as `METHOD /path`, that no list item has between backticks."""
     items = re.findall(r"^- .*(?:\n  .*)*", page, re.MULTILINE)
-    told = {route for item in items for route in re.findall(r"`([A-Z]+ /[^`]*)`", item)}
+    documented = {route for item in items for route in re.findall(r"`([A-Z]+ /[^`]*)`", item)}
     paths = create_app().openapi()["paths"]
-    return sorted({f"{method.upper()} {path}" for path, methods in paths.items() for method in methods} - told)
+    return sorted({f"{method.upper()} {path}" for path, methods in paths.items() for method in methods} - documented)
 
 
 def failure_differences(page: str) -> list[str]:
-    """How the table of codes differs from the catalogue (`app.failures`)."""
-    expected = {f"`{code}`": [kind.meaning, kind.retried] for code, kind in CATALOGUE.items()}
+    """How the table of codes differs from the catalog (`app.failures`)."""
+    expected = {f"`{code}`": [kind.meaning, kind.retried] for code, kind in CATALOG.items()}
     return _differences(_table(page, "| code | meaning | retried |"), expected)
 
 
@@ -106,7 +106,7 @@ def _names(group: typer.Typer, prefix: str) -> list[str]:
         name
         for inner in group.registered_groups
         if inner.typer_instance
-        # A group without a name of its own only says in which file its commands stand.
+        # A group without a name of its own only says which file has its commands.
         for name in _names(inner.typer_instance, f"{prefix} {inner.name}" if isinstance(inner.name, str) else prefix)
     ]
     return [f"{prefix} {name}" for name in own] + nested

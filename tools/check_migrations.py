@@ -1,4 +1,4 @@
-"""Fails where the migrations do not lead to the tables of app/schema.py, or not back to nothing (SQLite).
+"""Fails if the migrations do not lead to the tables of app/schema.py, or not back to an empty database (SQLite).
 
 `tests/integration/test_migrations.py` checks the same on PostgreSQL.
 """
@@ -17,7 +17,7 @@ from app.schema import metadata
 
 
 def main() -> None:
-    """Upgrade, compare, downgrade, look."""
+    """Upgrade, compare, downgrade, and check what is left."""
     with tempfile.TemporaryDirectory() as folder:
         database = Database(f"sqlite:///{Path(folder) / 'check.db'}")
         migrate.upgrade(database)

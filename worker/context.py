@@ -1,4 +1,4 @@
-"""What a worker process has open while it runs."""
+"""The open resources of a worker process."""
 
 import threading
 import time
@@ -15,13 +15,13 @@ from worker.processes import TrainingProcesses
 
 
 class Rest:
-    """A time in which this worker claims no job."""
+    """A period in which this worker claims no job."""
 
     def __init__(self) -> None:
         self._over_at = 0.0
 
     def begin(self, seconds: float) -> None:
-        """Rest from now for so long."""
+        """Rest from now on for this many seconds."""
         self._over_at = time.monotonic() + seconds
 
     @property
@@ -32,11 +32,11 @@ class Rest:
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """What one worker has open."""
+    """The open resources of one worker."""
 
     worker_id: str
     queues: tuple[str, ...]
-    """The queues of jobs it may claim, in the words of `Job.queue`."""
+    """The queues that it claims jobs from: values of `Job.queue`."""
     offer: Offer
     """What it can run; it claims only jobs whose features are among these."""
     settings: Settings
@@ -52,4 +52,4 @@ class WorkerContext:
     rest: Rest = field(default_factory=Rest)
     """On while this worker's disk is full."""
     stopping: threading.Event = field(default_factory=threading.Event)
-    """Set when this worker shall checkpoint, release its jobs and exit."""
+    """Set when this worker shall save checkpoints, release its jobs and exit."""

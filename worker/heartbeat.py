@@ -1,4 +1,4 @@
-"""Keeps a job's lease alive and learns what users requested of it, whatever else is slow."""
+"""Renews a job's lease and reads the requests of users, even if everything else is slow."""
 
 import logging
 import threading
@@ -46,12 +46,12 @@ class Heartbeat:
     def silent_for(self) -> float:
         """For how many seconds the database has not answered.
 
-        Judged from outside of the beating thread, which may hang in a call that never returns.
+        This is measured outside of the heartbeat thread, which may hang in a call that never returns.
         """
         return time.monotonic() - self._answered
 
     def expect_the_end(self) -> None:
-        """From now on a lease that is gone may be one that this worker itself has ended."""
+        """From now on, a lease may be gone because this worker itself ended it."""
         self._ending.set()
 
     def _beat(self) -> None:

@@ -1,4 +1,4 @@
-"""What this machine offers, found without touching CUDA: a fork must never inherit a CUDA context."""
+"""The hardware of this machine, read without CUDA, because a fork must never inherit a CUDA context."""
 
 import os
 import platform

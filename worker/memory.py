@@ -1,4 +1,4 @@
-"""Memory: what a training process takes, and whether the kernel ended it for that."""
+"""The memory of a training process, and whether the kernel killed it because memory ran out."""
 
 import time
 from collections import deque
@@ -9,21 +9,21 @@ CGROUPS = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
 WINDOW_SECONDS = 30.0
 SIGNS = ("std::bad_alloc", "memory allocation of", "Cannot allocate memory", "can't allocate memory", "out of memory")
-"""What native code writes, by its own account, before it gives up for want of memory."""
+"""What native code writes before it aborts because memory ran out."""
 
 
 class MemoryWatch:
-    """Looks at a process as long as it lives. `sample` it now and then; afterwards ask."""
+    """Watches the memory of a process. Call `sample` regularly while it lives, and read the results afterwards."""
 
     def __init__(self, pid: int) -> None:
         self._proc = PROC / str(pid)
         self._seen: dict[Path, deque[tuple[float, int]]] = {}
         self.peak_bytes: int | None = None
-        """The most that was resident at once, as far as it was seen."""
+        """The largest resident size that was sampled."""
         self.sample()
 
     def sample(self) -> None:
-        """Note the peak so far, and how often the kernel has killed in the process's control group."""
+        """Update the peak, and the kernel's count of out-of-memory kills in the process's control group."""
         with suppress(OSError):
             # It may end at any time.
             self.peak_bytes = _peak(self._proc / "status") or self.peak_bytes
@@ -32,9 +32,9 @@ class MemoryWatch:
                 _note(self._seen.setdefault(counter, deque()), _kills(counter))
 
     def kernel_killed(self) -> bool:
-        """Whether the kernel has killed for want of memory in the process's control group in the last half minute.
+        """Whether the kernel killed a process of the control group within the last half minute because memory ran out.
 
-        Not since its start: the group may be shared, and a neighbour's end long ago says nothing about this one's.
+        Earlier kills do not count: the group may be shared, and they may have hit another process.
         """
         return any(_kills(counter) > seen[0][1] for counter, seen in self._seen.items())
 
@@ -48,7 +48,7 @@ def _note(seen: deque[tuple[float, int]], kills: int) -> None:
 
 
 def says_out_of_memory(output: str) -> bool:
-    """Whether the end of a process's output tells that it got no memory."""
+    """Whether the end of a process's output shows that an allocation failed."""
     return any(sign in output for sign in SIGNS)
 
 

@@ -8,7 +8,7 @@ from app.specs.features import known_features, local_model_feature
 
 
 class Offer:
-    """The engines and features of this version on this machine, and the local models that are in its folder now."""
+    """The engines and features of this version on this machine, and the local models that are currently in its folder."""
 
     def __init__(self, engines: Sequence[str], models_dir: Path) -> None:
         self.engines = tuple(engines)

@@ -15,14 +15,14 @@ from worker.supervise import KillReason, ProcessOutcome
 from worker.training.errors import NO_ROOM, CheckpointBroken
 
 FULL_BELOW_BYTES = 1024**2
-"""A disk with less room than this cannot even take the last record of a process."""
+"""A disk with less space than this has no room even for the last record of a process."""
 
 
 def of_process(process: ProcessOutcome, job: Job, *, hung_seconds: float, is_stopping: bool, scratch: Path) -> Outcome:
     """The outcome of an attempt whose training process ended without a model.
 
-    `hung_seconds` is how long the process may report nothing, `is_stopping` says whether this worker stops, and `scratch`
-    is a folder on the disk that the process wrote to.
+    `hung_seconds` is how long the process may report nothing, `is_stopping` is whether this worker is stopping, and
+    `scratch` is a folder on the disk that the process wrote to.
     """
     result = process.result
     if isinstance(process.asked, StopReason):
@@ -61,10 +61,10 @@ def of_error(error: Exception) -> Failed:
 
 
 def ran_out_of_memory(process: ProcessOutcome) -> bool:
-    """Whether the process ended because it got no more memory.
+    """Whether the process ended because memory ran out.
 
-    A process that was killed counts as such only if the kernel counted an out-of-memory kill in its control group, or if
-    its own last output says so. Any other kill is a crash.
+    A killed process counts as such only if the kernel counted an out-of-memory kill in its control group, or if its
+    last output shows a failed allocation. Any other kill is a crash.
     """
     failure = _reported_failure(process)
     if process.result is not None and (failure is None or failure.code is not FailureCode.TRAINING_PROCESS_DIED):

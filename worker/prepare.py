@@ -1,4 +1,4 @@
-"""Brings to this machine what a training process needs, and writes its request."""
+"""Fetches what a training process needs, and writes its request."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from app.jobs.lifecycle import Lease
 from app.jobs.tables import Artifact, Job
 from app.specs import JobSpec, Resolved, problems
 from app.storage import ObjectNotFound
+from worker.artifacts import fetch, fetch_checkpoint, newest_checkpoint
 from worker.context import WorkerContext
-from worker.publish import fetch, fetch_checkpoint, newest_checkpoint
 from worker.supervise import Assignment
 from worker.training.checkpoints.folders import Manifest, read_manifest
 from worker.training.errors import CheckpointBroken
@@ -19,7 +19,7 @@ from worker.training.request import TrainingRequest
 
 
 class Unpreparable(Exception):
-    """What the job builds on is gone, so that no attempt can succeed."""
+    """Something that the job needs is gone, so no attempt can succeed."""
 
 
 class SpecUnsupported(Exception):
@@ -68,7 +68,8 @@ def _spec(job: Job) -> JobSpec:
     except ValidationError as error:
         first = problems(error, job.spec)[0]
         raise SpecUnsupported(
-            f"another version of the service accepted the spec of this job, and this worker (version {__version__}) does "
+            f"another version of the service accepted the spec of this job, and this worker (version "
+            f"{__version__}) does"
             f"not: '{first.param}' {first.message}"
         ) from error
 

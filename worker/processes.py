@@ -35,7 +35,7 @@ class TrainingProcess:
             self._pidfd = -1
 
     def wait(self, seconds: float) -> bool:
-        """Wait up to `seconds` for the end; True when it has ended."""
+        """Wait up to `seconds` for the process to end. True if it has ended."""
         if self._pidfd < 0:
             return True
         poller = select.poll()
@@ -43,13 +43,13 @@ class TrainingProcess:
         return bool(poller.poll(seconds * 1000))
 
     def ask_to_stop(self) -> None:
-        """Send SIGTERM: it saves a checkpoint and ends."""
+        """Send SIGTERM. The process saves a checkpoint and ends."""
         with suppress(ProcessLookupError):
             if self._pidfd >= 0:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL it and everything it started, and wait until it is gone."""
+        """Send SIGKILL to the process and everything it started, and wait until it is gone."""
         with suppress(ProcessLookupError):
             # The group outlives its leader where it left children; the pid cannot be reused while it does.
             os.killpg(self.pid, signal.SIGKILL)
@@ -59,7 +59,7 @@ class TrainingProcess:
         self.wait(10)
 
     def close(self) -> None:
-        """Make sure that nothing of it is left, and free what it held here."""
+        """Make sure that nothing of the process is left, and free its resources here."""
         self.kill()
         if self._pidfd >= 0:
             os.close(self._pidfd)

@@ -1,4 +1,4 @@
-"""Keeps this worker's row: who it is, what it offers, when it was last seen."""
+"""Maintains this worker's row: its identity, what it offers, and when it was last seen."""
 
 import logging
 import os
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Registration(threading.Thread):
-    """Registers when made, says it is alive every `interval` seconds, and signs off at the end."""
+    """Registers the worker when created, renews `last_seen_at` every `interval` seconds, and signs off at the end."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Registration(threading.Thread):
             )
 
     def run(self) -> None:
-        """Say so until told to stop."""
+        """Renew `last_seen_at` until stopped."""
         while not self._stop_asked.wait(self._interval):
             try:
                 features = self._offer.features()
@@ -62,7 +62,7 @@ class Registration(threading.Thread):
                 log.warning("the database does not answer: %s", error)
 
     def sign_off(self) -> None:
-        """Say that this worker has stopped."""
+        """Record that this worker has stopped."""
         self._stop_asked.set()
         self.join()
         self._write(stopped_at=now())

@@ -1,7 +1,7 @@
-"""Carries what the training process writes, reports and text, into the database, in order and once.
+"""Copies the reports and the output of the training process into the database, in order and exactly once.
 
-It reads files, so that a slow database never blocks training, and goes on where it stopped: an offset
-moves only after its commit.
+It reads files, so a slow database never blocks training. It continues where it stopped: an offset moves only after its
+commit.
 """
 
 import json
@@ -27,7 +27,7 @@ PROGRESS_EVENTS = 500
 
 
 class Relay:
-    """Reads an attempt's files from where it stopped last. `on_record` sees every record first."""
+    """Reads an attempt's files from where it stopped. `on_record` is called with each record."""
 
     def __init__(
         self, database: Database, lease: Lease, reports: Path, output: Path, on_record: Callable[[Record], None]
@@ -43,10 +43,10 @@ class Relay:
         self.phase = "preparing"
 
     def forward(self) -> bool:
-        """Carry over all whole lines that there are now. Raises LostLease.
+        """Copy all complete lines that exist now.
 
-        False when the database is away: then it is tried again next time, from where this stopped. What the database
-        refuses for another reason is raised.
+        Raises LostLease. False if the database is unreachable: the next call tries again from the same place. Other
+        errors of the database are raised.
         """
         try:
             for lines, end in self._reports.lines():
@@ -76,8 +76,9 @@ class Relay:
                 columns["progress"] = data
                 if not self._progress_is_due(data):
                     continue
-            # The checkpoint event is written with its row, when it is in storage; the result by the transition. What was
-            # found before training stands in the job, and what of it matters is told in notes.
+            # The checkpoint event is written with its row, when it is in storage; the result by the transition. What
+            # was
+            # found before training is stored in the job, and the process reports its warnings as notes.
             if kind not in ("checkpoint", "result", "preflight"):
                 entries.append(events.reported(kind, data))
         self.resolved = columns.get("resolved", self.resolved)
@@ -114,7 +115,7 @@ class Relay:
 
 
 class _Tail:
-    """A growing file, read in whole lines from an offset."""
+    """A growing file, read in complete lines from an offset."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -122,12 +123,12 @@ class _Tail:
         self._end: int | None = None
 
     def advance(self, end: int) -> None:
-        """Go on behind what is now in the database."""
+        """Continue after what is now in the database."""
         self.offset, self._end = end, None
 
     def _batch(self, file: BinaryIO) -> bytes:
-        # What was handed out before and not taken comes again as it was, though the file has grown: whether its commit took
-        # effect is not known, and can be told of the same batch only.
+        # A batch whose commit failed is read again with the same end, even if the file has grown. The commit may have
+        # taken effect, and the database can recognize only the same batch.
         file.seek(self.offset)
         return file.read(BATCH_BYTES if self._end is None else self._end - self.offset)
 
@@ -147,7 +148,7 @@ class _Tail:
                 yield data[:whole].splitlines(), self._end
 
     def chunks(self) -> Iterator[tuple[bytes, int]]:
-        """Yield (bytes, the offset after them), cut at line ends where a batch has any."""
+        """Yield (bytes, the offset after them). A batch ends at a line end if it has one."""
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
@@ -174,5 +175,5 @@ def _parsed(lines: list[bytes]) -> list[Record]:
             records.append(json.loads(line))
         except ValueError:
             # Half a line, left by a write that met a full disk; what follows is whole again.
-            log.warning("a report that is no JSON was passed over: %.100r", line)
+            log.warning("a report that is not JSON was skipped: %.100r", line)
     return records

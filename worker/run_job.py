@@ -13,10 +13,10 @@ from app.jobs.outcomes import Failed, Outcome, Succeeded
 from app.jobs.tables import Job
 from app.workspaces import workspace
 from worker import outcomes
+from worker.artifacts import store_artifact
 from worker.context import WorkerContext
 from worker.heartbeat import Heartbeat
 from worker.prepare import prepare
-from worker.publish import publish
 from worker.supervise import supervise
 
 log = logging.getLogger(__name__)
@@ -25,9 +25,9 @@ CONCLUDE_RETRY_SECONDS = 2.0
 
 
 def run_next(context: WorkerContext, slot: int) -> bool:
-    """Claim the best queued job and run it to the end of this attempt. False when there was none.
+    """Claim the best queued job and run this attempt to its end. False if there was no job.
 
-    Raises OSError when this machine has no usable scratch space; then no job was claimed.
+    Raises OSError if this machine has no usable scratch space. Then no job was claimed.
     """
     # Before the claim: a worker that cannot work must not take jobs away from those that can.
     with workspace(context.workspaces) as folder:
@@ -68,7 +68,7 @@ def _attempt(context: WorkerContext, job: Job, lease: Lease, heartbeat: Heartbea
         process = supervise(context, lease, heartbeat, assignment)
         result = process.result or {}
         if result.get("status") == "succeeded":
-            model = publish(context.storage, lease, assignment.out_dir / result["model_path"], "model", result)
+            model = store_artifact(context.storage, lease, assignment.out_dir / result["model_path"], "model", result)
             return Succeeded(model, result.get("metrics") or {})
         return outcomes.of_process(
             process,
@@ -93,10 +93,11 @@ def _rest_if_disk_is_full(context: WorkerContext, outcome: Outcome) -> None:
 
 
 def _conclude(context: WorkerContext, lease: Lease, heartbeat: Heartbeat, outcome: Outcome) -> Transition:
-    """The last write of an attempt, tried again while the database is away: the lease is still renewed meanwhile.
+    """The last write of an attempt.
 
-    A commit whose outcome is unknown needs no care of its own: if it took effect, the next try finds that the
-    guard matches nothing. A worker that is to stop waits no longer than its grace.
+    It is tried again while the database is unreachable, and the lease is renewed meanwhile. A commit whose outcome is
+    unknown needs no special care: if it took effect, the guard of the next try matches nothing. A worker that is
+    stopping waits no longer than its grace period.
     """
     heartbeat.expect_the_end()
     asked_to_stop_at = None

@@ -1,4 +1,4 @@
-"""The slots of a worker. Wake-ups and polls all come through here, so that no slot ever runs two jobs."""
+"""The slots of a worker. All wake-ups and polls go through here, so that no slot ever runs two jobs."""
 
 import logging
 import queue
@@ -21,12 +21,12 @@ class Slots:
             self._free.put(slot)
 
     def wait_until_free(self) -> None:
-        """Return when no slot runs a job any more; the slots are taken out of use."""
+        """Return when no slot runs a job any more. The slots cannot be used afterwards."""
         for _ in range(self._context.settings.slots):
             self._free.get()
 
     def run_until_idle(self) -> None:
-        """Run jobs in a free slot until none is left or the worker stops. Returns at once when no slot is free."""
+        """Run jobs in a free slot until no job is left or the worker stops. Returns at once if no slot is free."""
         try:
             slot = self._free.get_nowait()
         except queue.Empty:
@@ -42,6 +42,6 @@ class Slots:
             log.warning("this worker takes no job, its scratch space cannot be used: %s", error)
         except Exception:
             # Whatever it was, the lease runs out and the job is tried again; the slot must live on.
-            log.exception("a job ended in a way nobody foresaw")
+            log.exception("a job ended with an unexpected error")
         finally:
             self._free.put(slot)

@@ -1,4 +1,7 @@
-"""Watches one training process from start to end: relays, uploads, obeys cancel, enforces the deadline."""
+"""Watches one training process from start to end.
+
+It relays the reports, uploads the checkpoints, carries out cancels and pauses, and enforces the deadline.
+"""
 
 import logging
 import signal
@@ -27,14 +30,17 @@ RELAY_SECONDS = 0.5
 RELAY_RETRY_SECONDS = 10.0
 WATCH_SECONDS = 0.2
 UPLOAD_PATIENCE_SECONDS = 300.0
-"""How long an ended process's last checkpoints may take to upload before the job moves on without them."""
+"""How long the last checkpoints of a process that has ended may take to upload.
+
+After that, the job continues without them.
+"""
 
 
 class KillReason(StrEnum):
     """Why a training process was killed without being asked to stop."""
 
     HUNG = "hung"
-    """A hung process does not listen."""
+    """A hung process does not react to SIGTERM."""
     LOST = "lost"
     """A worker that lost the job may publish nothing."""
 
@@ -46,21 +52,21 @@ class ProcessOutcome:
     result: Record | None
     """Its `result` record; None if it died without one."""
     asked: StopReason | KillReason | None
-    """Why it was stopped; None if it ended by itself."""
+    """Why the process was stopped; None if it ended by itself."""
     log_tail: str
     phase: str = "preparing"
-    """What it was doing."""
+    """What the process was doing."""
     resolved: Record | None = None
     """What this attempt resolved; None if an earlier attempt had."""
     peak_bytes: int | None = None
-    """The most memory it was seen to hold."""
+    """The peak of its resident memory that was observed."""
     killed_for_memory: bool = False
-    """Whether the kernel killed in its control group for want of memory."""
+    """Whether the kernel killed a process in its control group because memory ran out."""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a training process shall do, ready on this machine."""
+    """The request of a training process, with everything it needs on this machine."""
 
     request_file: Path
     out_dir: Path
@@ -71,9 +77,10 @@ class Assignment:
 
 
 def supervise(context: WorkerContext, lease: Lease, heartbeat: Heartbeat, assignment: Assignment) -> ProcessOutcome:
-    """Run one training process to its end. Afterwards nothing of it is left, and all it said has been relayed.
+    """Run one training process to its end.
 
-    Raises LostLease when the job was given to somebody else; the process is dead then too.
+    Afterwards nothing of it is left, and everything it reported has been relayed. Raises LostLease if the job was given
+    to another worker. The process is dead then, too.
     """
     output = assignment.out_dir / "output.log"
     uploads = CheckpointUploads(
@@ -116,7 +123,7 @@ def supervise(context: WorkerContext, lease: Lease, heartbeat: Heartbeat, assign
 
 
 class _Silence:
-    """How long nothing was written to any of some files, and none was touched."""
+    """Whether nothing was written to any of these files, and none was touched, for too long."""
 
     def __init__(self, limit: float, *paths: Path) -> None:
         self._limit, self._paths = limit, paths

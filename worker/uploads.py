@@ -1,4 +1,4 @@
-"""Uploads checkpoints while training goes on, and removes those that are no longer kept."""
+"""Uploads checkpoints while training continues, and removes those that are no longer kept."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from app.jobs import lifecycle, queries
 from app.jobs.lifecycle import Lease, LostLease
 from app.jobs.tables import Artifact
 from app.storage import Storage, StorageError
-from worker.publish import publish
+from worker.artifacts import store_artifact
 from worker.training.checkpoints.folders import read_manifest
 from worker.training.errors import CheckpointBroken
 
@@ -27,9 +27,10 @@ RETRY_SECONDS = 2.0
 
 
 class CheckpointUploads:
-    """A thread of its own, so that a big checkpoint costs neither the lease nor a step.
+    """Uploads in its own thread, so that a large checkpoint delays neither the lease nor a step.
 
-    While the storage is away, only the `keep` newest and the best that wait are kept: a full disk would end the training.
+    While the storage is unreachable, only the `keep` newest waiting checkpoints and the best one are kept, because a
+    full disk would end the training.
     """
 
     def __init__(self, database: Database, storage: Storage, lease: Lease, out_dir: Path, keep: int) -> None:
@@ -43,7 +44,7 @@ class CheckpointUploads:
         self._thread.start()
 
     def add(self, record: Record) -> None:
-        """Take a checkpoint that was just reported. Hard links keep its files while the original rotates away."""
+        """Add a checkpoint that was just reported. Hard links keep its files when the original is rotated away."""
         source = self._out_dir / record["path"]
         kept = self._out_dir / "outbox" / source.name
         try:
@@ -62,7 +63,7 @@ class CheckpointUploads:
             self._changed.notify()
 
     def finish(self, patience: float) -> None:
-        """Wait until all is uploaded, or give up after `patience` seconds."""
+        """Wait until all checkpoints are uploaded, or give up after `patience` seconds."""
         with self._changed:
             self._no_more = True
             self._changed.notify()
@@ -113,17 +114,17 @@ class CheckpointUploads:
     def _upload(self, folder: Path, record: Record) -> None:
         started = time.monotonic()
         best_step = read_manifest(folder).facts.get("best_step")
-        artifact = publish(self._storage, self._lease, folder, "checkpoint", record)
+        artifact = store_artifact(self._storage, self._lease, folder, "checkpoint", record)
         with self._database.write() as session:
             lifecycle.checkpoint(session, self._lease, artifact, best_step)
         log.info("job %s: %s uploaded in %.1f s", self._lease.job_id, folder.name, time.monotonic() - started)
 
 
 def rotate(database: Database, storage: Storage, job_id: str, keep: int) -> None:
-    """Remove all checkpoints of a job but the `keep` newest steps and the best. Raises StorageError.
+    """Remove all checkpoints of a job except the `keep` newest steps and the best.
 
-    Hidden first, so that nobody is offered files that are going; the row itself goes after its files, so that what an
-    earlier try left behind is found again.
+    Raises StorageError. They are hidden first, so that nobody is offered files that are being deleted. The row is
+    deleted after its files, so that the next try finds what an earlier try left behind.
     """
     with database.read() as session:
         offered = queries.checkpoints(session, job_id)

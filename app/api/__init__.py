@@ -1,1 +1,1 @@
-"""HTTP: one router a noun. Routers translate; the modules beside this package decide."""
+"""HTTP: one router for each noun. Routers translate; the domain modules decide."""

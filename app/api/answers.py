@@ -1,4 +1,4 @@
-"""The shapes of answers; their text becomes the OpenAPI documentation."""
+"""The models of responses; their text becomes the OpenAPI documentation."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -17,7 +17,7 @@ Time = Annotated[
         return_type=str,
     ),
 ]
-"""Seconds since 1970 inside, ISO 8601 in UTC outside."""
+"""A time: seconds since 1970 in the code, ISO 8601 in UTC in JSON."""
 
 
 class Page(BaseModel, Generic[Item]):
@@ -26,22 +26,22 @@ class Page(BaseModel, Generic[Item]):
     object: Literal["list"] = "list"
     data: list[Item]
     has_more: bool = Field(
-        default=False, description="Whether another page follows: ask again with `after` the last id."
+        default=False, description="Whether another page follows; request it with `after` set to the last id."
     )
 
 
 class ErrorBody(BaseModel):
     """What went wrong."""
 
-    message: str = Field(description="What is wrong and what to do, for people.")
+    message: str = Field(description="What is wrong and what to do, in words.")
     type: str = Field(description="The kind of error, such as `invalid_request_error`.")
-    param: str | None = Field(description="The field or parameter it is about.")
-    code: str = Field(description="What is wrong, for programs.")
-    details: Any = Field(default=None, description="More, such as each row and column.")
+    param: str | None = Field(description="The field or parameter that caused the error.")
+    code: str = Field(description="What is wrong, as a code for programs.")
+    details: Any = Field(default=None, description="Further details, such as each row and column.")
 
 
 class Error(BaseModel):
-    """Every error of the service."""
+    """The envelope of every error of the service."""
 
     error: ErrorBody
 
@@ -49,25 +49,25 @@ class Error(BaseModel):
 class Progress(BaseModel):
     """How far training is."""
 
-    step: int = Field(description="Optimiser steps done.")
-    of: int = Field(description="Optimiser steps in all.")
-    epoch: float = Field(description="Passes over train done.")
-    samples_per_second: float | None = Field(default=None, description="Training rows a second.")
+    step: int = Field(description="Optimizer steps done.")
+    of: int = Field(description="Total number of optimizer steps.")
+    epoch: float = Field(description="Passes over train that are done.")
+    samples_per_second: float | None = Field(default=None, description="Training rows per second.")
     eta_seconds: float | None = Field(default=None, description="Seconds until training ends, at this speed.")
 
 
 class JobError(BaseModel):
-    """Why an attempt failed: the last one of a queued job, the final one of a failed job."""
+    """Why an attempt failed: the most recent attempt of a queued job, or the last attempt of a failed job."""
 
-    code: str = Field(description=f"What went wrong, for programs: {', '.join(FailureCode)}.")
+    code: str = Field(description=f"What went wrong, as a code for programs: {', '.join(FailureCode)}.")
     message: str
     hint: str | None = Field(default=None, description="What to do about it.")
-    details: Any = Field(default=None, description="Split, row, line and column, where a row is to blame.")
+    details: Any = Field(default=None, description="Split, row, line and column, if a row caused the failure.")
     log_tail: str | None = Field(default=None, description="The last lines that the training process wrote.")
 
 
 class JobLinks(BaseModel):
-    """Where the rest of a job is."""
+    """Links to the other resources of a job."""
 
     self: str
     events: str
@@ -87,7 +87,7 @@ class JobAnswer(BaseModel):
     metadata: dict[str, str]
     parent_id: str | None = Field(description="The job that this one retries.")
     status: str = Field(
-        description="queued, running, paused, succeeded, failed or cancelled; the last three are final."
+        description="queued, running, paused, succeeded, failed or cancelled. The last three are final."
     )
     phase: str | None = Field(
         description="What a running job is doing: preparing, downloading, tokenizing, profiling, profiling_evaluation, training, "
@@ -99,50 +99,56 @@ class JobAnswer(BaseModel):
     cancel_requested: bool
     pause_requested: bool
     priority: int
-    queue: str = Field(description="What it needs of a worker: cpu, gpu or any.")
-    queue_position: int | None = Field(description="Jobs that go first, while it is queued.")
-    waiting_for: str | None = Field(description="Why it does not run yet, while it is queued; not in lists.")
+    queue: str = Field(description="The kind of worker that the job needs: cpu, gpu or any.")
+    queue_position: int | None = Field(description="While the job is queued: the number of jobs that run before it.")
+    waiting_for: str | None = Field(
+        description="While the job is queued: why it does not run yet. Lists leave this out."
+    )
     progress: Progress | None
     metrics: dict[str, float | None] = Field(
         description="Metrics of the published model. A metric that is undefined for the rows is null."
     )
     error: JobError | None
-    spec: dict[str, Any] = Field(description="What was asked, defaults filled in.")
+    spec: dict[str, Any] = Field(description="The submitted spec, with its defaults filled in.")
     resolved: dict[str, Any] | None = Field(
-        description="What `auto` and defaults became, once a worker has settled it."
+        description="The values that a worker chose for `auto` and defaults; null before the first attempt has "
+        "chosen them."
     )
     preflight: dict[str, Any] | None = Field(
-        description="What was found before training. `data`: unusable rows, classes, their drift, rows that are in two "
-        "splits, warnings. `tokens`: lengths, and rows that were cut. `steps`: seconds a step, peak memory, ETA."
+        description="What is known before training. `data`: unusable rows, classes, label drift, rows that are "
+        "in two splits, warnings. `tokens`: lengths, and truncated rows. `steps`: seconds per step, "
+        "peak memory, ETA."
     )
     created_at: Time
     first_started_at: Time | None = Field(description="When the first attempt began.")
     started_at: Time | None = Field(description="When the newest attempt began.")
     finished_at: Time | None
-    queued_seconds: float = Field(description="Seconds that it has waited in the queue so far, over all attempts.")
+    queued_seconds: float = Field(description="Seconds that the job has waited in the queue so far, over all attempts.")
     running_seconds: float = Field(
-        description="Seconds that workers have held it so far, over all attempts, those that failed or were lost included."
+        description="Seconds that workers have held the job so far, over all attempts, including those that "
+        "failed or were lost."
     )
-    gpu_seconds: float = Field(description="The same, times the GPUs that it held.")
+    gpu_seconds: float = Field(description="`running_seconds` times the number of GPUs that each attempt held.")
     links: JobLinks
 
 
 class Estimate(BaseModel):
-    """What a job would do, as far as the service can tell without tokenizing."""
+    """How much a job has to do, as far as the service knows without tokenizing."""
 
-    train_rows: int | None = Field(description="Rows to train on; null where only the hub knows.")
+    train_rows: int | None = Field(description="Rows to train on; null if only the hub knows.")
     eval_rows: int | None = Field(description="Rows to evaluate on.")
-    steps: int | None = Field(description="Optimiser steps in all.")
+    steps: int | None = Field(description="Total number of optimizer steps.")
 
 
 class Validation(BaseModel):
-    """The answer to a spec that POST /v1/jobs would take."""
+    """The response to a spec that POST /v1/jobs would accept."""
 
     object: Literal["validation"] = "validation"
     valid: Literal[True] = True
     estimate: Estimate
     preflight: dict[str, Any] | None = Field(
-        description="What was found in the rows looked at: `data`, as a job has it. Null where only the hub has the rows."
+        description="What is known about the rows that were checked: `data`, as in a job. Null if only the hub "
+        "has the rows."
     )
     spec: dict[str, Any] = Field(description="The spec with its defaults filled in.")
 
@@ -152,7 +158,7 @@ class EventAnswer(BaseModel):
 
     id: int = Field(description="Counts from 1 without gaps.")
     object: Literal["event"] = "event"
-    type: str = Field(description=f"What it tells about: {', '.join(EventType)}.")
+    type: str = Field(description=f"The type of the event: {', '.join(EventType)}.")
     attempt: int
     data: dict[str, Any] = Field(description=f"The fields of each type: {described()}.")
     created_at: Time
@@ -169,14 +175,14 @@ class Point(BaseModel):
 
 
 class Metrics(BaseModel):
-    """Metric series by name; of a step that two attempts reported, the later one stands."""
+    """Metric series by name. If two attempts reported the same step, the series has the value of the later attempt."""
 
     object: Literal["metrics"] = "metrics"
     series: dict[str, list[Point]]
 
 
 class Logs(BaseModel):
-    """The end of what a training process wrote."""
+    """The end of a training process's output."""
 
     object: Literal["logs"] = "logs"
     attempt: int | None
@@ -232,11 +238,11 @@ class DatasetAnswer(BaseModel):
 
     id: str
     object: Literal["dataset"] = "dataset"
-    type: str = Field(description="The files' format: csv, tsv, json, jsonl or parquet; `mixed` where they differ.")
-    name: str | None = Field(description="What it was called when it was uploaded.")
-    filename: str = Field(description="The file's name; of several, the first one's.")
-    bytes: int = Field(description="Bytes of all files.")
-    sha256: str = Field(description="Of the file; of several, of their bytes one file after the other.")
+    type: str = Field(description="The format of the files: csv, tsv, json, jsonl or parquet; `mixed` if they differ.")
+    name: str | None = Field(description="The name that was given at upload.")
+    filename: str = Field(description="The name of the file; for several files, that of the first.")
+    bytes: int = Field(description="The size of all files, in bytes.")
+    sha256: str = Field(description="The hash of the file; for several files, of their bytes in order.")
     rows: int
     columns: list[Column]
     files: list[DatasetFile] = Field(description="The files, in the order of their rows.")
@@ -247,7 +253,7 @@ class DatasetAnswer(BaseModel):
 
 
 class Deleted(BaseModel):
-    """Something that is gone."""
+    """A deleted object."""
 
     id: str
     object: str
@@ -255,7 +261,7 @@ class Deleted(BaseModel):
 
 
 class TaskAnswer(BaseModel):
-    """A task type that jobs can have."""
+    """A task type."""
 
     id: str
     object: Literal["task"] = "task"
@@ -266,14 +272,15 @@ class TaskAnswer(BaseModel):
     metrics: list[str]
     engines: list[str]
     engine_limits: dict[str, dict[str, list[Any]]] = Field(
-        description="For each engine, the fields of a job where it takes only these values. An empty list: none."
+        description="For each engine, the fields for which it supports only certain values. An empty list: it "
+        "supports none."
     )
     methods: dict[str, list[str]] = Field(
-        description="The methods it can be tuned by, each with the engines that know it."
+        description="The methods that can train it, each with the engines that support the method."
     )
     json_schema: dict[str, Any] = Field(description="The JSON schema of `task`.")
     job_schema: dict[str, Any] = Field(description="The JSON schema of the whole job spec.")
-    example: dict[str, Any] = Field(description="A body for POST /v1/jobs.")
+    example: dict[str, Any] = Field(description="A body that can be sent to POST /v1/jobs.")
 
 
 class WorkerAnswer(BaseModel):
@@ -289,7 +296,7 @@ class WorkerAnswer(BaseModel):
     engines: list[str]
     slots: int
     hardware: dict[str, Any]
-    jobs: list[str] = Field(description="Jobs it runs now.")
+    jobs: list[str] = Field(description="Jobs that the worker runs now.")
     started_at: Time
     last_seen_at: Time
 

@@ -27,7 +27,7 @@ BYTES: dict[str, Any] = {
 
 Step = Annotated[
     int | None,
-    Query(alias="checkpoint", ge=0, le=2**62, description="The step of a checkpoint; the published model without it."),
+    Query(alias="checkpoint", ge=0, le=2**62, description="The step of a checkpoint. Without it: the published model."),
 ]
 
 
@@ -66,13 +66,13 @@ def manifest(
     response_class=StreamingResponse,
     responses={
         200: BYTES,
-        206: {**BYTES, "description": "The range that was asked for."},
-        304: {"description": "The file is the one that If-None-Match names."},
+        206: {**BYTES, "description": "The requested range."},
+        304: {"description": "The file has not changed since If-None-Match."},
         416: {"model": Error, "description": "No byte of the file is in the range; `content-range` has its size."},
     },
 )
 def file(job_id: str, path: str, request: Request, context: Context, project: ProjectId, step: Step = None) -> Response:
-    """Download one file; Range, If-Range and If-None-Match are honoured."""
+    """Download one file. Range, If-Range and If-None-Match are supported."""
     _, artifact = _find(context, project, job_id, step)
     # Only paths that the manifest lists exist: no path is ever put together from the request.
     entry = next((item for item in artifact.files if item["path"] == path), None)
@@ -103,8 +103,8 @@ def file(job_id: str, path: str, request: Request, context: Context, project: Pr
     "/archive",
     response_class=StreamingResponse,
     responses={
-        200: {"content": {TAR: {"schema": {"type": "string", "format": "binary"}}}, "description": "A tar."},
-        304: {"description": "The archive is the one that If-None-Match names."},
+        200: {"content": {TAR: {"schema": {"type": "string", "format": "binary"}}}, "description": "A tar file."},
+        304: {"description": "The archive has not changed since If-None-Match."},
     },
 )
 def archive(job_id: str, request: Request, context: Context, project: ProjectId, step: Step = None) -> Response:
@@ -137,7 +137,7 @@ def _find(context: ServiceContext, project: str, job_id: str, step: int | None) 
         return job, artifact
     if step is not None:
         raise NotFound(
-            f"there is no checkpoint of step {step}; GET /v1/jobs/{job_id}/checkpoints lists them",
+            f"there is no checkpoint at step {step}; GET /v1/jobs/{job_id}/checkpoints lists them",
             param="checkpoint",
             code="checkpoint_not_found",
         )

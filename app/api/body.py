@@ -1,7 +1,7 @@
-"""JSON bodies, read after the key was checked, counted while they arrive, and parsed strictly.
+"""JSON bodies: read after the key was checked, limited in size while they arrive, and parsed strictly.
 
-FastAPI would read the whole body before any dependency runs, take NaN and lone surrogates, and fail
-on them only when it answers.
+FastAPI would read the whole body before any dependency runs. It would also accept NaN and lone surrogates, and fail on
+them only when it responds.
 """
 
 import json
@@ -20,23 +20,23 @@ from app.specs.problems import dotted, problems
 LARGEST_FLOAT = "1.8e308"
 INTEGER_DIGITS = 300
 HUGE = 10**INTEGER_DIGITS
-"""Stands for every integer of more digits, close to where floating point ends: refused wherever it stays."""
+"""Replaces every integer with more digits.
+
+It is close to the largest double, and is refused in every field that keeps it.
+"""
 
 DEPTH_LIMIT = 64
 SHOWN_PROBLEMS = 20
 SHOWN_NAME = 100
 
 Path = tuple[str | int, ...]
-"""Where a value stands in the body."""
+"""The path of a value in the body."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 def json_body(model: type[Model], *, may_be_empty: bool = False) -> Callable[..., Awaitable[tuple[Model, Any]]]:
-    """A dependency that gives the parsed model and the plain JSON that it came from.
-
-    With `may_be_empty`, no body at all is the same as `{}`.
-    """
+    """A dependency that gives the parsed model and its plain JSON. With `may_be_empty`, no body is the same as `{}`."""
 
     async def read(request: Request, context: Context, project: ProjectId) -> tuple[Model, Any]:
         body = await _bytes(request, context.settings.body_limit_bytes)

@@ -1,13 +1,13 @@
-"""uvicorn's HTTP protocol with a bound on what it gathers before it calls the application.
+"""uvicorn's HTTP protocol, with a limit on what it buffers before it calls the application.
 
-Without one it takes an address or headers of any length from anybody: a hundred megabytes of short headers become two
-gigabytes of memory, and a hundred megabytes in one line keep every other request waiting for seconds.
+Without a limit, it accepts an address or headers of any length from anyone. A hundred megabytes of short headers take
+two gigabytes of memory, and a hundred megabytes in one line block every other request for seconds.
 """
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_LIMIT = 64 * 1024
-"""Bytes of request line and headers, of trailers, or of one chunk's own line."""
+"""The limit, in bytes, of request line and headers, of trailers, and of the size line of one chunk."""
 
 REFUSAL = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
@@ -20,13 +20,13 @@ BODY = (
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """Refuses with 431 what comes over the bound, and closes the connection."""
+    """Responds 431 above the limit, and closes the connection."""
 
     _gathered = 0
-    """Bytes that came and were neither of a body nor of anything that is complete."""
+    """Bytes received that belong neither to a body nor to a part that is complete."""
 
     def data_received(self, data: bytes) -> None:
-        """Count what comes, less what the parser's callbacks below take off."""
+        """Count the bytes received. The parser's callbacks below subtract what is complete."""
         self._gathered += len(data)
         super().data_received(data)
         if self._gathered > HEAD_LIMIT and not self.transport.is_closing():
@@ -34,7 +34,7 @@ class BoundedHttp(HttpToolsProtocol):
             self.transport.close()
 
     def on_headers_complete(self) -> None:
-        """Start anew: the head is whole."""
+        """Reset the count: the head is complete."""
         self._gathered = 0
         super().on_headers_complete()
 
@@ -44,10 +44,10 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_body(body)
 
     def on_chunk_complete(self) -> None:
-        """Start anew: many small chunks are no harm."""
+        """Reset the count: many small chunks do no harm."""
         self._gathered = 0
 
     def on_message_complete(self) -> None:
-        """Start anew for the next request."""
+        """Reset the count for the next request."""
         self._gathered = 0
         super().on_message_complete()

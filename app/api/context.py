@@ -1,4 +1,4 @@
-"""What every route needs: what the service has open, and the project that the key opens."""
+"""What every route needs: the open resources of the service, and the project of the key."""
 
 import asyncio
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from app.webhooks.sender import Sender
 
 @dataclass(frozen=True)
 class ServiceContext:
-    """What a running service has open."""
+    """The open resources of a running service."""
 
     settings: Settings
     database: Database
@@ -29,7 +29,7 @@ class ServiceContext:
     hints: Hints
     copies: LocalCopies
     intake: asyncio.Semaphore
-    """As many uploads are parsed at once as this lets in; the others wait."""
+    """Limits how many uploads are parsed at the same time; the others wait."""
     sender: Sender
 
 
@@ -56,4 +56,7 @@ def _feed(request: Request) -> Feed:
 Streams = Annotated[Feed, Depends(_feed)]
 
 ProjectId = Annotated[str, Depends(_project)]
-"""The project of the key. Routes that take it refuse requests without a key, and query parameters that they lack."""
+"""The project of the key.
+
+Routes that depend on it refuse requests without a key, and query parameters that they do not declare.
+"""

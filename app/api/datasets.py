@@ -1,4 +1,4 @@
-"""Upload data, look at it, delete it."""
+"""Upload, read and delete datasets."""
 
 from typing import Annotated, Any
 
@@ -8,7 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from app.api.answers import DatasetAnswer, Deleted, Error, Page
 from app.api.context import Context, ProjectId, ServiceContext
 from app.api.parameters import Limit
-from app.datasets import catalogue, queries
+from app.datasets import changes, queries
 from app.datasets.form import FILE_LIMIT, NAME_LIMIT
 from app.datasets.preview import preview
 from app.datasets.tables import Dataset
@@ -36,12 +36,12 @@ UPLOAD_FORM = {
                             "minItems": 1,
                             "maxItems": FILE_LIMIT,
                             "items": {"type": "string", "format": "binary"},
-                            "description": "csv, tsv, json, jsonl or parquet, each also .gz; one part a file",
+                            "description": "csv, tsv, json, jsonl or parquet, plain or .gz; one part for each file",
                         },
                         "name": {
                             "type": "string",
                             "maxLength": NAME_LIMIT,
-                            "description": "What you call the dataset",
+                            "description": "A name for the dataset",
                         },
                     },
                 }
@@ -59,7 +59,10 @@ UPLOAD_FORM = {
     responses={413: {"model": Error}, 422: {"model": Error}, 507: {"model": Error}},
 )
 async def upload(request: Request, context: Context, project: ProjectId) -> DatasetAnswer:
-    """Upload a file, or several of the same columns, as one dataset. The answer comes when it was inspected and is usable."""
+    """Upload a file, or several files with the same columns, as one dataset.
+
+    The response comes after the dataset was inspected and found usable.
+    """
     declared = request.headers.get("content-length", "")
     length = int(declared) if declared.isdigit() else None
     with workspace(context.settings.cache() / UPLOADS) as folder:
@@ -72,7 +75,7 @@ async def upload(request: Request, context: Context, project: ProjectId) -> Data
         )
         async with context.intake:
             dataset = await run_in_threadpool(
-                catalogue.add, context.database, context.storage, context.settings, project, received, folder
+                changes.add, context.database, context.storage, context.settings, project, received, folder
             )
     return _answer(dataset)
 
@@ -82,7 +85,7 @@ def list_datasets(
     context: Context,
     project: ProjectId,
     limit: Limit = 20,
-    after: Annotated[str | None, Query(max_length=40, description="The last id of the page before.")] = None,
+    after: Annotated[str | None, Query(max_length=40, description="The last id of the previous page.")] = None,
 ) -> Page[DatasetAnswer]:
     """List datasets, newest first."""
     with context.database.read() as session:
@@ -92,7 +95,7 @@ def list_datasets(
 
 @router.get("/{dataset_id}", response_model=DatasetAnswer, responses={404: {"model": Error}})
 def get(dataset_id: str, context: Context, project: ProjectId) -> DatasetAnswer:
-    """Look at one dataset: columns, types and counts."""
+    """Get a dataset: columns, types and counts."""
     return _answer(_find(context, project, dataset_id))
 
 
@@ -102,9 +105,12 @@ def rows(
     context: Context,
     project: ProjectId,
     start: Annotated[int, Query(ge=0, le=2**62, description="The first row, from 0.")] = 0,
-    limit: Annotated[int, Query(ge=1, le=100, description="Rows a page.")] = 10,
+    limit: Annotated[int, Query(ge=1, le=100, description="Rows per page.")] = 10,
 ) -> Page[dict[str, Any]]:
-    """Preview rows; `_line` is each row's line in the uploaded file, and `_file` that file's name where there are several."""
+    """Preview rows.
+
+    `_line` is the line of each row in the uploaded file, and `_file` the name of that file if there are several.
+    """
     dataset = _find(context, project, dataset_id)
     found = preview(context.copies.parquet(dataset), start, limit)
     return Page(data=found, has_more=start + len(found) < dataset.rows)
@@ -112,8 +118,8 @@ def rows(
 
 @router.delete("/{dataset_id}", response_model=Deleted, responses={404: {"model": Error}, 409: {"model": Error}})
 def delete(dataset_id: str, context: Context, project: ProjectId) -> Deleted:
-    """Delete a dataset that no queued or running job needs."""
-    catalogue.remove(context.database, context.storage, project, dataset_id)
+    """Delete a dataset. 409 while a job that has not ended needs it."""
+    changes.remove(context.database, context.storage, project, dataset_id)
     context.copies.forget(dataset_id)
     return Deleted(id=dataset_id, object="dataset")
 

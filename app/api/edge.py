@@ -1,4 +1,4 @@
-"""The outermost layer: what all requests and all answers have in common, whatever the route."""
+"""The outermost layer: what all requests and responses have in common, on every route."""
 
 import logging
 
@@ -12,23 +12,23 @@ from app.identifiers import new_id
 log = logging.getLogger(__name__)
 
 LONGEST_ADDRESS = 8192
-"""Bytes of path and query: as much as servers and proxies usually take."""
+"""The limit of path and query, in bytes: what servers and proxies usually accept."""
 
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 
 class Edge:
-    """Gives every answer an `x-request-id`, answers HEAD as GET without the body, and turns a fault into a 500.
+    """Adds an `x-request-id` to every response, handles HEAD as GET without the body, and turns a fault into a 500.
 
-    To routes a HEAD is a GET with `request.state.is_head`, which spares them work for the body. Addresses that are
-    too long or hold NUL, and bodies in a content encoding, are refused before any route sees them.
+    A route sees a HEAD as a GET with `request.state.is_head`, so it can skip the work for the body. Addresses that are
+    too long or contain NUL, and bodies with a content encoding, are refused before any route sees them.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, and watch its answer go out."""
+        """Pass the request on, and watch its response."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -44,7 +44,7 @@ class Edge:
         except Exception:
             log.exception("%s %s failed (%s)", scope["method"], scope["path"], answer.request_id)
             if answer.started:
-                # It is too late to say so: the server breaks the connection off, which tells the client.
+                # It is too late for an error response. The server closes the connection, so the client notices.
                 raise
             await response_of(_fault(answer.request_id))(inner, receive, answer.send)
 
@@ -67,9 +67,9 @@ class _Answer:
 def _refusal(scope: Scope) -> TunesmithError | None:
     path: bytes = scope.get("raw_path") or scope["path"].encode()
     if len(path) + len(scope["query_string"]) > LONGEST_ADDRESS:
-        return UriTooLong(f"the address is longer than {LONGEST_ADDRESS} bytes; long values belong into the body")
+        return UriTooLong(f"the address is longer than {LONGEST_ADDRESS} bytes; put long values into the body")
     if "\0" in scope["path"]:
-        return NotFound("there is nothing at this address: no name holds NUL")
+        return NotFound("there is nothing at this address: no name contains NUL")
     if scope["method"] in WITH_BODY and any(
         name == b"content-encoding" and value.strip().lower() not in (b"", b"identity")
         for name, value in scope["headers"]

@@ -1,6 +1,5 @@
 """The one place where errors become responses."""
 
-import errno
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Scope
 
+from app.disk import NO_ROOM
 from app.errors import (
     InsufficientStorage,
     InvalidRequest,
@@ -27,20 +27,19 @@ from app.storage import ObjectNotFound, StorageError, StorageFull
 
 log = logging.getLogger(__name__)
 
-METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+HTTP_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 DISK_FULL = "53100"
-"""PostgreSQL's code."""
+"""PostgreSQL's error code."""
 
 
 def answer_errors(app: FastAPI) -> None:
-    """Have the expected errors of every route answered in the envelope; `app.api.edge` answers all others."""
+    """Respond to the expected errors of every route with the envelope; `app.api.edge` handles all others."""
     for kind, translate in TRANSLATIONS.items():
         app.add_exception_handler(kind, _handler(translate))
 
 
 def response_of(error: TunesmithError) -> JSONResponse:
-    """The answer that an error becomes."""
+    """The response to an error."""
     return JSONResponse(error.body(), status_code=error.status, headers=error.headers())
 
 
@@ -60,7 +59,9 @@ def _routing_error(error: HTTPException, request: Request) -> TunesmithError:
     if error.status_code == MethodNotAllowed.status:
         return MethodNotAllowed(_allowed(request))
     if error.status_code == NotFound.status:
-        return NotFound("there is nothing at this address; GET /openapi.json lists all, and none ends in a slash")
+        return NotFound(
+            "there is nothing at this address; GET /openapi.json lists all addresses, and none ends with a slash"
+        )
     return InvalidRequest(error.detail)
 
 
@@ -71,7 +72,7 @@ def _allowed(request: Request) -> str:
         routes = request.app.router.routes
         return any(route.matches({**scope, "method": method})[0] is Match.FULL for route in routes)
 
-    methods = [method for method in METHODS if takes(method)]
+    methods = [method for method in HTTP_METHODS if takes(method)]
     return ", ".join([*methods, "HEAD"] if "GET" in methods else methods)
 
 
@@ -124,4 +125,7 @@ TRANSLATIONS: dict[type[Exception], Translate] = {
     StorageError: _storage_error,
     OSError: _system_error,
 }
-"""What may happen though the service is right, and what clients hear of it; None is a fault of ours all the same."""
+"""Errors that are not bugs of the service, and the response to each.
+
+If the response is None, the error is a bug after all.
+"""

@@ -1,4 +1,4 @@
-"""What a job tells while it runs: its event log, metric series and text output."""
+"""What a job reports while it runs: its event log, metric series and text output."""
 
 from typing import Annotated
 
@@ -23,7 +23,10 @@ TYPE_FILTER = f"Only events of this type: {', '.join(EventType)}."
 @router.get(
     "/events",
     response_model=Page[EventAnswer],
-    responses={200: {"content": {"text/event-stream": {}}, "description": "A page, or the stream."}, 204: {}},
+    responses={
+        200: {"content": {"text/event-stream": {}}, "description": "A page of the log, or the stream."},
+        204: {},
+    },
 )
 def events(  # noqa: PLR0917 - FastAPI passes them by name
     job_id: str,
@@ -31,15 +34,17 @@ def events(  # noqa: PLR0917 - FastAPI passes them by name
     streams: Streams,
     context: Context,
     project: ProjectId,
-    after: Annotated[int, Query(ge=0, le=LARGEST_ID, description="The last event id seen; 0 for the beginning.")] = 0,
-    limit: Annotated[int, Query(ge=1, le=1000, description="Entries a page.")] = 100,
+    after: Annotated[
+        int, Query(ge=0, le=LARGEST_ID, description="The last event id that was seen; 0 for the beginning.")
+    ] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Entries per page.")] = 100,
     type: Annotated[str | None, Query(max_length=20, description=TYPE_FILTER)] = None,  # noqa: A002 - its name in the API
-    last_event_id: Annotated[str | None, Header(description="Where a stream goes on; wins over `after`.")] = None,
+    last_event_id: Annotated[str | None, Header(description="Where a stream continues; overrides `after`.")] = None,
 ) -> Page[EventAnswer] | Response:
     """Read the job's log, oldest first. Ids count from 1 without gaps.
 
-    With `Accept: text/event-stream` it comes as Server-Sent Events and follows the job until it ends; a reader who
-    reconnects with Last-Event-ID misses nothing and sees nothing twice, and gets 204 when there is nothing more to come.
+    With `Accept: text/event-stream` the log is a stream of Server-Sent Events that ends with the job. A client that
+    reconnects with Last-Event-ID misses no event and receives none twice. 204 means that no more events will come.
     """
     if "text/event-stream" in request.headers.get("accept", ""):
         is_head = bool(getattr(request.state, "is_head", False))
@@ -99,11 +104,12 @@ def logs(
     context: Context,
     project: ProjectId,
     attempt: Annotated[
-        int | None, Query(ge=1, le=1_000_000, description="Which attempt; the newest that wrote anything without it.")
+        int | None,
+        Query(ge=1, le=1_000_000, description="The attempt. Without it: the newest attempt that has output."),
     ] = None,
-    tail: Annotated[int, Query(ge=1, le=1_000_000, description="Characters from the end.")] = 20_000,
+    tail: Annotated[int, Query(ge=1, le=1_000_000, description="Number of characters from the end.")] = 20_000,
 ) -> Logs:
-    """Read the end of what the training process wrote."""
+    """Read the end of the training process's output."""
     with context.database.read() as session:
         job = job_of(queries.job(session, project, job_id))
         found, text = queries.log_tail(session, job.id, attempt=attempt, limit=tail)

@@ -1,4 +1,4 @@
-"""Sends hints to workers beside the requests that cause them."""
+"""Sends hints to workers in the background, so that no request waits for the broker."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -7,9 +7,9 @@ from app.jobs.wakeup import Wakeup
 
 
 class Hints:
-    """One thread that sends, so that a broker that does not answer keeps no request waiting.
+    """One thread sends, so a broker that does not answer blocks no request.
 
-    A queue that still has a hint to come gets no second one: many jobs posted at once make few messages.
+    A queue with a pending hint gets no second one, so many jobs posted at once cause few messages.
     """
 
     def __init__(self, wakeup: Wakeup) -> None:
@@ -19,7 +19,7 @@ class Hints:
         self._waiting: set[str] = set()
 
     def give(self, queue: str) -> None:
-        """Have the workers told, soon, that this queue has work. The job must be committed."""
+        """Notify the workers soon that this queue has work. The job must be committed."""
         with self._lock:
             if queue in self._waiting:
                 return
@@ -27,7 +27,7 @@ class Hints:
         self._executor.submit(self._send, queue)
 
     def close(self) -> None:
-        """Send no more; a lost hint costs one poll interval."""
+        """Send no more hints. A lost hint delays a job by one poll interval."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _send(self, queue: str) -> None:

@@ -1,4 +1,4 @@
-"""POST a job, look at it, list, cancel."""
+"""Create, read, list, cancel, pause, resume and retry jobs."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -37,7 +37,8 @@ def create(
         Header(
             min_length=1,
             max_length=255,
-            description="Any text of up to 255 characters: a repeated request with the same key and body gives the same job (200).",
+            description="Any text of up to 255 characters. A repeated request with the same key and body "
+            "returns the same job (200).",
         ),
     ] = None,
     x_stainless_retry_count: Annotated[
@@ -45,7 +46,8 @@ def create(
         Header(
             ge=0,
             le=1000,
-            description="Sent by the openai client, which has no idempotency key: a retry of a body that made a job in the last ten minutes gives that job.",
+            description="Sent by the openai client, which has no idempotency key. A retry with a body that "
+            "created a job in the last ten minutes returns that job.",
         ),
     ] = None,
 ) -> JobAnswer:
@@ -65,12 +67,12 @@ def create(
 
 @router.post("/validate", response_model=Validation, responses={422: {"model": Error}})
 def validate(body: Body, context: Context, project: ProjectId) -> Validation:
-    """Check all that create checks, and estimate, without creating."""
-    plan = _check(context, project, body[0])
+    """Check a spec as create does, and estimate the work, without creating a job."""
+    checked = _check(context, project, body[0])
     return Validation(
-        estimate=Estimate(**plan.estimate()._asdict()),
-        preflight=None if plan.findings is None else {"data": plan.findings},
-        spec=plan.spec.model_dump(mode="json"),
+        estimate=Estimate(**checked.estimate()._asdict()),
+        preflight=None if checked.findings is None else {"data": checked.findings},
+        spec=checked.spec.model_dump(mode="json"),
     )
 
 
@@ -80,10 +82,10 @@ def list_jobs(  # noqa: PLR0917 - FastAPI passes them by name
     context: Context,
     project: ProjectId,
     limit: Limit = 20,
-    after: Annotated[str | None, Query(max_length=40, description="The last id of the page before.")] = None,
+    after: Annotated[str | None, Query(max_length=40, description="The last id of the previous page.")] = None,
     status: Annotated[JobStatus | None, Query(description="Only jobs in this status.")] = None,
     task: Annotated[str | None, Query(max_length=50, description="Only jobs of this task type.")] = None,
-    name: Annotated[str | None, Query(max_length=200, description="Only jobs of exactly this name.")] = None,
+    name: Annotated[str | None, Query(max_length=200, description="Only jobs with exactly this name.")] = None,
     metadata: Annotated[
         str | None,
         Query(
@@ -115,7 +117,7 @@ def list_jobs(  # noqa: PLR0917 - FastAPI passes them by name
 
 @router.get("/{job_id}", response_model=JobAnswer, responses={404: {"model": Error}})
 def get(job_id: str, context: Context, project: ProjectId) -> JobAnswer:
-    """Look at one job."""
+    """Get a job."""
     return _answer(context, project, job_id)
 
 
@@ -133,7 +135,7 @@ def pause(job_id: str, context: Context, project: ProjectId) -> JobAnswer:
 
 @router.post("/{job_id}/resume", response_model=JobAnswer, responses={404: {"model": Error}, 409: {"model": Error}})
 def resume(job_id: str, context: Context, project: ProjectId) -> JobAnswer:
-    """Put a paused job back into the queue. It goes on from its newest checkpoint."""
+    """Put a paused job back into the queue. It continues from its newest checkpoint."""
     answer = _request(context, project, job_id, lifecycle.resume, "only a paused job can be resumed")
     context.hints.give(answer.queue)
     return answer
@@ -146,7 +148,7 @@ def resume(job_id: str, context: Context, project: ProjectId) -> JobAnswer:
     responses={404: {"model": Error}, 409: {"model": Error}},
 )
 def retry(job_id: str, body: RetryBody, context: Context, project: ProjectId) -> JobAnswer:
-    """Make a new job from one that has ended: the same spec, from the start or from one of its checkpoints."""
+    """Create a new job from one that has ended: the same spec, from the start or from one of its checkpoints."""
     with context.database.write() as session:
         parent = job_of(queries.job(session, project, job_id))
         if parent.status not in TERMINAL:
@@ -154,12 +156,12 @@ def retry(job_id: str, body: RetryBody, context: Context, project: ProjectId) ->
                 f"this job is '{parent.status}'; only a job that has ended can be retried", code="job_not_ended"
             )
         start = _start(session, parent, body[0].from_checkpoint)
-        plan = submission.find(session, parent, context.settings.models())
-        child = plan.job(project, body_sha256=parent.body_sha256)
+        checked = submission.find(session, parent, context.settings.models())
+        child = checked.job(project, body_sha256=parent.body_sha256)
         child.parent_id = parent.id
         if start is not None:
             child.start_artifact_id, child.resolved = start.id, parent.resolved
-        submission.create(session, plan, child)
+        submission.create(session, checked, child)
     context.hints.give(child.queue)
     return _answer(context, project, child.id)
 
@@ -171,7 +173,7 @@ def _start(session: Session, parent: Job, step: int | Literal["latest"] | None) 
     found = next((item for item in offered if step in ("latest", item.step)), None)
     if found is None:
         steps = ", ".join(str(item.step) for item in offered) or "none"
-        message = f"this job has no such checkpoint; its checkpoints are of steps: {steps}"
+        message = f"this job has no such checkpoint; it has checkpoints at steps: {steps}"
         raise InvalidRequest(message, param="from_checkpoint", code="checkpoint_not_found")
     return found
 
@@ -196,7 +198,7 @@ def job_of(job: Job | None) -> Job:
 
 
 def job_answer(job: Job, at: float, queue_position: int | None, waiting_for: str | None = None) -> JobAnswer:
-    """A job as clients see it. `at` is the moment, by the database's clock, to which its seconds are counted."""
+    """A job as clients see it. `at` is the time, on the database's clock, up to which its seconds are counted."""
     base = f"/v1/jobs/{job.id}"
     links = {part: f"{base}/{part}" for part in JobLinks.model_fields if part != "self"}
     return JobAnswer.model_validate(
@@ -218,7 +220,7 @@ def job_answer(job: Job, at: float, queue_position: int | None, waiting_for: str
     )
 
 
-def _check(context: ServiceContext, project: str, spec: JobSpec) -> submission.Plan:
+def _check(context: ServiceContext, project: str, spec: JobSpec) -> submission.CheckedSpec:
     return submission.check(
         context.database,
         context.copies,

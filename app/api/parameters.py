@@ -12,7 +12,7 @@ from app.errors import InvalidRequest
 SHOWN_NAME = 100
 UNESCAPED_PLUS = re.compile(r"T.* \d\d:?\d\d$")
 
-Limit = Annotated[int, Query(ge=1, le=100, description="Entries a page.")]
+Limit = Annotated[int, Query(ge=1, le=100, description="Entries per page.")]
 
 
 def point_in_time(name: str, value: str | None) -> float | None:
@@ -27,9 +27,9 @@ def point_in_time(name: str, value: str | None) -> float | None:
 
 
 def only_known(request: Request) -> None:
-    """Refuse query parameters that the route does not declare: a misspelt filter must not list everything.
+    """Refuse query parameters that the route does not declare: a misspelled filter must not list everything.
 
-    A declared name such as `metadata[key]` stands for all names of that form. Raises InvalidRequest.
+    A declared name such as `metadata[key]` allows all names of that form. Raises InvalidRequest.
     """
     route = request.scope["route"]
     known = sorted(field.alias for field in route.dependant.query_params) if isinstance(route, APIRoute) else []
@@ -40,7 +40,7 @@ def only_known(request: Request) -> None:
         # No stored text holds NUL, and PostgreSQL takes none.
         if "\0" in name or "\0" in value:
             shown = name[:SHOWN_NAME].replace("\0", "\ufffd")
-            raise InvalidRequest(f"'{shown}' holds a NUL character", param=shown, code="invalid_text")
+            raise InvalidRequest(f"'{shown}' contains a NUL character", param=shown, code="invalid_text")
 
 
 def family(request: Request, name: str) -> dict[str, str]:
@@ -51,7 +51,7 @@ def family(request: Request, name: str) -> dict[str, str]:
 
 
 def _unknown(known: list[str]) -> str:
-    which = f"known are {', '.join(known)}" if known else "this address takes none"
+    which = f"known are {', '.join(known)}" if known else "this address accepts none"
     return f"there is no such query parameter; {which}"
 
 

@@ -1,4 +1,4 @@
-"""Figures for Prometheus, read from the database at each scrape. No key is needed."""
+"""Metrics for Prometheus, read from the database at each scrape. No key is needed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +19,10 @@ from app.workers.queries import listed
 
 router = APIRouter(tags=["system"])
 
-TEXT = {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "The exposition format."}
+TEXT = {
+    "content": {"text/plain": {"schema": {"type": "string"}}},
+    "description": "The metrics in the exposition format.",
+}
 
 
 @router.get("/metrics", response_class=Response, responses={200: TEXT})
@@ -32,7 +35,7 @@ def prometheus(request: Request, context: Context) -> Response:
     return Response(encode(registry), headers={"content-type": media_type})
 
 
-# A registry tells collectors apart by identity.
+# A registry distinguishes collectors by identity.
 @dataclass(frozen=True, eq=False)
 class _Figures(Collector):
     jobs: dict[str, int]
@@ -42,7 +45,7 @@ class _Figures(Collector):
     slots: int
 
     def collect(self) -> Iterator[Metric]:
-        yield InfoMetricFamily("tunesmith_build", "The version that answers.", value={"version": __version__})
+        yield InfoMetricFamily("tunesmith_build", "The version of the service.", value={"version": __version__})
         jobs = GaugeMetricFamily("tunesmith_jobs", "Jobs by status.", labels=["status"])
         for status in JobStatus:
             jobs.add_metric([status], self.jobs.get(status, 0))
@@ -56,7 +59,7 @@ class _Figures(Collector):
         workers.add_metric(["alive"], self.workers_alive)
         workers.add_metric(["silent"], self.workers_silent)
         yield workers
-        yield GaugeMetricFamily("tunesmith_slots", "Jobs that the workers alive can run at once.", value=self.slots)
+        yield GaugeMetricFamily("tunesmith_slots", "Jobs that the live workers can run at once.", value=self.slots)
 
 
 def _read(session: Session, silent_for: float) -> _Figures:

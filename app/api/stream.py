@@ -1,8 +1,8 @@
 """A job's log as Server-Sent Events (https://html.spec.whatwg.org/multipage/server-sent-events.html).
 
-One query serves all streams of a process: the feed asks how far the logs of the watched jobs have grown, and wakes the
-streams of those that did. Each stream then reads from where it stopped, by event id, so that a reader who
-reconnects with Last-Event-ID misses nothing and sees nothing twice.
+One query serves all streams of a process: the feed reads how far the logs of the watched jobs have grown, and wakes the
+streams of those that grew. Each stream then continues after its last event id, so a client that reconnects with
+Last-Event-ID misses no event and receives none twice.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ PAGE = 500
 
 
 class Feed:
-    """Watches the jobs that streams ask for. Made and closed on the event loop."""
+    """Watches the jobs of the open streams. Created and closed on the event loop."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -39,25 +39,25 @@ class Feed:
 
     @property
     def is_closing(self) -> bool:
-        """Whether streams are to end now."""
+        """Whether streams shall end now."""
         return self._closing.is_set()
 
     def end_streams(self) -> None:
-        """Ask every stream to end; their readers reconnect elsewhere with the last id they saw."""
+        """Ask every stream to end. Their clients reconnect elsewhere with the last id that they saw."""
         self._closing.set()
         for events in self._watched.values():
             for event in events:
                 event.set()
 
     async def close(self) -> None:
-        """End all streams and the look-out."""
+        """End all streams and the watch."""
         self.end_streams()
         self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task
 
     async def stream(self, job_id: str, after: int) -> AsyncGenerator[str]:
-        """Yield the events after an id as they come, and a comment now and then; ends with the job, or at shutdown."""
+        """Yield the events after an id as they come, and a comment every 15 s. Ends with the job, or at shutdown."""
         grown = asyncio.Event()
         self._watched.setdefault(job_id, set()).add(grown)
         try:

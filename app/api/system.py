@@ -18,13 +18,16 @@ router = APIRouter(tags=["system"])
 
 @router.get("/healthz", response_model=Health)
 async def healthz() -> Health:
-    """Whether the process answers at all."""
+    """Whether the process answers."""
     return Health(status="ok")
 
 
 @router.get("/readyz", response_model=Health, responses={503: {"model": Health}})
 def readyz(context: Context, streams: Streams, response: Response) -> Health:
-    """Whether requests can be served: database, migrations and storage. Broker and workers are reported only."""
+    """Whether requests can be served: database, migrations and storage.
+
+    Broker and workers are reported, but do not count.
+    """
     required = {
         "database": _outcome(context.database.check),
         "migrations": _outcome(lambda: _require_current(context)),
@@ -42,7 +45,7 @@ def _outcome(check: Callable[[], None]) -> str:
     try:
         check()
     except Exception as error:  # noqa: BLE001 - whatever a check raises, each library its own kind, is its outcome
-        # The class says enough for an operator; the text may hold addresses and is for the log.
+        # The class is enough for a client; the text may contain addresses and belongs into the log.
         log.warning("a check failed: %s", error)
         return f"failed: {type(error).__name__}"
     return "ok"

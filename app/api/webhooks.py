@@ -1,4 +1,4 @@
-"""Make a webhook, look at it, try it, delete it."""
+"""Create, read, test and delete webhooks."""
 
 from typing import Annotated, Any, Literal
 
@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from app.api.answers import Deleted, Error, Page, Time
 from app.api.body import json_body
 from app.api.context import Context, ProjectId, ServiceContext
-from app.webhooks import catalogue, message, queries
+from app.webhooks import changes, message, queries
 from app.webhooks.spec import EventType, WebhookSpec
 from app.webhooks.tables import Webhook
 
@@ -20,38 +20,38 @@ BODY = {"requestBody": {"required": True, "content": {"application/json": {"sche
 
 
 class LastDelivery(BaseModel):
-    """How the newest try went."""
+    """The result of the newest delivery attempt."""
 
     time: Time
-    status_code: int | None = Field(description="What the receiver answered; null where no answer came.")
-    error: str | None = Field(description="Why it does not count as delivered; null where it does.")
+    status_code: int | None = Field(description="The status code of the receiver; null if no response came.")
+    error: str | None = Field(description="Why the event does not count as delivered; null if it does.")
 
 
 class WebhookAnswer(BaseModel):
-    """An address that events are sent to."""
+    """An address that receives events."""
 
     id: str
     object: Literal["webhook"] = "webhook"
     url: str
     events: list[EventType]
-    enabled: bool = Field(description="False once the receiver answered 410: nothing is sent any more.")
+    enabled: bool = Field(description="False after the receiver answered 410. Nothing is sent any more.")
     last_delivery: LastDelivery | None
-    consecutive_failures: int = Field(description="Tries that failed since the last one that did not.")
-    given_up: int = Field(description="Events that were not delivered by any of their tries.")
+    consecutive_failures: int = Field(description="Delivery attempts that failed since the last success.")
+    given_up: int = Field(description="Events that were given up after all their delivery attempts failed.")
     created_at: Time
 
 
 class NewWebhook(WebhookAnswer):
-    """A webhook, and the only sight of its secret."""
+    """A webhook with its secret, which is shown only once."""
 
     secret: str = Field(description="Verifies signatures: `whsec_` and base64. It is not shown again.")
 
 
 class WebhookTest(BaseModel):
-    """What came back from a test."""
+    """The result of a test."""
 
     object: Literal["webhook.test"] = "webhook.test"
-    delivered: bool = Field(description="Whether the answer was a 2xx.")
+    delivered: bool = Field(description="Whether the receiver answered 2xx.")
     status_code: int | None
     error: str | None
 
@@ -64,10 +64,10 @@ class WebhookTest(BaseModel):
     openapi_extra=BODY,
 )
 def create(body: Body, context: Context, project: ProjectId) -> NewWebhook:
-    """Have events of this project's jobs sent to a URL, from now on. The answer alone has the secret."""
+    """Send events of this project's jobs to a URL, from now on. Only this response has the secret."""
     spec = body[0]
     private = context.settings.webhook_private_addresses
-    webhook = catalogue.add(context.database, project, spec.url, spec.events, private_addresses=private)
+    webhook = changes.add(context.database, project, spec.url, spec.events, private_addresses=private)
     return NewWebhook(**_fields(webhook), secret=webhook.secret)
 
 
@@ -80,23 +80,23 @@ def list_webhooks(context: Context, project: ProjectId) -> Page[WebhookAnswer]:
 
 @router.get("/{webhook_id}", response_model=WebhookAnswer, responses={404: {"model": Error}})
 def get(webhook_id: str, context: Context, project: ProjectId) -> WebhookAnswer:
-    """Look at one webhook and at how its newest delivery went."""
+    """Get a webhook, with the result of its newest delivery."""
     return WebhookAnswer(**_fields(_find(context, project, webhook_id)))
 
 
 @router.delete("/{webhook_id}", response_model=Deleted, responses={404: {"model": Error}})
 def delete(webhook_id: str, context: Context, project: ProjectId) -> Deleted:
-    """Delete a webhook, and with it what was still to be sent."""
-    catalogue.remove(context.database, project, webhook_id)
+    """Delete a webhook and its pending deliveries."""
+    changes.remove(context.database, project, webhook_id)
     return Deleted(id=webhook_id, object="webhook")
 
 
 @router.post("/{webhook_id}/test", response_model=WebhookTest, responses={404: {"model": Error}})
 async def test(webhook_id: str, context: Context, project: ProjectId) -> WebhookTest:
-    """Send a `webhook.test` event now, once, and say what came back. Nothing about the webhook changes."""
+    """Send one `webhook.test` event now, and return the result. The webhook itself does not change."""
     webhook = await run_in_threadpool(_find, context, project, webhook_id)
-    told = message.of_test(webhook.id)
-    outcome = await context.sender.post(webhook.url, message.headers(told, webhook.secret), told.body)
+    delivery = message.of_test(webhook.id)
+    outcome = await context.sender.post(webhook.url, message.headers(delivery, webhook.secret), delivery.body)
     return WebhookTest(delivered=outcome.delivered, status_code=outcome.status_code, error=outcome.error)
 
 
@@ -104,7 +104,7 @@ def _find(context: ServiceContext, project: str, webhook_id: str) -> Webhook:
     with context.database.read() as session:
         webhook = queries.webhook(session, project, webhook_id)
     if webhook is None:
-        raise catalogue.not_found()
+        raise changes.not_found()
     return webhook
 
 

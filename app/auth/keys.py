@@ -1,4 +1,4 @@
-"""API keys: made once, kept as a hash, compared in constant time, revocable.
+"""API keys: shown once, stored as a hash, compared in constant time, revocable.
 
 A key is `ts_<id>_<secret>`: the id finds the row, the secret is 256 random bits. A hash of so much
 randomness needs no salt and no slow function.
@@ -22,7 +22,7 @@ NO_HASH = "0" * 64
 
 
 def project_of(session: Session, authorization: str | None) -> str:
-    """The project id that an Authorization header opens. Raises Unauthorized."""
+    """The id of the project that an Authorization header gives access to. Raises Unauthorized."""
     scheme, _, presented = (authorization or "").partition(" ")
     match = KEY.fullmatch(presented.strip())
     if scheme.lower() != "bearer" or match is None:
@@ -35,7 +35,7 @@ def project_of(session: Session, authorization: str | None) -> str:
 
 
 def ensure_project(session: Session, name: str) -> Project:
-    """The project of this name, made if need be."""
+    """The project with this name, created if it does not exist."""
     project = session.scalar(select(Project).where(Project.name == name))
     if project is None:
         project = Project(id=new_id("proj"), name=name)
@@ -45,7 +45,7 @@ def ensure_project(session: Session, name: str) -> Project:
 
 
 def create_key(session: Session, project_id: str, name: str) -> str:
-    """Make a key and return it: the only time it is seen."""
+    """Create a key and return it. It is not stored and cannot be shown again."""
     key_id = new_id("key")
     secret = f"ts_{key_id.removeprefix('key_')}_{secrets.token_urlsafe(32)}"
     session.add(ApiKey(id=key_id, project_id=project_id, name=name, key_hash=_hash(secret)))
@@ -59,7 +59,7 @@ def keys(session: Session) -> list[tuple[ApiKey, str]]:
 
 
 def revoke(session: Session, key_id: str) -> None:
-    """End a key's life, at once. Raises NotFound for an id that no live key has."""
+    """Revoke a key at once. Raises NotFound for an id that no valid key has."""
     revoked = session.execute(
         update(ApiKey)
         .where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))
@@ -67,7 +67,7 @@ def revoke(session: Session, key_id: str) -> None:
         .returning(ApiKey.id)
     ).one_or_none()
     if revoked is None:
-        raise NotFound(f"there is no live key '{key_id}'; `tunesmith keys list` shows them")
+        raise NotFound(f"there is no valid key '{key_id}'; `tunesmith keys list` lists the keys")
 
 
 def _hash(key: str) -> str:

@@ -1,4 +1,4 @@
-"""Projects, and the keys that open them."""
+"""Projects and their API keys."""
 
 from sqlalchemy import ForeignKey, String
 from sqlalchemy.orm import Mapped, mapped_column

@@ -23,15 +23,15 @@ cli.add_typer(jobs.cli)
 
 
 def main() -> None:
-    """Run the command line; what a person can mend is told in a line or a few, and exits with 2."""
+    """Run the command line. An error that the user can fix is explained in a few lines, with exit code 2."""
     logging.basicConfig(level=logging.WARNING)
     try:
         cli()
     except Exception as error:
         from app.explain import explain
 
-        told = explain(error)
-        if told is None:
+        explanation = explain(error)
+        if explanation is None:
             raise
-        errors.print(told, soft_wrap=True)
+        errors.print(explanation, soft_wrap=True)
         sys.exit(2)

@@ -17,10 +17,10 @@ cli = typer.Typer(no_args_is_help=True, help="Uploaded data.")
 @cli.command("upload")
 def upload(
     paths: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False)],
-    name: Annotated[str | None, typer.Option(help="What to call the dataset.")] = None,
+    name: Annotated[str | None, typer.Option(help="A name for the dataset.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Upload csv, tsv, json, jsonl or parquet files of the same columns, each also gzipped, as one dataset."""
+    """Upload csv, tsv, json, jsonl or parquet files with the same columns as one dataset. Files may be gzipped."""
     with open_client() as client:
         dataset = client.upload(*paths, name=name)
     if as_json:
@@ -52,7 +52,7 @@ def show_dataset(dataset: str, rows: Annotated[int, typer.Option(help="Rows to s
 
 @cli.command("delete")
 def delete_dataset(dataset: str) -> None:
-    """Delete a dataset that no unfinished job needs."""
+    """Delete a dataset. No unfinished job may need it."""
     with open_client() as client:
         client.delete(f"/v1/datasets/{dataset}")
     say(f"{dataset} is deleted.")

@@ -1,4 +1,4 @@
-"""Commands about jobs: submit, follow, steer, download."""
+"""Commands about jobs: submit, follow, control, download."""
 
 import json
 from collections.abc import Callable
@@ -27,7 +27,7 @@ def submit(
     spec: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A job spec as JSON.")],
     watch: Annotated[bool, typer.Option("--watch", help="Follow it until it ends.")] = False,
     idempotency_key: Annotated[
-        str | None, typer.Option(help="A repeated submit with the same key gives the same job.")
+        str | None, typer.Option(help="A repeated submission with the same key returns the same job.")
     ] = None,
 ) -> None:
     """Submit a job."""
@@ -52,8 +52,8 @@ def list_jobs(
             done = f"{progress['step']}/{progress['of']}" if progress else ""
             metrics = ", ".join(metric_text(name, value) for name, value in list(job["metrics"].items())[:2])
             seconds = [f"{job[name]:.0f} s" if name in job else "" for name in ("queued_seconds", "running_seconds")]
-            told = map(Text, (job["name"] or "", job["status"], done, metrics, *seconds, job["created_at"]))
-            table.add_row(job["id"], *told)
+            cells = map(Text, (job["name"] or "", job["status"], done, metrics, *seconds, job["created_at"]))
+            table.add_row(job["id"], *cells)
     console.print(table)
 
 
@@ -66,9 +66,11 @@ def watch_job(job: JobId) -> None:
 
 @cli.command()
 def logs(
-    job: JobId, attempt: int | None = None, tail: Annotated[int, typer.Option(help="Characters from the end.")] = 20_000
+    job: JobId,
+    attempt: int | None = None,
+    tail: Annotated[int, typer.Option(help="Number of characters from the end.")] = 20_000,
 ) -> None:
-    """Print the end of what the training process wrote."""
+    """Print the end of the training process's output."""
     with open_client() as client:
         typer.echo(client.get(f"/v1/jobs/{job}/logs", attempt=attempt, tail=tail)["text"], nl=False)
 
@@ -94,17 +96,18 @@ def resume(job: JobId) -> None:
     """Put a paused job back into the queue."""
     with open_client() as client:
         client.post(f"/v1/jobs/{job}/resume")
-    say("queued; it goes on from its newest checkpoint")
+    say("queued; it continues from its newest checkpoint")
 
 
 @cli.command()
 def retry(
     job: JobId,
     from_checkpoint: Annotated[
-        str | None, typer.Option(help="The step of a checkpoint to go on from, or `latest`; from the start without it.")
+        str | None,
+        typer.Option(help="The step of the checkpoint to continue from, or `latest`. Without it: from the start."),
     ] = None,
 ) -> None:
-    """Make a new job from one that has ended, and print its id."""
+    """Create a new job from one that has ended, and print its id."""
     start = int(from_checkpoint) if from_checkpoint and from_checkpoint.isdigit() else from_checkpoint
     with open_client() as client:
         typer.echo(client.post(f"/v1/jobs/{job}/retry", {"from_checkpoint": start})["id"])
@@ -115,14 +118,14 @@ def download(
     job: JobId,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to put the files.")],
     checkpoint: Annotated[
-        int | None, typer.Option(help="The step of a checkpoint; the published model without it.")
+        int | None, typer.Option(help="The step of a checkpoint. Without it: the published model.")
     ] = None,
 ) -> None:
-    """Download a model. Every file's sha256 is verified; run it again to resume a cut one."""
+    """Download a model, and verify the sha256 of every file. Run it again to resume an interrupted download."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with open_client() as client, Progress(*columns, console=console, transient=True) as bar:
         files = fetch(client, job, folder, checkpoint, _on_bytes(bar))
-    say(f"{len(files)} files in {folder}, every sha256 verified.")
+    say(f"{len(files)} files in {folder}; every sha256 was verified.")
 
 
 def _read_json(path: Path) -> Any:

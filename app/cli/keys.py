@@ -1,4 +1,4 @@
-"""`tunesmith keys …`: API keys, on the database itself."""
+"""`tunesmith keys …`: API keys, directly in the database."""
 
 from typing import Annotated
 
@@ -9,15 +9,15 @@ from rich.text import Text
 from app.cli.terminal import ID_COLUMN, console, errors, say
 from app.settings import Settings
 
-cli = typer.Typer(no_args_is_help=True, help="API keys (works on the database).")
+cli = typer.Typer(no_args_is_help=True, help="API keys (works directly on the database).")
 
 
 @cli.command("create")
 def create_key(
-    name: Annotated[str, typer.Argument(help="What the key is for.")] = "key",
-    project: Annotated[str, typer.Option(help="The project it opens, made if need be.")] = "default",
+    name: Annotated[str, typer.Argument(help="A name for the key.")] = "key",
+    project: Annotated[str, typer.Option(help="The project of the key, created if it does not exist.")] = "default",
 ) -> None:
-    """Make a key and print it; it is not shown again."""
+    """Create a key and print it. It is not shown again."""
     from app import auth
     from app.local_database import migrated
 
@@ -28,7 +28,7 @@ def create_key(
 
 @cli.command("list")
 def list_keys() -> None:
-    """List keys; the keys themselves are not stored."""
+    """List the keys, without their secrets."""
     from app import auth
     from app.local_database import migrated
 
@@ -40,8 +40,10 @@ def list_keys() -> None:
 
 
 @cli.command("revoke")
-def revoke_key(key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="As `keys list` shows it, key_…")]) -> None:
-    """End a key's life at once."""
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="The id of the key as in `keys list`, key_…")],
+) -> None:
+    """Revoke a key at once."""
     from app import auth
     from app.errors import NotFound
     from app.local_database import migrated

@@ -1,4 +1,4 @@
-"""Commands that run the service: all of it, its parts, and its migrations."""
+"""Commands that run the service, its parts, and its migrations."""
 
 import os
 import sys
@@ -19,16 +19,18 @@ Port = Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on
 def up(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Port = 8000,
-    data: Annotated[Path | None, typer.Option(help="Where everything is kept; TUNESMITH_DATA_DIR without it.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="The folder for everything. Without it: TUNESMITH_DATA_DIR.")
+    ] = None,
 ) -> None:
-    """Start API and worker on this machine: SQLite, a folder, no broker."""
-    from app.up import check_address, prepare, serve
+    """Start API and worker on this machine, with SQLite and a storage folder, without a broker."""
+    from app.up import check_address, serve, set_up
 
     if data is not None:
         os.environ["TUNESMITH_DATA_DIR"] = str(data.absolute())
     settings = Settings()
     check_address(host, port)
-    key_file = prepare(settings, say)
+    key_file = set_up(settings, say)
     say(f"Tunesmith on http://{host}:{port} (API: /docs). The key is in {key_file}")
     if data is not None or port != 8000:  # noqa: PLR2004 - the default of TUNESMITH_URL
         folder = settings.data_dir.absolute()
@@ -38,13 +40,15 @@ def up(
 
 @cli.command()
 def api(host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1", port: Port = 8000) -> None:
-    """Start the API alone."""
+    """Start only the API."""
     Settings()  # What is wrong with them is told better here.
     os.execv(sys.executable, [sys.executable, "-P", "-m", "app", "--host", host, "--port", str(port)])  # noqa: S606 - it replaces this process, on purpose
 
 
 @cli.command()
-def worker(slots: Annotated[int | None, typer.Option(help="Jobs at once; TUNESMITH_SLOTS without it.")] = None) -> None:
+def worker(
+    slots: Annotated[int | None, typer.Option(help="Jobs at once. Without it: TUNESMITH_SLOTS.")] = None,
+) -> None:
     """Start a worker."""
     Settings()  # What is wrong with them is told better here.
     chosen = [] if slots is None else ["--slots", str(slots)]
@@ -53,7 +57,7 @@ def worker(slots: Annotated[int | None, typer.Option(help="Jobs at once; TUNESMI
 
 @cli.command()
 def migrate() -> None:
-    """Bring the database to this version's schema."""
+    """Migrate the database to the newest schema."""
     from app.local_database import opened
     from app.migrate import upgrade
 

@@ -1,4 +1,4 @@
-"""What all commands share: the terminal, and the client of the service that the settings name."""
+"""What all commands share: the terminal, and a client of the service."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -15,18 +15,18 @@ from app.settings import Settings
 console = Console()
 errors = Console(stderr=True)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the service's answer as JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print a response of the service as JSON.")]
 ID_COLUMN = Column("id", no_wrap=True, min_width=30)
 
 
 def say(line: str) -> None:
-    """Print a line as it is: a name such as "run [/x]" in a plain string would be read as markup."""
+    """Print a line literally: in a plain string, a name such as "run [/x]" would be read as markup."""
     console.print(Text(line), soft_wrap=True)
 
 
 @contextmanager
 def open_client() -> Generator[Client]:
-    """The service of the settings. Raises CannotRun without a key."""
+    """A client of the service that the settings name. Raises CannotRun without a key."""
     settings = Settings()
     key = settings.api_key
     if not key:
@@ -34,7 +34,8 @@ def open_client() -> Generator[Client]:
             from app.explain import CannotRun
 
             raise CannotRun(
-                f"no API key: set TUNESMITH_API_KEY, or start the service with `tunesmith up`, which writes {settings.key_file()}"
+                f"no API key: set TUNESMITH_API_KEY, or start the service with `tunesmith up`, which writes "
+                f"{settings.key_file()}"
             )
         key = settings.key_file().read_text().strip()
     yield Client(settings.url, key)

@@ -1,1 +1,1 @@
-"""Users' rows: parsed once in a limited process, kept as Parquet, looked into and checked."""
+"""Users' rows: parsed once in a limited process, stored as Parquet, previewed and checked."""

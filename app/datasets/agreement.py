@@ -1,4 +1,4 @@
-"""Whether the files of one upload fit together: the same columns in each, and one type a column."""
+"""Whether the files of one upload fit together: the same columns in each, and one type for each column."""
 
 # pyright: standard
 # pyarrow carries no types.
@@ -15,7 +15,7 @@ from app.datasets.columns import Column
 from app.datasets.errors import UnusableFile
 
 UNKNOWN = pa.null()
-"""The type of what never holds a value in a file: it fits any."""
+"""The type of a column that has no value in a file. It fits any type."""
 
 NUMBERS = {pa.int64(), pa.float64()}
 NAMES: dict[pa.DataType, str] = {
@@ -29,14 +29,14 @@ SHOWN_COLUMNS = 30
 
 @dataclass(frozen=True)
 class Found:
-    """The columns of one file by name, each with its type as far as its values tell."""
+    """The columns of one file by name, each with the type that its values show."""
 
     file: str
     types: dict[str, pa.DataType]
 
 
 class _Differ(Exception):
-    """Two types that are no one type, and the place in the column where."""
+    """Two types that cannot be combined, and the place in the column where they differ."""
 
     def __init__(self, path: str, known: pa.DataType, new: pa.DataType) -> None:
         super().__init__(path)
@@ -44,7 +44,7 @@ class _Differ(Exception):
 
 
 def found(file: str, parquet: Path, columns: Sequence[Column], rows: int) -> Found:
-    """What a kept file tells of its columns."""
+    """The names and types of the columns of a stored file."""
     with pq.ParquetFile(parquet) as kept:
         filled = _filled_leaves(kept.metadata)
         types = [_known(part.type, filled) for part in kept.schema_arrow][: len(columns)]
@@ -55,10 +55,10 @@ def found(file: str, parquet: Path, columns: Sequence[Column], rows: int) -> Fou
 
 
 def agreed(before: Sequence[Found], schema: pa.Schema, new: Found) -> pa.Schema:
-    """The types that hold for the files `before`, which agree on `schema`, and for a new one as well.
+    """The types that fit the files `before`, which agree on `schema`, and also a new file.
 
-    Integers and numbers make numbers, objects get the union of their keys. Raises UnusableFile: code
-    `columns_differ` or `mixed_types`, with the names of both files and the column.
+    Integers and numbers become numbers. Objects get the union of their keys. Raises UnusableFile: code `columns_differ`
+    or `mixed_types`, with the names of both files and the column.
     """
     _check_columns(before[0], new)
     types: dict[str, pa.DataType] = {}
@@ -71,7 +71,7 @@ def agreed(before: Sequence[Found], schema: pa.Schema, new: Found) -> pa.Schema:
 
 
 def final(kind: pa.DataType) -> pa.DataType:
-    """The type to keep: what no file has a value for is text."""
+    """The type to store. A column without a value in any file is text."""
     if kind == UNKNOWN:
         return pa.string()
     if pa.types.is_list(kind):
@@ -148,7 +148,7 @@ def _merged(path: str, known: pa.DataType, new: pa.DataType) -> pa.DataType:
 
 def _mixed(before: Sequence[Found], column: str, differ: _Differ, new: Found) -> UnusableFile:
     other = before[0].file
-    # The types so far come from all files before: only one by one tells which of them it is.
+    # The types so far come from all earlier files. Only a comparison with each file shows which one differs.
     for earlier in before:
         try:
             _merged(column, earlier.types[column], new.types[column])

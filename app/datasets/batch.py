@@ -6,16 +6,16 @@ from typing import Any
 
 ROWS = 20_000
 BYTES = 8 << 20
-"""A batch ends at so many rows, or bytes of the file; it becomes one row group."""
+"""A batch ends after this many rows, or bytes of the file. It becomes one row group."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """Some rows by column.
 
-    `start` is the number of its first row, from 1; `lines` holds each row's line in the file, from 1, to name
-    in errors; `marks` what to keep as its `_line`; `columns` maps names to cells, all as many as there are
-    lines: text for csv, JSON values for JSON.
+    `start` is the number of its first row, from 1; `lines` holds each row's line in the file, from 1, for error
+    messages. `marks` holds the values to store as `_line`. `columns` maps names to cells, one for each line: text for
+    csv, JSON values for JSON.
     """
 
     start: int
@@ -25,5 +25,5 @@ class Batch:
 
     @property
     def rows(self) -> int:
-        """How many rows."""
+        """The number of rows."""
         return len(self.lines)

@@ -23,7 +23,7 @@ SHOWN = 20
 SHOWN_COLUMNS = 30
 
 Rows = Path | BinaryIO | Sequence[Mapping[str, Any]]
-"""One split: our Parquet, or rows as they stand in the spec."""
+"""One split: our Parquet, or the rows in the spec."""
 
 Row = Mapping[str, Any]
 
@@ -32,8 +32,8 @@ Row = Mapping[str, Any]
 class DataProblem:
     """One thing wrong with a split. `param` is the field of the spec, such as `data.train`.
 
-    `code` is missing_column, bad_row, no_usable_rows or classes; `row` counts from 1; `line` and `file` are
-    its place in what was uploaded, where that is known.
+    `code` is missing_column, bad_row, no_usable_rows or classes; `row` counts from 1; `line` and `file` are its place
+    in the upload, if that is known.
     """
 
     param: str
@@ -49,10 +49,12 @@ class DataProblem:
 
 @dataclass
 class DataReport:
-    """What was found: `total` problems, of which `problems` shows the first 20; empty when the data is usable.
+    """The result of a check.
 
-    `checked` counts the rows looked at and `skipped` the unusable ones that `on_bad_row: "skip"` leaves out, each by
-    split; `is_complete` is False when a split is longer than was looked at; `classes` are those of train; `findings` are what `preflight` says of usable rows.
+    `total` is the number of problems, and `problems` has the first 20, or none if the data is usable. `checked` counts
+    the rows that were checked and `skipped` the unusable rows that `on_bad_row: "skip"` leaves out, each by split.
+    `is_complete` is False if a split has more rows than were checked. `classes` are those of train. `findings` is the
+    report of `preflight` about usable rows.
     """
 
     problems: list[DataProblem] = field(default_factory=list[DataProblem])
@@ -64,7 +66,7 @@ class DataReport:
     findings: Findings = field(default_factory=Findings)
 
     def add(self, problem: DataProblem) -> None:
-        """Count a problem, and keep it while there is room."""
+        """Count a problem, and keep it if it is one of the first."""
         self.total += 1
         if len(self.problems) < SHOWN:
             self.problems.append(problem)
@@ -75,8 +77,8 @@ def check_rows(
 ) -> DataReport:
     """Check columns and cells of up to `row_limit` rows of each split; only the role columns are read.
 
-    With `on_bad_row: "skip"` unusable rows are counted, not problems. What cannot be known from the first rows
-    of a longer split (which classes there are) is left to the job.
+    With `on_bad_row: "skip"` unusable rows are counted, not problems. What the first rows of a longer split cannot
+    show, such as the set of classes, is left to the job.
     """
     report = DataReport()
     splits = {"train": train, "eval": eval_rows, "test": test}

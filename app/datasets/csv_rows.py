@@ -1,4 +1,4 @@
-"""Reads csv and tsv: a header, then rows of as many cells; strict about quotes."""
+"""Reads csv and tsv: a header, then rows with the same number of cells. Quoting is strict."""
 
 import csv
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def csv_batches(source: Source, delimiter: str) -> Iterator[Batch]:
 
 
 class _BrokenQuote(Exception):
-    """What the csv module says, the number of the row (0 is the header), and the last line of the row before."""
+    """The error of the csv module, the number of the row (0 is the header), and the last line of the previous row."""
 
     def __init__(self, reason: str, row: int, after: int, seen: int) -> None:
         super().__init__(reason)
@@ -56,15 +56,16 @@ def _header(reader: "Reader", delimiter: str, limit: int) -> list[str]:
     except csv.Error as error:
         raise _BrokenQuote(str(error), 0, 0, reader.line_num) from error
     if cells is None:
-        raise UnusableFile("the file holds no header and no rows", "empty")
+        raise UnusableFile("the file has no header and no rows", "empty")
     names = [name.strip() for name in cells]
     other = next((mark for mark in OTHER_DELIMITERS if mark != delimiter and mark in names[0]), None)
     if len(names) == 1 and other is not None:
         raise UnusableFile(
-            f"the header is the one name '{names[0][:100]}'; the cells seem to be parted by {OTHER_DELIMITERS[other]}",
+            f"the header has only one name, '{names[0][:100]}'; the file seems to be separated by "
+            f"{OTHER_DELIMITERS[other]}",
             "header",
             line=reader.line_num,
-            hint="csv is parted by commas, tsv by tabs",
+            hint="csv files are comma-separated, tsv files are tab-separated",
         )
     check_columns(names, limit, line=reader.line_num)
     return names
@@ -104,7 +105,7 @@ def _ragged(row: list[str], header: list[str], number: int, line: int) -> Unusab
         "ragged_row",
         row=number,
         line=line,
-        hint='a cell that holds the separator or a line break must stand in "double quotes"',
+        hint='a cell that contains the separator or a line break must be in "double quotes"',
     )
 
 

@@ -1,22 +1,22 @@
 """Why a file cannot be used.
 
-UnusableFile     the file: the user can mend it
-└── IntakeLimit  it asks for more time or memory than one upload may have
+UnusableFile the file: the user can fix it
+└── IntakeLimit it needs more time or memory than one upload may have
 """
 
 import re
 from typing import Any
 
 SURROGATE = re.compile("[\ud800-\udfff]")
-"""Half characters, which names in JSON may hold and no answer can."""
+"""Lone surrogates, which names in JSON may contain and a response cannot."""
 
 
 class UnusableFile(Exception):
     """A file that cannot become a dataset.
 
-    `message` says what is wrong and where, `code` is a word for programs, `row` counts data rows from 1,
-    `line` counts lines of the file from 1, `column` names a column, `hint` says what would help, and `file` names
-    the file where an upload has several.
+    `message` is what is wrong and where, `code` is a word for programs, `row` counts data rows from 1, `line` counts
+    lines of the file from 1, `column` names a column, `hint` is what would help, and `file` names the file if an upload
+    has several.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class UnusableFile(Exception):
         self.file = file
 
     def name_file(self, file: str) -> None:
-        """Say in which of several files it is."""
+        """Add which of several files has the problem."""
         self.file = file
         if f"'{file}'" not in self.message:
             self.message = f"'{file}': {self.message}"
             self.args = (self.message,)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return every field, as JSON can hold it."""
+        """Return every field in a form that JSON can hold."""
         return {
             "message": self.message,
             "code": self.code,
@@ -60,4 +60,4 @@ class UnusableFile(Exception):
 
 
 class IntakeLimit(UnusableFile):
-    """Inspecting the file takes more than it may: code `intake_memory` or `intake_time`."""
+    """Inspecting the file takes more memory or time than allowed: code `intake_memory` or `intake_time`."""

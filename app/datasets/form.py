@@ -1,4 +1,4 @@
-"""The multipart form of an upload: its files, and a name for all of them, found as its bytes arrive."""
+"""The multipart form of an upload: its files, and a name for all of them. It is parsed as its bytes arrive."""
 
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ EXAMPLE = (
 
 
 class FilePart:
-    """A file of the form: its name, and those of its bytes that nobody took yet."""
+    """A file of the form: its name, and those of its bytes that were not taken yet."""
 
     def __init__(self, filename: str) -> None:
         self.filename = filename
@@ -30,9 +30,9 @@ class FilePart:
 
 
 class Form:
-    """What was found so far: `files` in their order, `name`, and `is_whole` once the last boundary was there.
+    """The form so far: `files` in their order, `name`, and `is_whole` after the last boundary.
 
-    Raises InvalidRequest for what is no such form.
+    Raises InvalidRequest if it is not such a form.
     """
 
     def __init__(self, content_type: str) -> None:
@@ -52,7 +52,7 @@ class Form:
 
     @property
     def name(self) -> str | None:
-        """What the user calls the files together. Raises InvalidRequest for what is no name."""
+        """The user's name for the dataset. Raises InvalidRequest if it is not valid."""
         if self._name is None:
             return None
         try:
@@ -124,11 +124,11 @@ class Form:
             raise InvalidRequest(message, param=FILE_FIELD, code="invalid_filename")
         if any(name == part.filename for part in self.files):
             message = (
-                f"two files are called '{name}'; rename one of them: rows are told apart by the name of their file"
+                f"two files are called '{name}'; rename one of them: each row is identified by the name of its file"
             )
             raise InvalidRequest(message, param=FILE_FIELD, code="invalid_filename")
         if len(self.files) == FILE_LIMIT:
-            message = f"there are more than {FILE_LIMIT} files; join some of them, or make several datasets"
+            message = f"there are more than {FILE_LIMIT} files; join some of them, or create several datasets"
             raise InvalidRequest(message, param=FILE_FIELD, code="too_many_files")
         return name
 
@@ -142,7 +142,7 @@ class Form:
 
 
 def broken(message: str) -> InvalidRequest:
-    """Say that the form cannot be read."""
+    """The error for a form that cannot be read."""
     return InvalidRequest(message, param=FILE_FIELD, code="invalid_multipart")
 
 

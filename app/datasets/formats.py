@@ -1,4 +1,4 @@
-"""Which kind of file this is: by its name, and confirmed by its first bytes."""
+"""The format of a file: by its name, and confirmed by its first bytes."""
 
 import gzip
 import zlib
@@ -31,7 +31,7 @@ FOREIGN = {
     b"\xfe\xff": "UTF-16 text",
     b"\x00\x00\xfe\xff": "UTF-32 text",
 }
-"""First bytes of files that are not UTF-8 text, and what they are."""
+"""First bytes of files that are not UTF-8 text, and what the files are."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,10 @@ class Format:
 
 
 def detect(source: Path, filename: str) -> Format:
-    """Tell a file's format. Raises UnusableFile when the name is unknown or the content is something else."""
+    """Detect a file's format.
+
+    Raises UnusableFile if the file name ending is unknown or the content has another format.
+    """
     kind = _by_name(filename)
     with source.open("rb") as file:
         head = file.read(8)

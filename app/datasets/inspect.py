@@ -1,4 +1,4 @@
-"""Has the files of an upload parsed by a limited process of its own, and kept as one Parquet."""
+"""Has the files of an upload parsed in a limited process, and stored as one Parquet."""
 
 import errno
 import json
@@ -15,19 +15,19 @@ from typing import Any
 import app
 from app.datasets.columns import Column
 from app.datasets.errors import IntakeLimit, UnusableFile
-from app.datasets.limits import GIB, Limits
+from app.datasets.limits import GIB, UploadLimits
 
-__all__ = ["Column", "InspectedFile", "Inspection", "IntakeLimit", "Limits", "UnusableFile", "inspect"]
+__all__ = ["Column", "InspectedFile", "Inspection", "IntakeLimit", "UnusableFile", "UploadLimits", "inspect"]
 
 MIXED = "mixed"
-SPLIT_IT = "make several datasets of it, or upload Parquet"
+SPLIT_IT = "split it into several datasets, or upload Parquet"
 PASSED_ON = ("PATH", "TMPDIR", "LD_LIBRARY_PATH", "TZ")
-"""What the process gets of our environment: never a secret."""
+"""The environment variables that the process gets: never a secret."""
 
 
 @dataclass(frozen=True)
 class InspectedFile:
-    """What one file of an upload is."""
+    """The format and size of one file of an upload."""
 
     format: str
     compressed: bool
@@ -36,7 +36,7 @@ class InspectedFile:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What an upload holds: each of its files, and the rows and columns of all of them together."""
+    """The content of an upload: each of its files, and the rows and columns of all of them together."""
 
     files: list[InspectedFile]
     rows: int
@@ -49,13 +49,14 @@ class Inspection:
         return formats.pop() if len(formats) == 1 else MIXED
 
 
-def inspect(files: Sequence[tuple[Path, str]], parquet: Path, *, limits: Limits) -> Inspection:
-    """Parse files, each with the name that tells its format, and write the rows of all to `parquet`, in that order.
+def inspect(files: Sequence[tuple[Path, str]], parquet: Path, *, limits: UploadLimits) -> Inspection:
+    """Parse files, whose names determine their formats, and write the rows of all to `parquet`, in that order.
 
     It appears whole or not at all, with the columns of the files and `_line`, the line of the file that each row starts
-    in (for a JSON array and for Parquet, the row's number); where there are several files, also with `_file`, the name of
-    the row's file. Raises UnusableFile for what the user can mend, IntakeLimit when parsing takes more than the limits,
-    OSError when the disk is full.
+    in (for a JSON array and for Parquet, the row's number); where there are several files, also with `_file`, the name
+    of
+    the row's file. Raises UnusableFile for problems that the user can fix, IntakeLimit if parsing exceeds the limits,
+    OSError if the disk is full.
     """
     partial = parquet.absolute().with_name(f".{parquet.name}.partial")
     try:
@@ -73,17 +74,17 @@ def inspect(files: Sequence[tuple[Path, str]], parquet: Path, *, limits: Limits)
     )
 
 
-def _refusal(error: dict[str, Any], limits: Limits) -> Exception:
+def _refusal(error: dict[str, Any], limits: UploadLimits) -> Exception:
     match error["code"]:
         case "intake_memory":
             return _too_much_memory(limits)
         case "intake_disk":
-            return OSError(errno.ENOSPC, "there is no room on the disk to keep the file as Parquet")
+            return OSError(errno.ENOSPC, "there is no space on the disk to store the file as Parquet")
         case _:
             return UnusableFile(**error)
 
 
-def _ask(files: Sequence[tuple[Path, str]], parquet: Path, parts: str, limits: Limits) -> dict[str, Any]:
+def _ask(files: Sequence[tuple[Path, str]], parquet: Path, parts: str, limits: UploadLimits) -> dict[str, Any]:
     named = [{"path": str(path.absolute()), "filename": filename} for path, filename in files]
     request = {"files": named, "parquet": str(parquet), "parts": parts, "limits": asdict(limits)}
     with tempfile.TemporaryFile() as complaints:
@@ -118,24 +119,24 @@ def _environment() -> dict[str, str]:
     return kept | pools | {"PYTHONPATH": str(root), "PYTHONUTF8": "1"}
 
 
-def _ended_badly(returncode: int, said: str, limits: Limits) -> UnusableFile:
+def _ended_badly(returncode: int, said: str, limits: UploadLimits) -> UnusableFile:
     if -returncode in (signal.SIGXCPU, signal.SIGALRM):
         return _too_much_time(limits)
     if any(sign in said for sign in ("bad_alloc", "MemoryError", "Cannot allocate memory", "out of memory")):
         return _too_much_memory(limits)
     how = f"was ended by {signal.Signals(-returncode).name}" if returncode < 0 else f"ended with {returncode}"
     return UnusableFile(
-        f"the process that parsed the file {how}, so the file was not taken",
+        f"the process that parsed the file {how}, so the file was not accepted",
         "intake_crashed",
-        hint="the file may be damaged in a way that we do not know; try another format, such as csv or jsonl",
+        hint="the file may be damaged; try another format, such as csv or jsonl",
     )
 
 
-def _too_much_time(limits: Limits) -> IntakeLimit:
+def _too_much_time(limits: UploadLimits) -> IntakeLimit:
     seconds = limits.timeout_seconds
     return IntakeLimit(f"parsing the upload takes more than {seconds:g} s", "intake_time", hint=SPLIT_IT)
 
 
-def _too_much_memory(limits: Limits) -> IntakeLimit:
+def _too_much_memory(limits: UploadLimits) -> IntakeLimit:
     memory = limits.memory_bytes / GIB
     return IntakeLimit(f"parsing the upload takes more than {memory:.3g} GiB of memory", "intake_memory", hint=SPLIT_IT)

@@ -1,12 +1,11 @@
 """The process that parses one upload: `python -P -m app.datasets.intake`, a request on stdin, an answer on stdout.
 
-It limits itself before it opens the file: users' bytes meet parsers here and nowhere else.
+It limits itself before it opens the file. Uploaded bytes are parsed here and nowhere else.
 """
 
 # pyright: standard
 # pyarrow carries no types.
 
-import errno
 import gzip
 import json
 import math
@@ -27,21 +26,21 @@ from app.datasets.formats import Format, detect
 from app.datasets.joining import Joint, Part
 from app.datasets.json_rows import json_array, json_lines
 from app.datasets.keeping import Kept, keep_batches, keep_parquet
-from app.datasets.limits import Limits
+from app.datasets.limits import UploadLimits
 from app.datasets.parquet_rows import ParquetRows
 from app.datasets.shapes import JsonTypes
 from app.datasets.source import BLOCK, Source
 from app.datasets.texts import TextTypes
+from app.disk import NO_ROOM
 
 OUT_OF_MEMORY = "intake_memory"
 OUT_OF_DISK = "intake_disk"
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def main() -> None:
     """Answer one request: {"files": [{"path", "filename"}], "parquet", "parts", "limits"}."""
     request = json.load(sys.stdin)
-    limits = Limits(**request["limits"])
+    limits = UploadLimits(**request["limits"])
     _limit_this_process(limits)
     try:
         answer = _inspect(request["files"], Path(request["parquet"]), Path(request["parts"]), limits)
@@ -56,7 +55,7 @@ def main() -> None:
     json.dump(answer, sys.stdout)
 
 
-def keep(source: Path, kind: Format, parquet: Path, limits: Limits) -> Kept:
+def keep(source: Path, kind: Format, parquet: Path, limits: UploadLimits) -> Kept:
     """Parse a file and write it as Parquet. Raises UnusableFile."""
     text = Source(source, compressed=kind.compressed, limits=limits)
     match kind.name:
@@ -71,7 +70,7 @@ def keep(source: Path, kind: Format, parquet: Path, limits: Limits) -> Kept:
     return replace(kept, unpacked=text.unpacked)
 
 
-def _limit_this_process(limits: Limits) -> None:
+def _limit_this_process(limits: UploadLimits) -> None:
     seconds = math.ceil(limits.timeout_seconds)
     resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
     resource.setrlimit(resource.RLIMIT_CPU, (2 * seconds, 2 * seconds))
@@ -82,7 +81,7 @@ def _limit_this_process(limits: Limits) -> None:
     pa.set_io_thread_count(1)
 
 
-def _inspect(files: list[dict[str, str]], parquet: Path, parts: Path, limits: Limits) -> dict[str, Any]:
+def _inspect(files: list[dict[str, str]], parquet: Path, parts: Path, limits: UploadLimits) -> dict[str, Any]:
     kinds: list[tuple[Format, Kept]] = []
     if len(files) == 1:
         kind = detect(Path(files[0]["path"]), files[0]["filename"])
@@ -95,11 +94,11 @@ def _inspect(files: list[dict[str, str]], parquet: Path, parts: Path, limits: Li
             joint.add(part)
             kinds.append((kind, part.kept))
         kept = joint.keep(parquet)
-    told = [{"format": kind.name, "compressed": kind.compressed, "rows": part.rows} for kind, part in kinds]
-    return {"files": told, "rows": kept.rows, "columns": [asdict(column) for column in kept.columns]}
+    described = [{"format": kind.name, "compressed": kind.compressed, "rows": part.rows} for kind, part in kinds]
+    return {"files": described, "rows": kept.rows, "columns": [asdict(column) for column in kept.columns]}
 
 
-def _keep_part(file: dict[str, str], parquet: Path, limits: Limits) -> tuple[Format, Part]:
+def _keep_part(file: dict[str, str], parquet: Path, limits: UploadLimits) -> tuple[Format, Part]:
     source, filename = Path(file["path"]), file["filename"]
     try:
         kind = detect(source, filename)
@@ -109,7 +108,7 @@ def _keep_part(file: dict[str, str], parquet: Path, limits: Limits) -> tuple[For
         raise
 
 
-def _keep_parquet(source: Path, kind: Format, parquet: Path, limits: Limits) -> Kept:
+def _keep_parquet(source: Path, kind: Format, parquet: Path, limits: UploadLimits) -> Kept:
     if not kind.compressed:
         return keep_parquet(ParquetRows(source, limits), parquet, limits)
     with tempfile.NamedTemporaryFile(dir=parquet.parent, suffix=".parquet") as unpacked:
@@ -117,7 +116,7 @@ def _keep_parquet(source: Path, kind: Format, parquet: Path, limits: Limits) -> 
         return keep_parquet(ParquetRows(Path(unpacked.name), limits), parquet, limits)
 
 
-def _unpack(source: Path, target: IO[bytes], limits: Limits) -> None:
+def _unpack(source: Path, target: IO[bytes], limits: UploadLimits) -> None:
     try:
         with gzip.open(source) as packed:
             while block := packed.read(BLOCK):
@@ -126,7 +125,7 @@ def _unpack(source: Path, target: IO[bytes], limits: Limits) -> None:
                     raise UnusableFile(message, "too_large")
                 target.write(block)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UnusableFile(f"the gzip data is damaged or cut off: {error}", "damaged") from error
+        raise UnusableFile(f"the gzip data is damaged or truncated: {error}", "damaged") from error
     target.flush()
 
 

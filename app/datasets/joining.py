@@ -1,4 +1,4 @@
-"""Joins the files of one upload, each kept by itself before, into one Parquet."""
+"""Joins the files of one upload, each of which is a Parquet already, into one Parquet."""
 
 # pyright: standard
 # pyarrow carries no types.
@@ -14,12 +14,12 @@ from app.datasets.agreement import Found, agreed, final, found
 from app.datasets.columns import LINE
 from app.datasets.errors import UnusableFile
 from app.datasets.keeping import Keeper, Kept, check_rows
-from app.datasets.limits import Limits
+from app.datasets.limits import UploadLimits
 
 
 @dataclass(frozen=True)
 class Part:
-    """One of several files: its name, and what was kept of it as Parquet."""
+    """One of several files: its name, and its Parquet."""
 
     file: str
     parquet: Path
@@ -29,14 +29,17 @@ class Part:
 class Joint:
     """Files that fit together so far."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: UploadLimits) -> None:
         self._limits = limits
         self._parts: list[Part] = []
         self._found: list[Found] = []
         self._schema = pa.schema([])
 
     def add(self, part: Part) -> None:
-        """Take in the next file. Raises UnusableFile where it does not fit those before, or all are too much together."""
+        """Add the next file.
+
+        Raises UnusableFile if it does not fit the earlier files, or if all together are too large.
+        """
         new = found(part.file, part.parquet, part.kept.columns, part.kept.rows)
         self._schema = agreed(self._found, self._schema, new) if self._found else pa.schema(list(new.types.items()))
         self._parts.append(part)
@@ -44,12 +47,12 @@ class Joint:
         check_rows(sum(part.kept.rows for part in self._parts), self._limits)
         if sum(part.kept.unpacked for part in self._parts) > self._limits.unpacked_bytes:
             message = f"the files unpack to more than {self._limits.unpacked_bytes:,} bytes together"
-            raise UnusableFile(message, "too_large", hint="make several datasets of them")
+            raise UnusableFile(message, "too_large", hint="create several datasets of them")
 
     def keep(self, target: Path) -> Kept:
-        """Write the rows of all files, one file after the other; the files kept by themselves are removed.
+        """Write the rows of all files, one file after the other, and remove the separate files.
 
-        Raises UnusableFile for an integer that no number can hold exactly.
+        Raises UnusableFile for an integer that a double cannot represent exactly.
         """
         schema = pa.schema([(part.name, final(part.type)) for part in self._schema])
         with Keeper(target, schema, self._limits, [part.file for part in self._parts]) as keeper:
@@ -87,8 +90,8 @@ def _brought(array: pa.Array, wanted: pa.Field, file: str, first: int, lines: Se
         # The error of a whole column names no row.
         place = next(place for place, cell in enumerate(cells) if not _fits(cell, wanted.type))
         raise UnusableFile(
-            f"'{file}', row {first + place} (line {lines[place]}): '{wanted.name}' holds an integer that is too large for "
-            "a number, which the column is in another file",
+            f"'{file}', row {first + place} (line {lines[place]}): '{wanted.name}' has an integer that is too "
+            f"large for a decimal number, and the column has decimal numbers in another file",
             "bad_value",
             row=first + place,
             line=lines[place],

@@ -25,7 +25,7 @@ NAMES: dict[type, str] = {
 
 @dataclass(frozen=True)
 class Record:
-    """One row: its number, the line it starts in, how many bytes or characters it takes, and its members."""
+    """One row: its number, the line where it starts, its length in bytes or characters, and its members."""
 
     row: int
     line: int
@@ -41,7 +41,7 @@ def json_lines(source: Source) -> Iterator[Batch]:
 def json_array(source: Source) -> Iterator[Batch]:
     """Yield the rows of a file that is one array of objects. Raises UnusableFile.
 
-    What is kept as `_line` is the number of the row: such a file may well be one line.
+    `_line` is the number of the row, because such a file may be a single line.
     """
     return _batched(_records_of_array(source), source.limits.columns, by_row=True)
 

@@ -1,4 +1,4 @@
-"""Reads one JSON array of any length without holding it: value by value from a sliding window of text."""
+"""Reads one JSON array of any length without loading it: value by value from a sliding window of text."""
 
 import io
 import json
@@ -11,7 +11,7 @@ from app.datasets.source import BLOCK, Source
 
 ROWS_KEY = "data"
 LONGEST_TOKEN = 16
-"""Characters that an escape or a literal may need to be whole."""
+"""The number of characters that an escape or a literal may need to be complete."""
 
 SHOWN_NAME = 100
 SPACE = re.compile(r"[ \t\r\n]*")
@@ -145,7 +145,7 @@ class JsonStream:
     def _located(self, error: json.JSONDecodeError) -> UnusableFile:
         limit = self._source.limits.record_bytes
         if not self._ended and len(self._window) - self._at > limit:
-            return self._error(f"starts a row that is longer than {limit:,} characters, or never ends", "too_long")
+            return self._error(f"starts a row that is longer than {limit:,} characters, or that never ends", "too_long")
         column = error.pos - self._window.rfind("\n", 0, error.pos)
         self._line += self._window.count("\n", self._at, error.pos)
         return self._error(f"is not JSON at character {column}: {error.msg}", "invalid_json")
@@ -163,7 +163,7 @@ class JsonStream:
 
 
 class DuplicateKey(ValueError):
-    """An object has a key twice: which of the two values is meant, nobody can know."""
+    """An object has a key twice, so its value is ambiguous."""
 
     def __init__(self, key: str) -> None:
         super().__init__(key)
@@ -171,14 +171,14 @@ class DuplicateKey(ValueError):
 
 
 def strict_decoder() -> json.JSONDecoder:
-    """A decoder that raises DuplicateKey, and ValueError for NaN and the infinities, which JSON does not know."""
+    """A decoder that raises DuplicateKey, and ValueError for NaN and the infinities, which are not valid JSON."""
     return json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_distinct)
 
 
 def doubled(key: str, row: int | None, line: int) -> UnusableFile:
-    """Say that an object has a key twice."""
+    """The error for an object that has a key twice."""
     return UnusableFile(
-        f"line {line}: the key '{key[:SHOWN_NAME]}' stands twice in one object",
+        f"line {line}: the key '{key[:SHOWN_NAME]}' occurs twice in one object",
         "duplicate_key",
         row=row,
         line=line,

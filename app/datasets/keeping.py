@@ -1,4 +1,4 @@
-"""Writes rows as the Parquet that everything else reads, and counts what is in them."""
+"""Writes rows as the Parquet that everything else reads, and describes its columns."""
 
 # pyright: standard
 # pyarrow carries no types.
@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 from app.datasets.batch import Batch
 from app.datasets.columns import FILE, LINE, Column, json_safe
 from app.datasets.errors import UnusableFile
-from app.datasets.limits import Limits
+from app.datasets.limits import UploadLimits
 from app.datasets.parquet_rows import ParquetRows
 
 DISTINCT_LIMIT = 1000
 EXAMPLE_CHARACTERS = 200
 GROUP_BYTES = 16 << 20
-"""What a row group holds at most in memory, by the batch's average row."""
+"""The limit of a row group in memory, by the average row of the batch."""
 
 TYPE_NAMES: dict[pa.DataType, str] = {
     pa.bool_(): "boolean",
@@ -31,12 +31,12 @@ TYPE_NAMES: dict[pa.DataType, str] = {
     pa.float64(): "number",
     pa.string(): "string",
 }
-"""Arrow type to what users call it; what is missing here is a list or an object."""
+"""Arrow type to the name that users see. Types that are missing here are lists or objects."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What was written, and of how many bytes of the file once `unpacked`."""
+    """What was written, and the size of the file after decompression (`unpacked`)."""
 
     rows: int
     columns: list[Column]
@@ -51,17 +51,17 @@ class Types(Protocol):
     def arrays(self, batch: Batch) -> list[pa.Array]: ...
 
 
-def keep_batches(read: Callable[[], Iterator[Batch]], types: Types, target: Path, limits: Limits) -> Kept:
-    """Write rows whose types show only as they are read. Raises UnusableFile.
+def keep_batches(read: Callable[[], Iterator[Batch]], types: Types, target: Path, limits: UploadLimits) -> Kept:
+    """Write rows whose types are known only after reading.
 
-    Rows are written as they come, in the types so far. When a later row widens a type, the rest is
-    only read, and then everything is written in one more pass: the types are final by then.
+    Raises UnusableFile. Rows are written with the types found so far. When a later row widens a type, the rest is only
+    read. Then everything is written in a second pass with the final types.
     """
     kept = _write_while_types_hold(read(), types, target, limits)
     return kept or _write_while_types_hold(read(), types, target, limits) or _nothing()
 
 
-def keep_parquet(source: ParquetRows, target: Path, limits: Limits) -> Kept:
+def keep_parquet(source: ParquetRows, target: Path, limits: UploadLimits) -> Kept:
     """Write the rows of a Parquet file. Raises UnusableFile."""
     with Keeper(target, source.schema, limits) as keeper:
         for arrays in source.arrays():
@@ -69,7 +69,7 @@ def keep_parquet(source: ParquetRows, target: Path, limits: Limits) -> Kept:
     return replace(keeper.kept(), unpacked=source.unpacked)
 
 
-def _write_while_types_hold(batches: Iterator[Batch], types: Types, target: Path, limits: Limits) -> Kept | None:
+def _write_while_types_hold(batches: Iterator[Batch], types: Types, target: Path, limits: UploadLimits) -> Kept | None:
     first = next(batches, None)
     if first is None:
         raise _no_rows()
@@ -85,19 +85,20 @@ def _write_while_types_hold(batches: Iterator[Batch], types: Types, target: Path
     return keeper.kept()
 
 
-def _learn_the_rest(batches: Iterator[Batch], types: Types, limits: Limits) -> None:
+def _learn_the_rest(batches: Iterator[Batch], types: Types, limits: UploadLimits) -> None:
     for batch in batches:
         types.learn(batch)
         check_rows(batch.start + batch.rows - 1, limits)
 
 
 class Keeper(AbstractContextManager["Keeper"]):
-    """A Parquet file in the making: one row group a batch, or several of a large one, synced to disk at the end.
+    """A Parquet file that is being written, synced to disk at the end.
 
-    With `files`, the names of the files that the rows come from, each row keeps the name of its own as `_file`.
+    Each batch is one row group, or several if it is large. With `files`, the names of the files that the rows come
+    from, each row stores the name of its file as `_file`.
     """
 
-    def __init__(self, target: Path, schema: pa.Schema, limits: Limits, files: Sequence[str] = ()) -> None:
+    def __init__(self, target: Path, schema: pa.Schema, limits: UploadLimits, files: Sequence[str] = ()) -> None:
         self.schema = schema
         self.rows = 0
         self._limits = limits
@@ -121,7 +122,10 @@ class Keeper(AbstractContextManager["Keeper"]):
             os.fsync(self._file.fileno())
 
     def write(self, arrays: list[pa.Array], marks: Sequence[int], file: int = 0) -> None:
-        """Append rows, one array a column, of the file at that place in `files`. Raises UnusableFile for too many rows."""
+        """Append rows of the file at that index in `files`, one array for each column.
+
+        Raises UnusableFile for too many rows.
+        """
         self.rows += len(marks)
         check_rows(self.rows, self._limits)
         for counts, array in zip(self._counts, arrays, strict=True):
@@ -135,11 +139,11 @@ class Keeper(AbstractContextManager["Keeper"]):
         self._writer.write_batch(batch, row_group_size=max(1, GROUP_BYTES * len(marks) // max(1, batch.nbytes)))
 
     def kept(self) -> Kept:
-        """Say what was written. Raises UnusableFile when that is nothing."""
+        """Return what was written. Raises UnusableFile if there are no rows."""
         if self.rows == 0:
             raise _no_rows()
         if not self._counts:
-            raise UnusableFile("the rows hold no columns", "empty")
+            raise UnusableFile("the rows have no columns", "empty")
         return Kept(self.rows, [counts.column() for counts in self._counts])
 
 
@@ -177,14 +181,14 @@ def _shortened(value: Any) -> Any:
     return text[: EXAMPLE_CHARACTERS - 1] + "…"
 
 
-def check_rows(rows: int, limits: Limits) -> None:
+def check_rows(rows: int, limits: UploadLimits) -> None:
     """Raise UnusableFile for more rows than the limit."""
     if rows > limits.rows:
         raise UnusableFile(f"there are more than {limits.rows:,} rows", "too_many_rows", row=limits.rows + 1)
 
 
 def _no_rows() -> UnusableFile:
-    return UnusableFile("the file holds no rows", "empty")
+    return UnusableFile("the file has no rows", "empty")
 
 
 def _nothing() -> Kept:

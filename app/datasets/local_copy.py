@@ -1,4 +1,7 @@
-"""Local copies of the Parquet files of datasets, for readers that must seek. Oldest use goes first."""
+"""Local copies of the Parquet files of datasets, for readers that must seek.
+
+The least recently used copies are evicted first.
+"""
 
 import os
 import tempfile
@@ -15,13 +18,13 @@ RECENTLY_USED_SECONDS = 3600
 
 
 class LocalCopies:
-    """A folder of copies, at most `limit_bytes` of them that were not used within the hour."""
+    """A folder of copies. Copies that were not used within the last hour take at most `limit_bytes`."""
 
     def __init__(self, storage: Storage, folder: Path, limit_bytes: int) -> None:
         self._storage, self._folder, self._limit_bytes = storage, folder / "datasets", limit_bytes
 
     def parquet(self, dataset: Dataset) -> Path:
-        """The local Parquet file of a dataset, fetched if need be. Raises StorageError."""
+        """The local Parquet file of a dataset, downloaded if it is missing. Raises StorageError."""
         path = self._path(dataset.id)
         with suppress(FileNotFoundError):
             os.utime(path)
@@ -41,7 +44,7 @@ class LocalCopies:
         return path
 
     def forget(self, dataset_id: str) -> None:
-        """Remove the copy of a dataset, where there is one."""
+        """Remove the copy of a dataset, if there is one."""
         self._path(dataset_id).unlink(missing_ok=True)
 
     def _path(self, dataset_id: str) -> Path:

@@ -1,4 +1,4 @@
-"""Reads Parquet by row groups and brings its types to the few that training knows."""
+"""Reads Parquet by row groups and converts its types to the few that training supports."""
 
 # pyright: standard, reportAttributeAccessIssue=false
 # pyarrow carries no types, and makes its compute functions when it is imported.
@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 from app.datasets.batch import ROWS
 from app.datasets.columns import check_columns
 from app.datasets.errors import UnusableFile
-from app.datasets.limits import Limits
+from app.datasets.limits import UploadLimits
 
 SMALL_DECIMAL = 18
-"""Digits of a whole decimal that surely fit 64 bits."""
+"""The number of decimal digits that always fit into 64 bits."""
 
 Check = Callable[[pa.DataType], bool]
 
@@ -34,7 +34,7 @@ PLAIN: tuple[tuple[Check, pa.DataType], ...] = (
     (pa.types.is_timestamp, pa.string()),
     (pa.types.is_time, pa.string()),
 )
-"""Which types are kept as which."""
+"""How types are converted."""
 
 LISTS: tuple[Check, ...] = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
 
@@ -42,7 +42,7 @@ LISTS: tuple[Check, ...] = (pa.types.is_list, pa.types.is_large_list, pa.types.i
 class ParquetRows:
     """A Parquet file: its `schema` after conversion, and its rows in batches of that schema."""
 
-    def __init__(self, path: Path, limits: Limits) -> None:
+    def __init__(self, path: Path, limits: UploadLimits) -> None:
         """Raises UnusableFile for damaged files, types that cannot be kept, and too many columns or rows."""
         try:
             self._file = pq.ParquetFile(path)
@@ -73,9 +73,11 @@ class ParquetRows:
 
 
 def damaged(error: Exception) -> UnusableFile:
-    """Say that Parquet cannot be read."""
+    """The error for Parquet that cannot be read."""
     reason = str(error).splitlines()[0][:300]
-    return UnusableFile(f"the Parquet is damaged or cut off: {reason}", "damaged", hint="write or upload it again")
+    return UnusableFile(
+        f"the Parquet file is damaged or truncated: {reason}", "damaged", hint="write or upload it again"
+    )
 
 
 def _kept_as(kind: pa.DataType, path: str) -> pa.DataType:

@@ -1,4 +1,4 @@
-"""Looks into the Parquet of a dataset, one row group at a time."""
+"""Reads the first rows and the classes of a dataset's Parquet, one row group at a time."""
 
 # pyright: standard
 # pyarrow carries no types.
@@ -19,9 +19,9 @@ PAGE_BYTES = 16 << 20
 
 
 def preview(parquet: Path | BinaryIO, start: int, limit: int) -> list[dict[str, Any]]:
-    """Return up to `limit` rows from row `start`, which counts from 0, as JSON can hold them, `_line` included.
+    """Return up to `limit` rows from row `start`, which counts from 0, in a form that JSON can hold, with `_line`.
 
-    Fewer come when they are large: at least one, and not many more than 16 MiB.
+    Fewer rows are returned if they are large: at least one, and not much more than 16 MiB.
     """
     with pq.ParquetFile(parquet) as file:
         rows: list[dict[str, Any]] = []
@@ -40,7 +40,8 @@ def preview(parquet: Path | BinaryIO, start: int, limit: int) -> list[dict[str, 
 def class_counts(parquet: Path | BinaryIO, column: str) -> dict[str, int] | None:
     """Count the rows of each class name of a label column, in the order of class ids.
 
-    Returns None for more than 1,000 classes: the column holds no labels. Raises KeyError without the column.
+    Returns None for more than 1,000 classes, because such a column does not have labels. Raises KeyError without the
+    column.
     """
     counts: Counter[str] = Counter()
     with pq.ParquetFile(parquet) as file:

@@ -17,13 +17,13 @@ def dataset(session: Session, project_id: str, dataset_id: str) -> Dataset | Non
 
 
 def hold(session: Session, dataset_ids: Collection[str]) -> set[str]:
-    """Those of these datasets that are not deleted; none of them can be until the transaction ends."""
+    """Those of these datasets that are not deleted. They cannot be deleted until the transaction ends."""
     alive = select(Dataset.id).where(Dataset.id.in_(dataset_ids), Dataset.deleted_at.is_(None))
     return set(session.scalars(alive.with_for_update(read=True)))
 
 
 def dataset_to_remove(session: Session, project_id: str, dataset_id: str) -> Dataset | None:
-    """One dataset of this project, deleted or not; no job can come to need it until the transaction ends."""
+    """One dataset of this project, deleted or not. No new job can use it until the transaction ends."""
     query = select(Dataset).where(Dataset.id == dataset_id, Dataset.project_id == project_id)
     return session.scalar(query.with_for_update())
 

@@ -1,4 +1,4 @@
-"""Types for columns that come with their own: JSON. Nested lists and objects are told apart to the leaf."""
+"""Types for columns whose values have types, as in JSON. Nested lists and objects are typed down to the leaves."""
 
 # pyright: standard
 # pyarrow carries no types.
@@ -13,7 +13,7 @@ import pyarrow as pa
 from app.datasets.batch import Batch
 from app.datasets.columns import check_columns, is_text
 from app.datasets.errors import UnusableFile
-from app.datasets.limits import Limits
+from app.datasets.limits import UploadLimits
 
 DEPTH_LIMIT = 32
 INTEGERS = range(-(2**63), 2**63)
@@ -33,14 +33,20 @@ SCALARS: dict[str, pa.DataType] = {
     "string": pa.string(),
 }
 PLAIN: dict[str, set[type]] = {"string": {str}, "integer": {int}, "number": {int}, "boolean": {bool}}
-"""Kind to what it takes in without a closer look; that integers fit is seen when they are converted."""
+"""Kind to the kinds that it accepts without a further check.
+
+Whether integers fit is checked when they are converted.
+"""
 
 ARTICLES = {"integer": "an integer", "object": "an object"}
 
 
 @dataclass
 class Shape:
-    """What was found at one place of the rows, and where first; `kind` is empty while all was null."""
+    """What was found at one path of the rows, and where it was first found.
+
+    `kind` is empty while all values are null.
+    """
 
     kind: str = ""
     where: str = ""
@@ -64,14 +70,14 @@ class Shape:
 
 
 class JsonTypes:
-    """The type of each column: integers and decimals make a number, any other mixture is an error."""
+    """The type of each column. Integers and decimals become numbers; any other mixture is an error."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: UploadLimits) -> None:
         self._limits = limits
         self._shapes: dict[str, Shape] = {}
 
     def learn(self, batch: Batch) -> None:
-        """Take in a batch. Raises UnusableFile with line and column: code `mixed_types`, `not_finite`, …."""
+        """Add a batch. Raises UnusableFile with line and column: code `mixed_types`, `not_finite`, …."""
         new = [name for name in batch.columns if name not in self._shapes]
         if new:
             check_columns([*self._shapes, *new], self._limits.columns, line=batch.lines[-1])
@@ -120,7 +126,7 @@ class JsonTypes:
                 if len(shape.fields) == self._limits.columns:
                     raise place.error(f"has more than {self._limits.columns:,} different keys", "too_many_columns")
                 if not is_text(name):
-                    raise place.error("has a key with a lone surrogate or NUL, which is no text", "bad_value")
+                    raise place.error("has a key with a lone surrogate or NUL, which is not valid text", "bad_value")
                 shape.fields[name] = Shape()
             if member is not None:
                 self._take(shape.fields[name], member, inner)
@@ -178,7 +184,7 @@ def _refusal(cell: Any, kind: pa.DataType) -> str | None:
     try:
         pa.array([cell], kind)
     except UnicodeEncodeError:
-        return "holds a lone surrogate, which is no text"
+        return "contains a lone surrogate, which is not valid text"
     except (pa.ArrowException, OverflowError) as error:
         return f"cannot be kept: {str(error)[:200]}"
     return None

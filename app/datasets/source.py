@@ -1,4 +1,4 @@
-"""A text file as a stream of bytes that is watched: unpacked, bounded, and clean of NUL bytes."""
+"""A text file as a checked stream of bytes: decompressed, limited in size, and free of NUL bytes."""
 
 import codecs
 import gzip
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from app.datasets.errors import UnusableFile
-from app.datasets.limits import Limits
+from app.datasets.limits import UploadLimits
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -21,14 +21,14 @@ BLOCK = 1 << 20
 
 
 class Source:
-    """A file that can be opened again and again, gzipped or not."""
+    """A file that can be opened several times, gzipped or not."""
 
-    def __init__(self, path: Path, *, compressed: bool, limits: Limits) -> None:
+    def __init__(self, path: Path, *, compressed: bool, limits: UploadLimits) -> None:
         self.path = path
         self.compressed = compressed
         self.limits = limits
         self.unpacked = 0
-        """Bytes that it holds once unpacked, as far as it was read."""
+        """The number of bytes read so far, after decompression."""
 
     @contextmanager
     def open(self, *, long_lines: bool = False) -> "Generator[Watched, None, None]":
@@ -67,7 +67,7 @@ class Source:
 
 
 class Watched(io.RawIOBase):
-    """A binary stream. `offset` counts the bytes given out, from the start of the unpacked file."""
+    """A binary stream. `offset` counts the bytes that were read, from the start of the decompressed file."""
 
     def __init__(self, inner: BinaryIO, most: int, longest: int | None) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Watched(io.RawIOBase):
         self.offset = 0
 
     def skip_mark(self) -> None:
-        """Leave out a UTF-8 byte order mark."""
+        """Skip a UTF-8 byte order mark."""
         head = self._pull(len(codecs.BOM_UTF8))
         if head == codecs.BOM_UTF8:
             self.offset = len(head)
@@ -92,7 +92,7 @@ class Watched(io.RawIOBase):
         return True
 
     def readinto(self, buffer: "WriteableBuffer", /) -> int:
-        """Give the next bytes, once they are found to be in order."""
+        """Return the next bytes after checking them."""
         view = memoryview(buffer)
         block = self._head or self._pull(len(view))
         self._head = b""
@@ -109,7 +109,7 @@ class Watched(io.RawIOBase):
             return self._inner.read(size)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise UnusableFile(
-                f"the gzip data is damaged or cut off after {self.offset:,} unpacked bytes: {error}",
+                f"the gzip data is damaged or truncated after {self.offset:,} unpacked bytes: {error}",
                 "damaged",
                 hint="pack or upload it again",
             ) from error
@@ -119,10 +119,10 @@ class Watched(io.RawIOBase):
         if nul >= 0:
             line = self.lines + block.count(b"\n", 0, nul) + 1
             raise UnusableFile(
-                f"line {line} holds a NUL byte (at offset {self.offset + nul:,})",
+                f"line {line} contains a NUL byte (at offset {self.offset + nul:,})",
                 "nul_byte",
                 line=line,
-                hint="text must be UTF-8; a file saved as UTF-16 or a binary file holds NUL bytes",
+                hint="text must be UTF-8; a file saved as UTF-16 or a binary file contains NUL bytes",
             )
         newest = max(block.rfind(b"\n"), block.rfind(b"\r"))
         self._unbroken = len(block) - newest - 1 if newest >= 0 else self._unbroken + len(block)
@@ -132,22 +132,24 @@ class Watched(io.RawIOBase):
             raise too_long(self.lines + 1, self._longest)
         if self.offset > self._most:
             raise UnusableFile(
-                f"the file unpacks to more than {self._most:,} bytes", "too_large", hint="make several datasets of it"
+                f"the file unpacks to more than {self._most:,} bytes",
+                "too_large",
+                hint="split it into several datasets",
             )
 
 
 def too_long(line: int, limit: int) -> UnusableFile:
-    """Say that a line or record is over the limit in bytes."""
+    """The error for a line or record that is longer than the limit in bytes."""
     return UnusableFile(f"line {line} is longer than {limit:,} bytes", "too_long", line=line)
 
 
 def is_bad(text: str) -> bool:
-    """Whether text that was read with `errors="surrogateescape"` holds bytes that are not UTF-8."""
+    """Whether text that was read with `errors="surrogateescape"` has bytes that are not UTF-8."""
     return not text.isascii() and any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
 def bad_utf8(line: int, offset: int, byte: int, row: int | None = None, column: str | None = None) -> UnusableFile:
-    """Say which byte is not UTF-8; `offset` counts from 0."""
+    """The error for a byte that is not UTF-8; `offset` counts from 0."""
     guess = bytes([byte]).decode("cp1252", errors="replace")
     hint = "save the file as UTF-8"
     if guess.isalpha():

@@ -11,7 +11,7 @@ from app.tables import Base
 
 
 class Dataset(Base):
-    """One uploaded file, or several of the same columns, inspected and kept as Parquet."""
+    """One uploaded file, or several with the same columns, inspected and stored as Parquet."""
 
     __tablename__ = "datasets"
 

@@ -16,10 +16,10 @@ NUMBER = r"^-?((0|[1-9][0-9]{0,17})(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
 BOOLEAN = r"^(true|false|True|False|TRUE|FALSE)$"
 
 PATTERNS: dict[pa.DataType, str] = {pa.int64(): INTEGER, pa.float64(): NUMBER, pa.bool_(): BOOLEAN}
-"""Type to what every cell of such a column looks like, narrowest first. "007" is none of them, and stays text."""
+"""Type to the pattern of every cell of such a column, narrowest type first. "007" matches none, and stays text."""
 
 UNKNOWN = pa.null()
-"""The type of a column whose cells were all empty so far."""
+"""The type of a column whose cells have all been empty so far."""
 
 
 class TextTypes:

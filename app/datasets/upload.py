@@ -12,12 +12,12 @@ from app.errors import TooLarge
 
 WRITE_BYTES = 1024**2
 AROUND_BYTES = 256 * 1024
-"""What boundaries, part headers and the name may take on top of the files."""
+"""How many bytes boundaries, part headers and the name may take in addition to the files."""
 
 
 @dataclass(frozen=True)
 class ReceivedFile:
-    """A file that has arrived whole: what the user calls it, where it is, its size in bytes and sha256."""
+    """A complete file: its name, its path, its size in bytes and its sha256."""
 
     filename: str
     path: Path
@@ -27,7 +27,7 @@ class ReceivedFile:
 
 @dataclass(frozen=True)
 class Received:
-    """An upload that has arrived whole, one file or more; `sha256` is that of all files, one after the other."""
+    """A complete upload of one file or more. `sha256` is that of all files, one after the other."""
 
     name: str | None
     files: list[ReceivedFile]
@@ -79,7 +79,7 @@ class _Written:
         self.size = 0
 
     def add(self, parts: list[FilePart]) -> None:
-        """Append what has come of each part to its file. Only the last part can go on."""
+        """Append the bytes received of each part to its file. Only the last part can be incomplete."""
         for part in parts[len(self._files) :]:
             self._files.append(_File(part.filename, self._folder / f"upload-{len(self._files) + 1}"))
         for number, (file, part) in enumerate(zip(self._files, parts, strict=True)):

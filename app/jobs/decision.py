@@ -24,7 +24,7 @@ from app.specs import Resolved
 
 LONGEST_BACKOFF_SECONDS = 60.0
 POSTPONED_BACKOFFS = 30.0
-"""A job is postponed for so many times the first back-off: a minute by default."""
+"""A job is postponed for this many times the first back-off: a minute by default."""
 DEADLINE_GRACE_SECONDS = 300.0
 """How long after the deadline the worker has to save a checkpoint and end the job itself."""
 
@@ -51,7 +51,7 @@ class RetryPolicy:
         return POSTPONED_BACKOFFS * self.backoff_seconds
 
     def wait_seconds(self, failures: int) -> float:
-        """How long a job waits after so many failures."""
+        """How long a job waits after this many failures."""
         return min(self.backoff_seconds * 2 ** (failures - 1), LONGEST_BACKOFF_SECONDS)
 
     def allows(self, counts: "Counts") -> bool:
@@ -75,7 +75,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class History:
-    """What is known of a job when one of its attempts ends."""
+    """What is known about a job when one of its attempts ends."""
 
     counts: Counts
     furthest_step: int = 0
@@ -99,7 +99,7 @@ class History:
 
 @dataclass(frozen=True)
 class Transition:
-    """What is written about a job: its edge of the state machine and everything that goes with it."""
+    """What is written about a job: its edge of the state machine and the values that belong to it."""
 
     edge: Edge
     counts: Counts
@@ -114,7 +114,8 @@ class Transition:
 def decide(outcome: Outcome, history: History, policy: RetryPolicy) -> Transition:
     """What becomes of a job whose attempt ended with `outcome`.
 
-    A requested cancel takes precedence over everything but success, and a requested pause over the queue: nobody claims a
+    A requested cancel takes precedence over everything but success, and a requested pause over the queue: nobody claims
+    a
     queued job with such a request.
     """
     transition = _on_its_own(outcome, history, policy)

@@ -8,7 +8,7 @@ from app.jobs.states import Edge, JobStatus
 
 
 class EventType(StrEnum):
-    """What an event tells about."""
+    """The type of an event."""
 
     STATUS = "status"
     PHASE = "phase"
@@ -36,13 +36,13 @@ StatusData = TypedDict(
 
 
 class PhaseData(TypedDict):
-    """What the training process does from now on."""
+    """What the training process is doing from now on."""
 
     phase: str
 
 
 class ResolvedData(TypedDict):
-    """What defaults and `auto` became."""
+    """The values that were chosen for defaults and `auto`."""
 
     resolved: dict[str, Any]
 
@@ -66,7 +66,7 @@ class MetricData(TypedDict):
 
 
 class NoteData(TypedDict):
-    """Something that people should see. `engine` is the engine that no worker offers."""
+    """Something that the user should see. `engine` is the engine that no worker offers."""
 
     message: str
     engine: NotRequired[str]
@@ -125,7 +125,7 @@ def status(edge: Edge, *, owner: str | None = None, error: Mapping[str, Any] | N
 
 
 def submitted(parent: str | None) -> Entry:
-    """A job came to be; `parent` is the job that it retries."""
+    """A job was created; `parent` is the job that it retries."""
     data: StatusData = {"from": None, "to": JobStatus.QUEUED, "actor": "user", "reason": "submitted"}
     if parent is not None:
         data["parent"] = parent
@@ -133,7 +133,7 @@ def submitted(parent: str | None) -> Entry:
 
 
 def note(message: str, engine: str | None = None) -> Entry:
-    """Something that people should see."""
+    """Something that the user should see."""
     data: NoteData = {"message": message}
     if engine is not None:
         data["engine"] = engine
@@ -146,7 +146,7 @@ def checkpoint(*, step: int, epoch: float | None, metrics: dict[str, Any], is_be
 
 
 def requested(intent: Literal["cancel", "pause"]) -> Entry:
-    """A user asked for something that the worker has still to do."""
+    """A user requested something that the worker has yet to do."""
     return Entry(EventType.INTENT, IntentData(intent=intent, actor="user"))
 
 

@@ -1,4 +1,7 @@
-"""A request that is sent again makes no second job: by its Idempotency-Key, or by its body where it is marked as a retry."""
+"""A repeated request creates no second job.
+
+It is recognized by its Idempotency-Key, or by its body if the client marked it as a retry.
+"""
 
 import json
 from dataclasses import dataclass
@@ -12,23 +15,23 @@ from sqlalchemy.orm import Session
 from app.db import Database, now
 from app.errors import InvalidRequest
 from app.jobs import submission
-from app.jobs.submission import Plan
+from app.jobs.submission import CheckedSpec
 from app.jobs.tables import IdempotencyKey, Job
 
 RETRIED_WITHIN_SECONDS = 600.0
-"""How long after a job was posted the same body, marked by the client as a retry, means that job."""
+"""How long after a job was created the same body, marked by the client as a retry, refers to that job."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What tells a request for a new job from others."""
+    """What identifies a request for a new job."""
 
     project_id: str
     body_sha256: str
     key: str | None
     """Its Idempotency-Key."""
     is_retry: bool
-    """Whether the client says that it sent the same request before."""
+    """Whether the client marked the request as a retry."""
 
 
 def body_sha256(body: Any) -> str:
@@ -37,22 +40,23 @@ def body_sha256(body: Any) -> str:
 
 
 def earlier_job(database: Database, request: Request) -> Job | None:
-    """The job that this request has made already. Raises InvalidRequest where its key was used with another body."""
+    """The job that this request has already created. Raises InvalidRequest if its key was used with another body."""
     if request.key is None and not request.is_retry:
         return None
     with database.read() as session:
         return _recent_job(session, request) if request.key is None else _job_of_key(session, request)
 
 
-def create(database: Database, request: Request, plan: Plan) -> tuple[Job, bool]:
-    """Make the job of a plan, unless a request with the same key was first. Returns the job and whether it is new.
+def create(database: Database, request: Request, checked: CheckedSpec) -> tuple[Job, bool]:
+    """Create the job of a checked spec, unless a request with the same key was first.
 
-    Raises InvalidRequest where a dataset was deleted since the check, or the key was used with another body.
+    Returns the job and whether it is new. Raises InvalidRequest if a dataset was deleted since the check, or if the key
+    was used with another body.
     """
-    job = plan.job(request.project_id, body_sha256=request.body_sha256)
+    job = checked.job(request.project_id, body_sha256=request.body_sha256)
     try:
         with database.write() as session:
-            submission.create(session, plan, job)
+            submission.create(session, checked, job)
             if request.key is not None:
                 session.add(
                     IdempotencyKey(
@@ -80,7 +84,7 @@ def _job_of_key(session: Session, request: Request) -> Job | None:
         return None
     known_hash, job = row
     if known_hash != request.body_sha256:
-        message = f"this Idempotency-Key made job {job.id} from another body; use a new key for a new job"
+        message = f"this Idempotency-Key created job {job.id} from another body; use a new key for a new job"
         raise InvalidRequest(message, param="idempotency-key", code="idempotency_key_reused")
     return job
 

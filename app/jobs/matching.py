@@ -41,12 +41,15 @@ def missing_features(job: Job, worker: Worker) -> list[str]:
 
 
 def least_missing(job: Job, workers: Iterable[Worker]) -> list[str]:
-    """What the worker that comes closest to this job does not know; empty where one can run it, or there is none."""
+    """The features that the closest worker does not know.
+
+    Empty if a worker can run the job, or if there are no workers.
+    """
     return min((missing_features(job, worker) for worker in workers), key=len, default=cast("list[str]", []))
 
 
 def described(features: Collection[str]) -> str:
-    """Missing features for people, after "no live worker"."""
+    """Missing features in words, after "no live worker"."""
     if engine := next((feature for feature in features if feature.startswith(ENGINE)), None):
         return f"offers the engine {engine.removeprefix(ENGINE)}"
     if model := next((feature for feature in features if feature.startswith(LOCAL_MODEL)), None):

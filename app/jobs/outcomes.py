@@ -1,4 +1,4 @@
-"""How an attempt ended, as its worker or the sweeper saw it. `app.jobs.decision` says what becomes of the job."""
+"""How an attempt ended, as its worker or the sweeper saw it. `app.jobs.decision` decides what becomes of the job."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -37,7 +37,7 @@ class Stopped:
 
 @dataclass(frozen=True)
 class OutOfMemory:
-    """The training process got no more memory."""
+    """The training process ran out of memory."""
 
     phase: str
     """What the job was doing."""

@@ -30,7 +30,7 @@ def jobs(
     created_after: float | None = None,
     created_before: float | None = None,
 ) -> tuple[list[Job], bool]:
-    """A page of jobs, newest first, and whether there are more. `after` is the last id of the page before."""
+    """A page of jobs, newest first, and whether there are more. `after` is the last id of the previous page."""
     query = select(Job).where(Job.project_id == project_id)
     exact = [(Job.status, status), (Job.task, task), (Job.name, name)]
     query = query.where(*(column == value for column, value in exact if value is not None))
@@ -129,7 +129,7 @@ def job_datasets(session: Session, job_id: str) -> Sequence[Dataset]:
 
 
 def preflight(session: Session, job_id: str) -> dict[str, Any]:
-    """What is known so far of a job's rows and steps."""
+    """What is known so far about a job's rows and steps."""
     return session.scalar(select(Job.preflight).where(Job.id == job_id)) or {}
 
 
@@ -170,7 +170,7 @@ def job_counts(session: Session) -> dict[str, int]:
 
 
 def longest_wait(session: Session) -> float | None:
-    """For how many seconds the oldest queued job of all projects has waited."""
+    """How many seconds the oldest queued job of all projects has waited."""
     return session.scalar(select(now() - func.min(Job.queued_at)).where(Job.status == JobStatus.QUEUED))
 
 

@@ -1,4 +1,4 @@
-"""Makes text and JSON fit for a database."""
+"""Makes text and JSON storable in a database."""
 
 from typing import Any, cast
 

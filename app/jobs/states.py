@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class JobStatus(StrEnum):
-    """Where a job stands. The last three are final."""
+    """The status of a job. The last three are final."""
 
     QUEUED = "queued"
     RUNNING = "running"

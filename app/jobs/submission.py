@@ -37,7 +37,7 @@ INLINE_LIMIT_BYTES = 1024**2
 
 
 class Estimate(NamedTuple):
-    """Rows and optimiser steps; None where only the hub knows."""
+    """Rows and optimizer steps; None if only the hub knows."""
 
     train_rows: int | None
     eval_rows: int | None
@@ -45,17 +45,17 @@ class Estimate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class CheckedSpec:
     """A spec that can become a job."""
 
     spec: JobSpec
     datasets: Mapping[str, Dataset]
     """Split to uploaded dataset, for the splits that are uploaded."""
     findings: Findings | None = None
-    """What was found in the rows looked at; None where only the hub has them."""
+    """What was found in the checked rows; None if only the hub has them."""
 
     def job(self, project_id: str, body_sha256: str) -> Job:
-        """The row to submit. `body_sha256` is the hash of the body that asked for it."""
+        """The row to submit. `body_sha256` is the hash of the request body."""
         return Job(
             id=new_id("job"),
             project_id=project_id,
@@ -77,7 +77,7 @@ class Plan:
         return {dataset.id for dataset in self.datasets.values()}
 
     def estimate(self) -> Estimate:
-        """How much there is to do."""
+        """How much work the job has."""
         train, evaluation = self._rows("train"), self._rows("eval")
         fraction = self.spec.data.eval_fraction
         if train is not None and fraction is not None:
@@ -106,7 +106,7 @@ class Plan:
 
 def check(
     database: Database, copies: LocalCopies, project_id: str, spec: JobSpec, *, row_limit: int, models_dir: Path
-) -> Plan:
+) -> CheckedSpec:
     """Check a spec against what the project and the workers have, and up to `row_limit` rows of each split.
 
     `models_dir` is the models folder of this process, which workers may share.
@@ -120,40 +120,42 @@ def check(
         _check_local_model(session, spec, models_dir)
         _check_hardware(session, spec)
     _check_columns(spec, uploaded)
-    return Plan(spec, uploaded, _check_rows(spec, uploaded, copies, row_limit))
+    return CheckedSpec(spec, uploaded, _check_rows(spec, uploaded, copies, row_limit))
 
 
-def find(session: Session, parent: Job, models_dir: Path) -> Plan:
-    """The plan of a job that is to run once more. Its rows were checked when it was posted and cannot have changed.
+def find(session: Session, parent: Job, models_dir: Path) -> CheckedSpec:
+    """The checked spec of a job that shall run again.
 
-    Raises Conflict where this version cannot run its spec, InvalidRequest where something that it reads is gone.
+    Its rows were checked when it was submitted and cannot have changed. Raises Conflict if this version cannot run its
+    spec, InvalidRequest if something that it reads is gone.
     """
     spec = _stored_spec(parent)
     _check_earlier_job(session, parent.project_id, spec)
     _check_local_model(session, spec, models_dir)
-    return Plan(spec, _datasets(session, parent.project_id, spec))
+    return CheckedSpec(spec, _datasets(session, parent.project_id, spec))
 
 
-def create(session: Session, plan: Plan, job: Job) -> None:
-    """Submit the job of a plan together with the datasets that it reads. The caller commits.
+def create(session: Session, checked: CheckedSpec, job: Job) -> None:
+    """Submit the job of a checked spec together with the datasets that it reads. The caller commits.
 
     Raises InvalidRequest when a dataset was deleted since the check.
     """
-    _hold_datasets(session, plan)
+    _hold_datasets(session, checked)
     lifecycle.submit(session, job)
-    session.add_all(JobDataset(job_id=job.id, dataset_id=found) for found in plan.dataset_ids())
+    session.add_all(JobDataset(job_id=job.id, dataset_id=found) for found in checked.dataset_ids())
 
 
-def _hold_datasets(session: Session, plan: Plan) -> None:
+def _hold_datasets(session: Session, checked: CheckedSpec) -> None:
     # In the transaction of the job, so that none is deleted before the job is there.
-    held = datasets.hold(session, plan.dataset_ids())
-    for split, dataset in plan.datasets.items():
+    held = datasets.hold(session, checked.dataset_ids())
+    for split, dataset in checked.datasets.items():
         if dataset.id not in held:
             raise _no_dataset(split)
 
 
 def _stored_spec(job: Job) -> JobSpec:
-    # Fields that this version does not know are ignored when the spec is read, so a job that uses one must not get this far.
+    # Fields that this version does not know are ignored when the spec is read, so a job that uses one must not get this
+    # far.
     used = {feature for feature in job.features or () if not feature.startswith(LOCAL_MODEL)}
     unknown = sorted(used - known_features())
     if unknown:
@@ -225,7 +227,7 @@ def _check_earlier_job(session: Session, project_id: str, spec: JobSpec) -> None
         message = f"that job is '{earlier.status}'; only a succeeded job has a model to start from"
         raise InvalidRequest(message, param="model.id", code="model_not_published")
     if earlier.spec["training"]["method"].get("export") == "adapter":
-        message = 'that job published an adapter alone, which is no whole model; run it again with export "merged"'
+        message = 'that job published only an adapter, not a whole model; run it again with export "merged"'
         raise InvalidRequest(message, param="model.id", code="model_not_whole")
 
 
@@ -244,7 +246,9 @@ def _check_local_model(session: Session, spec: JobSpec, models_dir: Path) -> Non
         return
     near = get_close_matches(name, known, n=1)
     hint = (
-        f"did you mean 'local:{near[0]}'?" if near else "copy it into TUNESMITH_MODELS_DIR of a worker, or use a hub id"
+        f"did you mean 'local:{near[0]}'?"
+        if near
+        else "copy the model into TUNESMITH_MODELS_DIR of a worker, or use a hub id"
     )
     raise InvalidRequest(f"no worker has the model '{spec.model.id}'; {hint}", param="model.id", code="model_not_found")
 

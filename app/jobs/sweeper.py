@@ -1,4 +1,4 @@
-"""Repairs what a dead process left behind. Guarded UPDATEs only, so every process may run it."""
+"""Repairs what a dead process left behind. It uses only guarded UPDATEs, so every process may run it."""
 
 import logging
 import threading
@@ -18,9 +18,9 @@ from app.jobs.wakeup import Wakeup
 log = logging.getLogger(__name__)
 
 HINT_SECONDS = 15.0
-"""A job that became due longer ago waits for a slot, not for a hint: more of them would only pile up."""
+"""A job that became due longer ago waits for a slot, not for a hint. More hints would only pile up."""
 ENGINE_SECONDS = 60.0
-"""How long no live worker may have been able to run a job before its log says so."""
+"""If no live worker could run a job for this long, its log gets a note."""
 
 
 def sweep(
@@ -31,9 +31,10 @@ def sweep(
     reclaims: bool = True,
     engine_seconds: float = ENGINE_SECONDS,
 ) -> int:
-    """Reclaim expired leases, fail jobs past their deadline, hint at work just due. Returns jobs changed.
+    """Reclaim expired leases, fail jobs past their deadline, and send hints for jobs that just became due.
 
-    A job that has waited `engine_seconds` while no live worker could run it gets one note in its log.
+    Returns the number of jobs changed. A job that has waited `engine_seconds` while no live worker could run it gets
+    one note in its log.
     """
     changed = _reclaim(database, policy) if reclaims else 0
     with database.read() as session:
@@ -81,9 +82,9 @@ class Sweeper(threading.Thread):
     """Sweeps every `interval` seconds until stopped.
 
     It reclaims only after its own contact with the database has been good for one full lease: while the database was
-    away, and before this process began, nobody may have been able to renew. Contact is a write, as a renewal is, and it
-    is good while the database's clock says that it came in time: it does not where a lock kept all writers waiting,
-    where this machine slept, and where that clock was set.
+    away, and before this process started, perhaps no worker could renew its lease. Contact means a write, like a
+    renewal. It is good if it is on time by the database's clock. It is late if a lock kept all writers waiting, if this
+    machine slept, or if that clock was set.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class Sweeper(threading.Thread):
         self._stop_asked = threading.Event()
 
     def run(self) -> None:
-        """Sweep until stopped; an unreachable database is logged and tried again."""
+        """Sweep until stopped. An unreachable database is logged and tried again."""
         good_since: float | None = None
         last_contact = 0.0
         while not self._stop_asked.wait(self._interval):

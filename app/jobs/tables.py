@@ -33,7 +33,7 @@ class Job(Base):
     engine: Mapped[str] = mapped_column(String(20), insert_default="trainer", server_default="trainer")
     parent_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), index=True)
     start_artifact_id: Mapped[str | None] = mapped_column(String(40))
-    """A checkpoint of an earlier job that the first attempt goes on from."""
+    """The checkpoint of an earlier job that the first attempt continues from."""
     features: Mapped[list[str] | None]
     """What a worker must know to run it (`app.specs.features`); None for a job of a service before 0007."""
     body_sha256: Mapped[str] = mapped_column(String(64))
@@ -49,7 +49,7 @@ class Job(Base):
     queued_at: Mapped[float] = mapped_column(insert_default=db_now())
     available_at: Mapped[float] = mapped_column(insert_default=db_now())
     waiting_since: Mapped[float | None] = mapped_column(insert_default=db_now())
-    """When it entered the queue the last time. `queued_at` stays when an attempt failed, and orders the queue."""
+    """When the job last entered the queue. `queued_at` does not change when an attempt fails, and orders the queue."""
     timeout_seconds: Mapped[int] = mapped_column(Integer)
     deadline_at: Mapped[float | None]
     failures: Mapped[int] = mapped_column(Integer, insert_default=0)
@@ -67,7 +67,7 @@ class Job(Base):
     queued_seconds: Mapped[float] = mapped_column(insert_default=0.0, server_default="0")
     running_seconds: Mapped[float] = mapped_column(insert_default=0.0, server_default="0")
     gpu_seconds: Mapped[float] = mapped_column(insert_default=0.0, server_default="0")
-    """Sums over the statuses that it has left (`app.jobs.usage`)."""
+    """Sums over the statuses that the job has left (`app.jobs.usage`)."""
     gpus: Mapped[int] = mapped_column(Integer, insert_default=0, server_default="0")
     """GPUs that the newest attempt holds or held."""
 
@@ -143,7 +143,7 @@ class Artifact(Base):
 
 
 class IdempotencyKey(Base):
-    """Which job an Idempotency-Key made, and from what body."""
+    """The job that an Idempotency-Key created, and the hash of its body."""
 
     __tablename__ = "idempotency_keys"
 

@@ -1,6 +1,6 @@
 """How long a job has waited and run, and for how long it has held GPUs, in seconds by the database's clock.
 
-Each UPDATE that changes the status adds what the status before has taken. Time in pause is in none of the sums.
+Each UPDATE that changes the status adds the time spent in the previous status. Time in pause is in none of the sums.
 """
 
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""Where a queued job stands, and why it does not run yet."""
+"""The position of a queued job, and why it does not run yet."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,7 @@ def queue_positions(session: Session, queues: Sequence[str]) -> dict[str, int]:
 
 
 def waiting_for(session: Session, job: Job, *, silent_for: float) -> str | None:
-    """Why a queued job does not run yet, for people; None unless it is queued."""
+    """Why a queued job does not run yet, in words; None unless it is queued."""
     if job.status != JobStatus.QUEUED:
         return None
     if wait := session.scalar(select(Job.available_at - now()).where(Job.id == job.id, Job.available_at > now())):
@@ -44,7 +44,7 @@ def waiting_for(session: Session, job: Job, *, silent_for: float) -> str | None:
         return "no worker is alive"
     if not knowing:
         return f"no live worker {described(least_missing(job, alive))}"
-    return "no live worker offers a GPU" if job.queue == "gpu" else "all live workers run only jobs that need a GPU"
+    return "no live worker offers a GPU" if job.queue == "gpu" else "all live workers take only jobs that need a GPU"
 
 
 def _of_queue(queue: str, alive: Sequence[Worker]) -> Sequence[Worker]:
@@ -64,19 +64,21 @@ def _waiting_for_slot(session: Session, able: Sequence[Worker]) -> str:
 
 
 def without_worker(session: Session, *, waited: float) -> Sequence[tuple[Job, list[str]]]:
-    """Queued jobs, a hundred at most, that no worker of the last `waited` seconds can run, and whose log does not say so.
+    """Up to a hundred queued jobs that no worker of the last `waited` seconds can run and that have no note about it.
 
-    Each with the features that the closest worker does not know; all its features where there was no worker.
+    Each comes with the features that the closest worker does not know, or with all its features if there was no worker.
     """
     heard = Worker.last_seen_at > now() - waited
-    told = exists().where(Event.job_id == Job.id, Event.type == "note", Event.data["engine"].as_string() == Job.engine)
+    has_note = exists().where(
+        Event.job_id == Job.id, Event.type == "note", Event.data["engine"].as_string() == Job.engine
+    )
     found = session.scalars(
         select(Job)
         .where(
             Job.status == JobStatus.QUEUED,
             Job.available_at < now() - waited,
             ~exists().where(heard, runs_job()),
-            ~told,
+            ~has_note,
         )
         .limit(100)
     ).all()

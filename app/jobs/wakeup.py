@@ -1,5 +1,5 @@
 # pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false, reportUnknownVariableType=false
-"""Tells workers, after a commit, that there is work. A hint only: workers poll anyway."""
+"""Notifies workers, after a commit, that there is work. This is only a hint: workers poll anyway."""
 
 import logging
 from typing import Protocol
@@ -13,10 +13,10 @@ WAKE_TASK = "tunesmith.wake"
 
 
 class Wakeup(Protocol):
-    """How a hint travels."""
+    """How hints are sent."""
 
     def hint(self, queue: str) -> None:
-        """Say that this queue has work. Never raises: a lost hint costs one poll interval."""
+        """Announce that this queue has work. Never raises: a lost hint only delays a job by one poll interval."""
         ...
 
 
@@ -54,7 +54,7 @@ def open_wakeup(broker_url: str) -> Wakeup:
 
 
 def broker(url: str) -> Celery:
-    """A Celery app on this broker, with the settings that make its messages mere hints."""
+    """A Celery app on this broker, configured so that its messages are only hints."""
     celery = Celery("tunesmith", broker=url)
     celery.conf.update(
         task_ignore_result=True,

@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, cast
 
-from app.specs.engines import ENGINES
-from app.specs.methods import METHODS
+from app.specs.engines import ENGINE_FACTS
+from app.specs.methods import METHOD_FACTS
 from app.specs.tasks import TASKS
 from app.specs.tasks.base import Limits, TaskSpec
 
@@ -13,11 +13,15 @@ METHOD = "training.method.type"
 
 
 def incompatibility(spec: Any) -> tuple[str, str] | None:
-    """The first field of a spec that its task, engine or method does not support, and why; None where all work together."""
+    """The first field of a spec that its task, engine or method does not support, and why; None if all work together."""
     engine, method = spec.training.engine, spec.training.method.type
     sides: list[tuple[str, Limits, Mapping[str, Limits]]] = [
-        (f"the engine {engine}", _of_engine(engine), {name: _of_engine(name) for name in ENGINES}),
-        (f"the method {method}", METHODS[method].limits, {name: facts.limits for name, facts in METHODS.items()}),
+        (f"the engine {engine}", _of_engine(engine), {name: _of_engine(name) for name in ENGINE_FACTS}),
+        (
+            f"the method {method}",
+            METHOD_FACTS[method].limits,
+            {name: facts.limits for name, facts in METHOD_FACTS.items()},
+        ),
         (
             f"the task {spec.task.type}",
             {METHOD: spec.task.methods, **spec.task.supported},
@@ -40,8 +44,8 @@ def supports(engine: str, path: str, value: Any) -> bool:
 def engines_for(task: str) -> dict[str, dict[str, list[Any]]]:
     """The engines that can train a task, each with its limits."""
     return {
-        name: {path: list(supported) for path, supported in ENGINES[name].limits.items()}
-        for name in ENGINES
+        name: {path: list(supported) for path, supported in ENGINE_FACTS[name].limits.items()}
+        for name in ENGINE_FACTS
         if name in TASKS[task].engines
     }
 
@@ -50,14 +54,14 @@ def methods_for(task: str) -> dict[str, list[str]]:
     """The methods that a task can be trained with, each with the engines that support it."""
     return {
         method: [name for name in engines_for(task) if supports(name, METHOD, method)]
-        for method in METHODS
+        for method in METHOD_FACTS
         if method in TASKS[task].methods
     }
 
 
 def _of_engine(engine: str) -> Limits:
     tasks = tuple(name for name, task in TASKS.items() if engine in task.engines)
-    return {**ENGINES[engine].limits, "task.type": tasks}
+    return {**ENGINE_FACTS[engine].limits, "task.type": tasks}
 
 
 def _of_task(task: type[TaskSpec]) -> Limits:
@@ -80,4 +84,4 @@ def _refusal(name: str, path: str, value: Any, supported: tuple[Any, ...], other
     able = [other for other, limits in others.items() if _includes(limits.get(path, (value,)), value)]
     here = f"only {' or '.join(map(json.dumps, supported))}" if supported else "nothing"
     kind = name.split()[1]
-    return f"{name} takes {here} here; {json.dumps(value)} works with {' and '.join(able) or f'no {kind}'}"
+    return f"{name} supports {here} here; {json.dumps(value)} works with {' and '.join(able) or f'no {kind}'}"

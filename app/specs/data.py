@@ -1,4 +1,4 @@
-"""Where a job's rows come from, and which columns play which role."""
+"""Where a job's rows come from, and which column has which role."""
 
 from typing import Annotated, Any, Literal, cast
 
@@ -24,29 +24,32 @@ class HubData(Strict):
         description="The dataset's id on the hub, such as `yelp_review_full`.",
     )
     config: str | None = Field(
-        default=None, max_length=200, description="The dataset's configuration, where it has several."
+        default=None, max_length=200, description="The dataset's configuration, if it has several."
     )
     split: str = Field(
         default="train",
         max_length=100,
-        description="The split to read, such as `train`, or a slice or sum of splits, such as `train[:10%]` or `train+test`.",
+        description="The split to read, such as `train`, or a slice or sum of splits, such as `train[:10%]` or "
+        "`train+test`.",
     )
     revision: str | None = Field(default=None, max_length=200, description="A branch, tag or commit of the dataset.")
     streaming: bool = Field(
         default=False,
-        description="For `train`: read rows as they are needed instead of all before the first step. Needs "
-        "`training.max_steps`, which then also is what an epoch is, and `task.labels` where the dataset does not name its classes.",
+        description="For `train`: read rows when they are needed instead of all before the first step. Requires "
+        "`training.max_steps`, which then also defines an epoch, and `task.labels` if the dataset "
+        "does not name its classes.",
     )
     shuffle_buffer: int = Field(
         default=10_000,
         ge=1,
         le=1_000_000,
-        description="With `streaming`: rows held in memory, out of which the next one is drawn by `training.seed`.",
+        description="With `streaming`: the number of rows in the shuffle buffer, from which the next row is "
+        "drawn by `training.seed`.",
     )
 
 
 class InlineData(Strict):
-    """Rows written into the spec itself."""
+    """Rows in the spec itself."""
 
     rows: list[dict[str, Any]] = Field(
         min_length=1,
@@ -76,11 +79,13 @@ DataSource = Annotated[
 
 
 class Subset(Strict):
-    """How many rows of each split to use, taken after a seeded shuffle."""
+    """How many rows of each split to use, selected after a seeded shuffle."""
 
-    train: int | None = Field(default=None, ge=1, le=1_000_000_000, description="Rows of train to use; all without it.")
-    eval: int | None = Field(default=None, ge=1, le=1_000_000_000, description="Rows of eval to use; all without it.")
-    test: int | None = Field(default=None, ge=1, le=1_000_000_000, description="Rows of test to use; all without it.")
+    train: int | None = Field(
+        default=None, ge=1, le=1_000_000_000, description="Rows of train to use. Without it: all."
+    )
+    eval: int | None = Field(default=None, ge=1, le=1_000_000_000, description="Rows of eval to use. Without it: all.")
+    test: int | None = Field(default=None, ge=1, le=1_000_000_000, description="Rows of test to use. Without it: all.")
     seed: int = Field(default=42, ge=0, le=2**32 - 1, description="The seed of the shuffle.")
 
 
@@ -89,7 +94,7 @@ class Data(Strict):
 
     train: DataSource = Field(description="What to train on.")
     eval: DataSource | None = Field(
-        default=None, description="What to evaluate on during training and pick the best model by."
+        default=None, description="What to evaluate on during training, to select the best model."
     )
     test: DataSource | None = Field(
         default=None, description="What to evaluate the published model on, once, at the end."
@@ -97,8 +102,8 @@ class Data(Strict):
     columns: dict[str, str] = Field(
         default_factory=dict,
         max_length=20,
-        description='Which column plays which role, such as `{"text": "review", "label": "stars"}`. '
-        "A role that is not named here is the column of its own name.",
+        description='Which column has which role, such as `{"text": "review", "label": "stars"}`. '
+        "A role that is not named here reads the column with its own name.",
     )
     subset: Subset = Field(default_factory=Subset, description="How many rows of each split to use.")
     eval_fraction: float | None = Field(
@@ -109,7 +114,8 @@ class Data(Strict):
     )
     on_bad_row: Literal["fail", "skip"] = Field(
         default="fail",
-        description="What an unusable row does: `fail` ends the job and names it, `skip` leaves it out and counts it.",
+        description="What happens to an unusable row: `fail` ends the job and names the row, `skip` leaves it "
+        "out and counts it.",
     )
 
     @field_validator("columns")

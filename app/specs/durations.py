@@ -1,4 +1,4 @@
-"""Durations as people write them."""
+"""Durations such as `90s` or `6h`."""
 
 import re
 

@@ -1,7 +1,8 @@
 """The engines, and which values of a spec each supports.
 
-A limit is a path into the spec and the values that the engine supports there. A field without a limit supports every value.
-Which tasks an engine can train is said by the tasks (`TaskSpec.engines`).
+A limit is a path into the spec and the values that the engine supports there. A field without a limit supports every
+value.
+Each task lists the engines that can train it (`TaskSpec.engines`).
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from app.specs.tasks.base import Limits
 
 @dataclass(frozen=True)
 class EngineFacts:
-    """What people should know about an engine before they choose it."""
+    """The description of an engine, and its limits."""
 
     description: str
     limits: Limits = field(default_factory=dict[str, tuple[Any, ...]])
@@ -20,7 +21,7 @@ class EngineFacts:
 
 NO_EXPORT: Limits = {"export": ()}
 
-ENGINES: dict[str, EngineFacts] = {
+ENGINE_FACTS: dict[str, EngineFacts] = {
     "trainer": EngineFacts("The Hugging Face Trainer.", NO_EXPORT),
     "pytorch": EngineFacts(
         "A native PyTorch loop over accelerate.",
@@ -40,4 +41,4 @@ ENGINES: dict[str, EngineFacts] = {
         },
     ),
 }
-"""Every `training.engine`. A worker offers all of them but those whose environment it lacks."""
+"""Every `training.engine`. A worker offers all except those whose environment it lacks."""

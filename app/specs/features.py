@@ -1,9 +1,9 @@
 """Which features a job uses, and which features this version knows.
 
 A feature is a path into the spec (`training.warmup_steps`) or a path and a value (`training.scheduler=cosine`). Both
-lists are derived from the spec models, so a field or value that a newer version adds becomes a feature by itself. A job
-stores the features that it uses, a worker announces those that it knows, and a worker claims only jobs whose features it
-knows. A new optional field must therefore behave like the version before when it has its default value.
+lists are derived from the spec models, so a field or value that a newer version adds automatically becomes a feature. A
+job stores the features that it uses. A worker announces those that it knows, and claims only jobs whose features it
+knows. With its default value, a new optional field must therefore behave like the previous version.
 """
 
 from collections.abc import Collection, Iterator
@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from app.specs.compatibility import methods_for
-from app.specs.engines import ENGINES
+from app.specs.engines import ENGINE_FACTS
 from app.specs.job import JobSpec
 from app.specs.tasks import TASKS
 
@@ -40,7 +40,7 @@ def used_features(spec: JobSpec) -> list[str]:
     )
 
 
-def known_features(engines: Collection[str] = tuple(ENGINES)) -> frozenset[str]:
+def known_features(engines: Collection[str] = tuple(ENGINE_FACTS)) -> frozenset[str]:
     """The features that this version knows, on a worker that offers these engines."""
     combinations = {
         _combination(task, engine, method)
@@ -49,7 +49,7 @@ def known_features(engines: Collection[str] = tuple(ENGINES)) -> frozenset[str]:
         for engine in able
         if engine in engines
     }
-    absent = {engine_feature(engine) for engine in ENGINES if engine not in engines}
+    absent = {engine_feature(engine) for engine in ENGINE_FACTS if engine not in engines}
     metrics = {_metric(name, metric) for name, task in TASKS.items() for metric in task.all_metrics()}
     return _fields() - absent | {engine_feature(engine) for engine in engines} | combinations | metrics
 
@@ -118,7 +118,7 @@ def _inside(path: str, field: FieldInfo, model: type[BaseModel]) -> str:
 
 
 def _tag(field: FieldInfo, model: type[BaseModel]) -> str | None:
-    """What tells this model from the others that the field may hold; None where there are no others."""
+    """What distinguishes this model from the others that the field may hold; None if there are no others."""
     if len(list(_models(field.annotation))) == 1:
         return None
     tagged = model.model_fields.get(TAG)

@@ -43,7 +43,8 @@ class Model(Strict):
         min_length=1,
         max_length=200,
         json_schema_extra={"pattern": MODEL_ID.pattern},
-        description="A hub id (`google-bert/bert-base-cased`), `local:NAME` (a folder of the server's models directory), "
+        description="A hub id (`google-bert/bert-base-cased`), `local:NAME` (a folder of the server's models "
+        "directory), "
         "or `job:ID` (the model of an earlier job).",
     )
     revision: str | None = Field(
@@ -58,7 +59,7 @@ class Model(Strict):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """An object, or just its id."""
+        """An object, or only its id."""
         return {"anyOf": [{"type": "string"}, handler(core)], "description": cls.__doc__}
 
     @field_validator("id")
@@ -66,7 +67,7 @@ class Model(Strict):
     def _id_has_a_known_form(cls, model_id: str) -> str:
         # Not Field's own pattern: its error shows the pattern, which helps nobody. And "$" alone takes a line break.
         if MODEL_ID.fullmatch(model_id) is None:
-            raise ValueError("must be a hub id such as 'google-bert/bert-base-cased', 'local:NAME' or 'job:ID'")
+            raise ValueError("must be a hub id such as 'google-bert/bert-base-cased', or 'local:NAME', or 'job:ID'")
         return model_id
 
     @field_validator("config")
@@ -81,27 +82,28 @@ class Model(Strict):
 
 
 class Evaluation(Strict):
-    """When to evaluate and by what."""
+    """When to evaluate, and with which metrics."""
 
     strategy: Cadence = Field(default="epoch", description="When: never, after each epoch, or every `every` steps.")
     every: int | None = Field(
         default=None, ge=1, le=100_000_000, description="Steps between evaluations, with `steps`."
     )
-    at_start: bool = Field(default=False, description="Evaluate once before the first step too, as a baseline.")
-    batch_size: BatchSize = Field(default="auto", description="Rows a forward pass, 1 to 4096, or `auto`.")
+    at_start: bool = Field(default=False, description="Also evaluate once before the first step, as a baseline.")
+    batch_size: BatchSize = Field(default="auto", description="Rows per forward pass, 1 to 4096, or `auto`.")
     metrics: list[str] | None = Field(
         default=None,
         min_length=1,
         max_length=20,
-        description="What to compute, of the task's `metrics` in GET /v1/tasks; its usual metrics without it.",
+        description="The metrics to compute, from the task's `metrics` in GET /v1/tasks. Without it: the task's "
+        "usual metrics.",
     )
     best_by: str | None = Field(
         default=None,
         max_length=100,
-        description="The metric, or `loss`, that picks the best checkpoint; the first of `metrics` without it. "
-        "Of equal checkpoints, the one with the lower loss is the best, then the later one.",
+        description="The metric, or `loss`, that selects the best checkpoint. Without it: the first of "
+        "`metrics`. Ties go to the lower loss, then to the later checkpoint.",
     )
-    predictions: bool = Field(default=True, description="Publish the eval predictions with their rows.")
+    predictions: bool = Field(default=True, description="Publish the predictions for eval together with their rows.")
 
     @model_validator(mode="after")
     def _every_goes_with_steps(self) -> Self:
@@ -128,12 +130,15 @@ class Tokenization(Strict):
     """How text becomes tokens."""
 
     max_length: int = Field(
-        default=512, ge=2, le=1_000_000, description="Tokens a row at most, and never more than the model takes."
+        default=512,
+        ge=2,
+        le=1_000_000,
+        description="The maximum number of tokens per row; the model's own limit also applies.",
     )
     padding: Literal["longest", "max_length"] = Field(
-        default="longest", description="Pad to the longest of a batch, or always to `max_length`."
+        default="longest", description="Pad to the longest row of a batch, or always to `max_length`."
     )
-    truncation: bool = Field(default=True, description="Cut longer rows; without it they are an error.")
+    truncation: bool = Field(default=True, description="Truncate longer rows. If false, a longer row is an error.")
 
 
 class Resources(Strict):
@@ -144,7 +149,7 @@ class Resources(Strict):
     )
     timeout: str = Field(
         default="6h",
-        description="How long the job may run in all, such as `90s`, `30m`, `6h` or `2d`; 30 days at most.",
+        description="How long the job may run in total, such as `90s`, `30m`, `6h` or `2d`; 30 days at most.",
     )
 
     @field_validator("timeout")
@@ -158,24 +163,24 @@ class JobSpec(Strict):
     """A fine-tuning job. Only `task`, `model` and `data.train` are required."""
 
     name: str | None = Field(
-        default=None, min_length=1, max_length=200, description="A name for people; it need not be unique."
+        default=None, min_length=1, max_length=200, description="A name for display; it need not be unique."
     )
     metadata: dict[MetadataKey, MetadataValue] = Field(
         default_factory=dict, max_length=16, description="Up to 16 pairs of text that listing can filter by."
     )
     priority: int = Field(default=0, ge=-100, le=100, description="Higher runs first.")
-    task: Task = Field(description="What the model shall learn to do.")
-    model: Model = Field(description="The pretrained model: an object, or just its id.")
-    data: Data = Field(description="What to learn from.")
+    task: Task = Field(description="What the model learns to do.")
+    model: Model = Field(description="The pretrained model: an object, or only its id.")
+    data: Data = Field(description="The rows to train and evaluate on.")
     tokenization: Tokenization = Field(default_factory=Tokenization, description="How text becomes tokens.")
     training: Training = Field(default_factory=Training, description="How to train.")
-    evaluation: Evaluation = Field(default_factory=Evaluation, description="When to evaluate and by what.")
-    checkpoints: Checkpoints = Field(default_factory=Checkpoints, description="When to save.")
+    evaluation: Evaluation = Field(default_factory=Evaluation, description="When to evaluate, and with which metrics.")
+    checkpoints: Checkpoints = Field(default_factory=Checkpoints, description="When to save checkpoints.")
     export: list[Literal["saved_model"]] = Field(
         default_factory=list[Literal["saved_model"]],
         max_length=1,
-        description="Other formats to publish beside the PyTorch-format model: `saved_model` is TensorFlow's own folder, "
-        "with the engine `tensorflow`.",
+        description="Additional formats to publish: `saved_model` is TensorFlow's own format, with the engine "
+        "`tensorflow`.",
     )
     resources: Resources = Field(default_factory=Resources, description="What the job needs to run.")
 
@@ -190,7 +195,7 @@ class JobSpec(Strict):
         for role in self.data.columns:
             if role not in roles:
                 raise _incompatible(
-                    f"data.columns.{role}", f"is no role of {self.task.type}; its roles are {', '.join(roles)}"
+                    f"data.columns.{role}", f"is not a role of {self.task.type}; its roles are {', '.join(roles)}"
                 )
         if self.data.eval is not None and self.data.eval_fraction is not None:
             raise _incompatible("data.eval_fraction", "give either 'eval' or 'eval_fraction', not both")
@@ -202,7 +207,8 @@ class JobSpec(Strict):
             if metric not in self.task.metrics:
                 known = ", ".join(self.task.metrics)
                 raise _incompatible(
-                    "evaluation.metrics", f"'{metric}' is no metric of this {self.task.type}; its metrics are {known}"
+                    "evaluation.metrics",
+                    f"'{metric}' is not a metric of this {self.task.type}; its metrics are {known}",
                 )
         best_by = self.evaluation.best_by
         if best_by is not None and best_by != "loss" and best_by not in self.metrics:
@@ -220,7 +226,7 @@ class JobSpec(Strict):
 
     @property
     def evaluates(self) -> bool:
-        """Whether checkpoints are judged during training."""
+        """Whether checkpoints are evaluated during training."""
         return self.has_eval_data and self.evaluation.strategy != "none"
 
     @property
@@ -230,17 +236,17 @@ class JobSpec(Strict):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """The metrics to compute: those asked for, or the task's usual ones."""
+        """The metrics to compute: those in the spec, or the task's usual ones."""
         return tuple(self.evaluation.metrics or self.task.default_metrics)
 
     @property
     def best_by(self) -> str:
-        """The metric that picks the best checkpoint."""
+        """The metric that selects the best checkpoint."""
         return self.evaluation.best_by or self.metrics[0]
 
     @property
     def columns(self) -> dict[str, str]:
-        """Role to column name: every required role, and the optional ones that were named."""
+        """Role to column name: every required role, and the optional roles that the spec names."""
         return {role: self.data.columns.get(role, role) for role in self.task.roles} | self.data.columns
 
 

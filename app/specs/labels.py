@@ -8,13 +8,13 @@ from typing import Any
 LABEL_LIMIT = 1000
 SHOWN_LABELS = 20
 ID_DIGITS = 10
-"""No list of labels is so long that its ids have more; int() refuses text of thousands of digits."""
+"""Ids of labels never have more digits. int() refuses text with thousands of digits."""
 
 
 def label_name(cell: Any) -> str | None:
-    """The class name of one raw cell, or None for a cell that holds no label.
+    """The class name of one raw cell, or None for a cell without a label.
 
-    4 and 4.0 are "4", True is "true", text stays as it is less the space around it.
+    The numbers 4 and 4.0 become "4", True becomes "true", and text loses the space around it.
     """
     if cell is None or isinstance(cell, (list, dict)):
         return None
@@ -28,10 +28,10 @@ def label_name(cell: Any) -> str | None:
 
 
 def class_name(cell: Any, labels: Sequence[str] | None) -> str | None:
-    """The class that a raw cell means, given `task.labels`; None for a cell that holds no label.
+    """The class of a raw cell, given `task.labels`; None for a cell without a label.
 
-    A whole number that is no label itself is an id into `labels`. What is neither stays as it is, for the caller to
-    refuse by name.
+    A whole number that is not itself a label is an index into `labels`. Any other value stays as it is, so that the
+    caller can refuse it by name.
     """
     name = label_name(cell)
     if name is None or labels is None or name in labels:
@@ -41,9 +41,9 @@ def class_name(cell: Any, labels: Sequence[str] | None) -> str | None:
 
 
 def ordered(names: Iterable[str]) -> list[str]:
-    """Class names in the order of their ids: by number where all are numbers, else by text.
+    """Class names in the order of their ids: sorted as numbers if all are numbers, otherwise as text.
 
-    The order depends on nothing but the names: "1" and "1.0" are equal numbers, and "nan" has no place among numbers.
+    The order depends only on the names: "1" and "1.0" are equal numbers, and "nan" cannot be sorted among numbers.
     """
     unique = sorted(set(names))
     try:
@@ -54,7 +54,7 @@ def ordered(names: Iterable[str]) -> list[str]:
 
 
 def unknown(word: str, name: str, known: Collection[str] | None) -> str | None:
-    """Say that a class is none of those of train, or None. `word` is what the task calls it."""
+    """The message for a class that does not occur in train, or None. `word` is the task's word for a class."""
     if known is None or name in known:
         return None
     near = get_close_matches(name, known, n=1)
@@ -63,7 +63,7 @@ def unknown(word: str, name: str, known: Collection[str] | None) -> str | None:
 
 
 def too_many(names: Collection[str]) -> str | None:
-    """Say that so many classes are none, or None."""
+    """The message for too many classes, or None."""
     if len(names) <= LABEL_LIMIT:
         return None
     return (
@@ -73,7 +73,7 @@ def too_many(names: Collection[str]) -> str | None:
 
 
 def check_labels(labels: list[str] | None) -> list[str] | None:
-    """Return a spec's list of classes. Raises ValueError where two are alike or one is empty."""
+    """Return a spec's list of classes. Raises ValueError if two are equal or one is empty."""
     if labels is not None and len(set(labels)) != len(labels):
         raise ValueError("a class is named twice")
     if labels is not None and any(not name.strip() for name in labels):

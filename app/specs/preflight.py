@@ -1,6 +1,6 @@
-"""What can be told of a job's rows before any model sees them: which are unusable, how the classes lie, what is in two splits.
+"""What is known about a job's rows before training: unusable rows, the class distribution, and rows in two splits.
 
-Pure Python: submit looks at the first rows of each split, training at all that it uses.
+Pure Python: submit checks the first rows of each split, and training checks all rows that it uses.
 """
 
 import json
@@ -18,15 +18,15 @@ from app.specs.tasks.base import Columns, TaskSpec
 SHOWN = 20
 SHOWN_CLASSES = 100
 DRIFT = 0.1
-"""Classes that lie apart by less are alike enough, whatever the number of rows."""
+"""A smaller total variation distance between class distributions is not reported, whatever the number of rows."""
 IMBALANCE = 20
-"""The largest class has so many times the rows of the smallest."""
+"""A warning is given if the largest class has this many times the rows of the smallest."""
 
 Findings = dict[str, Any]
 
 
 class Survey:
-    """Watches the rows of a job go by, train first."""
+    """Collects facts about the rows of a job as they pass, train first."""
 
     def __init__(self, task: TaskSpec, columns: Columns) -> None:
         self._task, self._columns = task, columns
@@ -42,7 +42,7 @@ class Survey:
         self._skipped: dict[str, int] = {}
 
     def row(self, split: str, number: int, row: Mapping[str, Any]) -> None:
-        """A usable row, whose target was read; `number` is its place in its source, from 1."""
+        """Add a usable row, whose target was read; `number` is its place in its source, from 1."""
         self._rows[split] += 1
         if self._target is not None:
             self._classes.setdefault(split, Counter()).update(self._task.classes(row[self._target]))
@@ -56,12 +56,12 @@ class Survey:
                 shown.append(number)
 
     def bad(self, problem: RowProblem) -> None:
-        """A row that is left out."""
+        """Add a row that is left out."""
         if len(self._bad) < SHOWN:
             self._bad.append(problem)
 
     def skipped(self, split: str, count: int) -> None:
-        """How many rows of a split are left out."""
+        """The number of rows of a split that are left out."""
         self._skipped[split] = count
 
     def classes(self, split: str) -> set[str]:
@@ -69,7 +69,7 @@ class Survey:
         return set(self._classes.get(split, ()))
 
     def findings(self, *, is_complete: bool = True) -> Findings:
-        """All that was found, as JSON: counts by split, and warnings for people."""
+        """The findings as JSON: counts by split, and warnings."""
         classes = {split: dict(counts.most_common(SHOWN_CLASSES)) for split, counts in self._classes.items() if counts}
         drift = {split: round(self._drift(split), 4) for split in classes if split != "train" and "train" in classes}
         return {
@@ -110,8 +110,8 @@ class Survey:
             if distance > max(DRIFT, 2 * by_chance):
                 most = max(train, key=lambda name: abs(train[name] / train.total() - other[name] / other.total()))
                 message = (
-                    f"the classes of {split} lie otherwise than those of train: {distance:.0%} of its rows would have "
-                    f"to change their class; '{most}' is {train[most] / train.total():.0%} of train and "
+                    f"the class distribution of {split} differs from that of train (total variation distance "
+                    f"{distance:.0%}); '{most}' is {train[most] / train.total():.0%} of train and "
                     f"{other[most] / other.total():.0%} of {split}"
                 )
                 found.append({"code": "label_drift", "split": split, "message": message})
@@ -126,7 +126,7 @@ class Survey:
             return []
         message = (
             f"train has {many} rows of '{most}' and {few} of '{least}'; "
-            'training.class_weights "balanced" makes each class count alike, where the task takes it'
+            'training.class_weights "balanced" gives each class the same weight, if the task supports it'
         )
         return [{"code": "class_imbalance", "split": "train", "message": message}]
 
@@ -135,8 +135,7 @@ class Survey:
             {
                 "code": "duplicates",
                 "split": split,
-                "message": f"{count} of {self._rows[split]} {split} rows stand in train too, the first is row "
-                f"{self._again[split][0]}; what is measured on them is no measure of anything new",
+                "message": f"{count} of {self._rows[split]} {split} rows also appear in train, the first is row {self._again[split][0]}; metrics may be optimistic",
             }
             for split, count in self._again_count.items()
         ]

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 SHOWN_NAME = 100
 UNION_ERRORS = ("union_tag_invalid", "union_tag_not_found")
-"""What pydantic calls a missing or unknown `type` among objects told apart by it."""
+"""The error types of pydantic for a missing or unknown `type` in a union that it discriminates."""
 SUBJECT = re.compile(r"^(Input|String|List|Dictionary) should ")
 OBJECT = re.compile(r"a valid dictionary( or instance of \w+)?")
 
@@ -25,10 +25,9 @@ class Problem:
 
 
 def problems(error: ValidationError, body: Any) -> list[Problem]:
-    """List what is wrong, one entry a field; alternatives of a union are joined by "or".
+    """List the problems, one entry for each field; alternatives of a union are joined by "or".
 
-    Union tags and member names that pydantic puts into its paths are dropped: only what can be
-    found in `body` stays.
+    Union tags and member names that pydantic adds to its paths are dropped; only names that exist in `body` stay.
     """
     found: dict[str, Problem] = {}
     for item in error.errors(include_url=False, include_input=False):
@@ -58,7 +57,7 @@ def _tags(kind: str, context: dict[str, Any]) -> str:
 
 
 def dotted(path: Iterable[str | int]) -> str:
-    """Write a path as `a.b[2].c`; a name of more than 100 characters is cut."""
+    """Write a path as `a.b[2].c`; a name of more than 100 characters is truncated."""
     text = ""
     for step in path:
         if isinstance(step, int):
@@ -70,7 +69,7 @@ def dotted(path: Iterable[str | int]) -> str:
 
 
 def sentence(message: str) -> str:
-    """Say what pydantic says so that it reads on after the name of a field."""
+    """Rewrite a message of pydantic so that it continues a sentence after the name of a field."""
     message = message.removeprefix("Value error, ").replace("Field required", "is required")
     message = SUBJECT.sub("must ", message).replace(" after validation", "")
     return OBJECT.sub("an object", message)

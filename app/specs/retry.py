@@ -8,9 +8,9 @@ from app.specs.strict import Strict
 
 
 class Retry(Strict):
-    """How a job that has ended is tried again."""
+    """How a job that has ended is retried."""
 
     from_checkpoint: Annotated[int, Field(ge=0, le=2**62)] | Literal["latest"] | None = Field(
         default=None,
-        description="Go on from the checkpoint of this step, or from the `latest`; from the start without it.",
+        description="Continue from the checkpoint of this step, or from the `latest`. Without it: from the start.",
     )

@@ -9,9 +9,10 @@ from app.specs.tasks.base import TaskSpec
 
 @dataclass(frozen=True)
 class RowProblem:
-    """One unusable row. `row` counts from 1; `line` is its place in the uploaded file, where there is one.
+    """One unusable row.
 
-    `file` names the file where the dataset was made of several.
+    `row` counts from 1; `line` is its place in the uploaded file, if there is one. `file` names the file if the dataset
+    has several.
     """
 
     split: str
@@ -23,12 +24,12 @@ class RowProblem:
     suggestion: str | None = None
 
     def __str__(self) -> str:
-        """Say where and what, as a person reads it."""
+        """The place and the problem, in words."""
         return f"{self.split} row {self.row}{place(self.line, self.file)}, column '{self.column}': {self.message}"
 
 
 def place(line: int | None, file: str | None) -> str:
-    """Write where in the uploaded files a row stands, as " (line 3 of 'b.csv')"; nothing where that is not known."""
+    """The place of a row in the uploaded files, as " (line 3 of 'b.csv')"; empty if it is not known."""
     if line is None:
         return ""
     return f" (line {line} of {'the file' if file is None else repr(file)})"
@@ -41,10 +42,10 @@ def row_problems(
     columns: Mapping[str, str],
     known: Iterable[str] | None,
 ) -> Iterator[RowProblem]:
-    """Yield what is wrong with each row of one split, whose targets were read.
+    """Yield the problems of each row of one split, whose targets were read.
 
     `columns` maps role to column name. `known` are the classes that may occur, None while they are learned from train.
-    A row's `_line` and `_file` cells, where there are such, are its place in the files that were uploaded.
+    The `_line` and `_file` cells of a row, if there are any, are its place in the uploaded files.
     """
     classes: Collection[str] | None = None if known is None else dict.fromkeys(known)
     for number, row in enumerate(rows, start=1):

@@ -12,7 +12,7 @@ STORED = {"document": "stored"}
 
 
 class Strict(BaseModel):
-    """A model that converts no types and takes no unknown fields."""
+    """A model that converts no types and accepts no unknown fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 

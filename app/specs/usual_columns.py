@@ -1,4 +1,4 @@
-"""What columns of a role are usually called, to suggest one where a job names none that is there."""
+"""Suggests columns for the roles of a task if a job names none that exists."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
@@ -6,15 +6,18 @@ from difflib import get_close_matches
 from app.specs.tasks.base import Role
 
 CLOSE = 0.8
-"""How alike two names must be, as difflib counts: "lable" and "label" are, "test" and "text" are not."""
+"""The minimum similarity of two names, as difflib measures it:
+
+"lable" and "label" reach it, "test" and "text" do not.
+"""
 
 
 def suggested_columns(asked: Mapping[str, str], present: Sequence[str], roles: Iterable[Role]) -> dict[str, str]:
-    """Role to column for as many roles as there is something to say for; empty where no missing one has a column.
+    """Role to suggested column, for as many roles as possible; empty if there is no suggestion for a missing role.
 
-    `asked` maps each role to the column that a job names. Columns that are present stay. For any other role the
-    suggestion is a name close to the one asked for, else a usual name of the role, whose own name goes before its
-    usual names. No column is suggested for two roles.
+    `asked` maps each role to the column that a job names. Columns that are present stay. For any other role, the
+    suggestion is a column with a similar name, otherwise one with the role's own name, otherwise one with a usual name
+    of the role. No column is suggested for two roles.
     """
     usual = {role.name: role.usual_names for role in roles}
     found = {role: column for role, column in asked.items() if column in present}

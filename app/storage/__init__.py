@@ -1,4 +1,4 @@
-"""Where datasets, checkpoints and models are kept: one contract, chosen by URL."""
+"""Where datasets, checkpoints and models are stored: one interface, selected by URL."""
 
 from pathlib import Path
 from urllib.parse import unquote, urlsplit

@@ -1,4 +1,4 @@
-"""Storage in a bucket: S3 and what speaks it, Google Cloud Storage, Azure Blob Storage.
+"""Storage in a bucket: S3 and compatible stores, Google Cloud Storage, Azure Blob Storage.
 
 Credentials, region and endpoint come from the provider's usual environment variables, read once.
 """
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 PART = 5 * MIB
-"""Bytes a part: the least that S3 takes. A part must pass within READ_TIMEOUT, so small suits slow links."""
+"""The size of a part in bytes:
+
+the minimum of S3. A part must be sent within READ_TIMEOUT, so small parts suit slow links.
+"""
 
 PARTS_AT_ONCE = 4
 PARTS_LIMIT = 9_000
@@ -138,7 +141,10 @@ class BucketStorage:
 
 
 class _Measured(Iterator[bytes]):
-    """Chunks on their way out: measured and hashed, and what their source raises is told from the store's errors."""
+    """Chunks that are being sent.
+
+    They are counted and hashed, and errors of their source are kept apart from errors of the store.
+    """
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
@@ -177,7 +183,7 @@ def _pages(store: "ObjectStore", prefix: str, size: int = PAGE) -> Iterator[Sequ
 
 
 def _connect(url: str, client: "ClientConfig", retries: "RetryConfig") -> "ObjectStore":
-    # Plain HTTP is for an endpoint that says so itself, such as a store on the same machine.
+    # Plain HTTP is used only if the endpoint's URL says so, such as for a store on the same machine.
     plain = any(os.environ.get(name, "").startswith("http://") for name in ENDPOINTS)
     try:
         return from_url(url, client_options={**client, "allow_http": plain}, retry_config=retries)
@@ -196,7 +202,7 @@ def _translated(path: str) -> Generator[None, None, None]:
     except ValueError as error:
         raise InvalidPath(f"the path {path!r} is refused: {_reason(error)}") from error
     except (BaseError, OSError) as error:
-        raise StorageUnavailable(f"the store does not answer as it should: {_reason(error)}") from error
+        raise StorageUnavailable(f"the store gave an unexpected answer: {_reason(error)}") from error
 
 
 @contextmanager

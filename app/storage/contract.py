@@ -1,4 +1,4 @@
-"""What every store does, whatever it keeps its objects in."""
+"""The interface of every store."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Storage(Protocol):
         ...
 
     def read(self, path: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """Yield the bytes from `start` up to, not including, `end`, cut at the object's size.
+        """Yield the bytes from `start` up to, not including, `end`, or up to the end of the object.
 
         Raises ObjectNotFound when called, before a chunk is asked for.
         """

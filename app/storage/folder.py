@@ -10,13 +10,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
+from app.disk import NO_ROOM
 from app.storage.contract import Stored
 from app.storage.errors import InvalidPath, ObjectNotFound, StorageError, StorageFull, StorageUnavailable
 from app.storage.paths import TEMPORARY_PREFIX, check_path, check_prefix
 from app.storage.streams import file_chunks, primed
 
 CHUNK = 1 << 20
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 WRONG_SHAPE = frozenset({errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EEXIST})
 
 
@@ -33,7 +33,7 @@ class FolderStorage:
             self.root = root.resolve(strict=True)
 
     def put(self, path: str, chunks: Iterable[bytes]) -> Stored:
-        """Write and fsync a hidden file beside the target, rename it, fsync the folder."""
+        """Write and fsync a hidden file in the target's folder, rename it, and fsync the folder."""
         target = self._locate(check_path(path))
         temporary = target.with_name(f"{TEMPORARY_PREFIX}{uuid4().hex}")
         with _translated(path):

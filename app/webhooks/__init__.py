@@ -1,1 +1,1 @@
-"""Webhooks: status events of jobs, sent to addresses of the project's choice (https://www.standardwebhooks.com)."""
+"""Webhooks: status events of jobs, sent to addresses that the project chose (https://www.standardwebhooks.com)."""

@@ -1,7 +1,7 @@
-"""Sends what the outbox holds, beside everything else that an API process does.
+"""Sends the deliveries of the outbox, in the background of an API process.
 
-Every API process runs one. Database work has two threads of its own, and each webhook only a few tries at a time: a
-receiver that is slow or gone keeps no request, no job and no other receiver waiting.
+Every API process runs one. Database work has two threads of its own, and each webhook only a few tries at a time. A
+receiver that is slow or gone blocks no request, no job and no other receiver.
 """
 
 import asyncio
@@ -22,10 +22,10 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 TRIES_EACH = 4
-"""Tries to one webhook at a time; each is of another job."""
+"""Concurrent tries to one webhook; each is for a different job."""
 TRIES_IN_ALL = 100
 STOP_SECONDS = 5.0
-"""What is under way when the process stops has this long to end; the rest is sent again by another."""
+"""When the process stops, deliveries in progress have this long to end. Another process sends the rest again."""
 
 
 class Deliveries:
@@ -40,7 +40,7 @@ class Deliveries:
         self._task = asyncio.create_task(self._look(), name="webhooks")
 
     async def close(self) -> None:
-        """Begin no more, and give what is under way a little time."""
+        """Start no more deliveries, and give those in progress a little time."""
         self._is_closing = True
         self._wake.set()
         await self._task
@@ -80,8 +80,8 @@ class Deliveries:
 
     async def _deliver(self, claimed: Claim) -> None:
         try:
-            told = message.of_job(claimed)
-            outcome = await self._sender.post(claimed.url, message.headers(told, claimed.secret), told.body)
+            delivery = message.of_job(claimed)
+            outcome = await self._sender.post(claimed.url, message.headers(delivery, claimed.secret), delivery.body)
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._executor, self._record, claimed, outcome)
         except SQLAlchemyError as error:

@@ -15,19 +15,19 @@ from app.webhooks.tries import Claim
 
 SECRET_BYTES = 32
 TOLD_OF_AN_ERROR = ("code", "message", "hint")
-"""The rest, such as the end of the output, may be long; a receiver asks for it with its key."""
+"""The other fields, such as the end of the output, may be long. A receiver can request them with its key."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """A body and the id under which it may arrive more than once."""
+    """A body and its id, by which a receiver recognizes a repeated delivery."""
 
     id: str
     body: bytes
 
 
 def new_secret() -> str:
-    """A signing secret as receivers' libraries take it: `whsec_` and 32 random bytes in base64."""
+    """A signing secret in the format of the receivers' libraries: `whsec_` and 32 random bytes in base64."""
     return "whsec_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
 
 
@@ -50,13 +50,13 @@ def of_job(claimed: Claim) -> Message:
 
 
 def of_test(webhook_id: str) -> Message:
-    """The message that only shows whether a webhook works."""
+    """The message that tests a webhook."""
     data = {"id": webhook_id, "object": "webhook"}
     return Message(new_id("msg"), _body("webhook.test", datetime.now(UTC), data))
 
 
 def headers(message: Message, secret: str) -> dict[str, str]:
-    """The headers of one try: signed with the time of now, which receivers compare with their own."""
+    """The headers of one try. The signature includes the current time, which receivers compare with their own clock."""
     at = datetime.now(UTC)
     return {
         "content-type": "application/json",

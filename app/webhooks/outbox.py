@@ -1,4 +1,4 @@
-"""What is still to be sent, written with the event itself."""
+"""Pending deliveries, written in the same transaction as the event."""
 
 from sqlalchemy import BigInteger, insert, literal, select
 from sqlalchemy.orm import Session
@@ -10,7 +10,7 @@ from app.webhooks.tables import Webhook, WebhookDelivery
 
 
 def announce(session: Session, job_id: str, seq: int, status: JobStatus) -> None:
-    """Note a status event for each webhook of its project that wants it, in the event's own transaction."""
+    """Add a delivery of a status event for each webhook of its project that wants it, in the event's own transaction."""
     wanted = (
         select(Webhook.id, literal(job_id), literal(seq, BigInteger), literal(0), now())
         .join(Job, Job.project_id == Webhook.project_id)

@@ -1,4 +1,4 @@
-"""Every read of webhooks and of what is still to be sent to them."""
+"""Every read of webhooks and of their pending deliveries."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -34,10 +34,11 @@ def count(session: Session, project_id: str) -> int:
 
 
 def due(session: Session, *, each: int, in_flight: Mapping[str, int]) -> list[Waiting]:
-    """The next deliveries of every webhook that has any due: `each` less those `in_flight` to it.
+    """The next due deliveries of every webhook: up to `each`, less those that are `in_flight` to it.
 
-    Of each job only the oldest, so that events arrive in order; first those to whom least is under way. One look at an index a webhook, and one more for
-    each webhook with work: neither finished jobs nor a backlog make it slower.
+    Only the oldest delivery of each job is returned, so that events arrive in order. Webhooks with the fewest
+    deliveries in flight come first. The cost is one index lookup for each webhook, and one more for each webhook with
+    work. Neither finished jobs nor a backlog make it slower.
     """
     # The least of an index is read at its end. For EXISTS, PostgreSQL reads the table where one webhook has most of it.
     first = select(func.min(WebhookDelivery.due_at)).where(WebhookDelivery.webhook_id == Webhook.id).scalar_subquery()

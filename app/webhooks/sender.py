@@ -1,4 +1,4 @@
-"""One POST to one webhook: to an address that was checked, without redirects, within a time."""
+"""One POST to one webhook: to a checked address, without redirects, with a time limit."""
 
 import asyncio
 import logging
@@ -17,23 +17,23 @@ from app.webhooks.target import Target, UnusableTarget, addresses, parse
 log = logging.getLogger(__name__)
 
 LIMIT_SECONDS = 10.0
-"""From the look-up of the name to the head of the answer."""
+"""From the lookup of the name to the head of the response."""
 CONNECT_SECONDS = 4.0
-"""For one of several addresses, so that there is time for the next."""
+"""For each of several addresses, so that there is time for the next one."""
 LOOK_UPS = 100
 LONGEST_ERROR = 300
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came back: a status code, or why there is none."""
+    """The result: a status code, or why there is none."""
 
     status_code: int | None
     error: str | None
 
     @property
     def delivered(self) -> bool:
-        """Whether the receiver took it."""
+        """Whether the receiver accepted it."""
         return self.status_code is not None and 200 <= self.status_code < 300  # noqa: PLR2004 - HTTP's own figures
 
 
@@ -47,7 +47,7 @@ class Sender:
         self._look_ups = ThreadPoolExecutor(LOOK_UPS, thread_name_prefix="webhook-names")
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Outcome:
-        """Send once. Never raises: whatever goes wrong is part of the outcome."""
+        """Send once. Never raises: an error is part of the outcome."""
         try:
             async with asyncio.timeout(LIMIT_SECONDS):
                 status_code = await self._send(url, headers, body)
@@ -57,7 +57,7 @@ class Sender:
             return Outcome(None, f"the URL {error}"[:LONGEST_ERROR])
         except httpcore.ProtocolError:
             # Not the error's own text: it quotes what came back, which may be of no business of the key's holder.
-            return Outcome(None, "the answer was not HTTP, or was cut off")
+            return Outcome(None, "the answer was not HTTP, or was incomplete")
         except (httpcore.NetworkError, httpcore.TimeoutException) as error:
             return Outcome(None, f"the connection failed: {str(error) or type(error).__name__}"[:LONGEST_ERROR])
         except Exception:

@@ -11,7 +11,7 @@ LONGEST_URL = 2048
 
 
 class WebhookSpec(Strict):
-    """Where to send what."""
+    """Where to send which events."""
 
     url: str = Field(
         min_length=1,
@@ -21,7 +21,7 @@ class WebhookSpec(Strict):
     events: list[EventType] = Field(
         default=["job.succeeded", "job.failed", "job.cancelled"],
         min_length=1,
-        description="Which events: `job.` and the status that a job comes to have.",
+        description="The events: `job.` followed by the new status of the job.",
     )
 
     @field_validator("events")

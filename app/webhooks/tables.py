@@ -1,4 +1,4 @@
-"""Webhooks, and what is still to be sent to them."""
+"""Webhooks and their pending deliveries."""
 
 from sqlalchemy import BigInteger, ForeignKey, ForeignKeyConstraint, Index, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
@@ -10,7 +10,7 @@ from app.tables import Base
 
 
 class Webhook(Base):
-    """An address that a project wants its jobs' status events sent to, and how the last try went."""
+    """An address that receives status events of a project's jobs, and the result of the last try."""
 
     __tablename__ = "webhooks"
 
@@ -18,11 +18,11 @@ class Webhook(Base):
     project_id: Mapped[str] = mapped_column(ForeignKey(Project.id), index=True)
     url: Mapped[str] = mapped_column(String(2048))
     events: Mapped[str] = mapped_column(String(200))
-    """Types of events, joined by commas."""
+    """Event types, separated by commas."""
     secret: Mapped[str] = mapped_column(String(100))
-    """In clear: a signature cannot be made from a hash."""
+    """In plain text, because a signature cannot be computed from a hash."""
     failures: Mapped[int] = mapped_column(Integer, insert_default=0)
-    """Tries that failed since the last one that did not."""
+    """Tries that failed since the last success."""
     given_up: Mapped[int] = mapped_column(BigInteger, insert_default=0)
     last_attempt_at: Mapped[float | None]
     last_status_code: Mapped[int | None]
@@ -32,7 +32,7 @@ class Webhook(Base):
 
 
 class WebhookDelivery(Base):
-    """A status event that a webhook has still to be sent. Once it is, the row is gone."""
+    """A pending delivery of a status event to a webhook. The row is deleted after the delivery."""
 
     __tablename__ = "webhook_deliveries"
     __table_args__ = (
@@ -44,6 +44,6 @@ class WebhookDelivery(Base):
     job_id: Mapped[str] = mapped_column(String(40), primary_key=True)
     seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     tries: Mapped[int] = mapped_column(Integer)
-    """Only grows, and guards what the process that tries may write."""
+    """Only grows. It guards what the process that tries may write."""
     due_at: Mapped[float]
-    """When to try next; while a process tries, when it is taken for dead."""
+    """When to try next. While a process tries: the time at which it counts as dead."""

@@ -1,4 +1,4 @@
-"""Where a webhook may point: what its URL may look like, and which addresses may stand behind it."""
+"""Where a webhook may point: the form of its URL, and the addresses that its host may have."""
 
 import socket
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
@@ -14,7 +14,7 @@ SIX_TO_FOUR = IPv6Network("2002::/16")
 
 
 class UnusableTarget(Exception):
-    """Nothing is sent there."""
+    """A URL or an address to which nothing is sent."""
 
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
@@ -22,18 +22,18 @@ class UnusableTarget(Exception):
 
 
 class Target(NamedTuple):
-    """A URL in the parts that a connection needs, each as it goes over the wire."""
+    """The parts of a URL that a connection needs, as they are sent over the wire."""
 
     scheme: bytes
     host: bytes
     port: int
     path: bytes
     authority: bytes
-    """What the Host header says."""
+    """The value of the Host header."""
 
 
 def parse(url: str, *, private: bool) -> Target:
-    """Take a URL apart. Plain http only where `private` addresses are allowed. Raises UnusableTarget."""
+    """Split a URL into its parts. Plain http is allowed only with `private` addresses. Raises UnusableTarget."""
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
@@ -41,9 +41,9 @@ def parse(url: str, *, private: bool) -> Target:
     if parsed.scheme not in PORTS or not parsed.raw_host:
         raise UnusableTarget("must be a URL such as https://example.org/hook", "invalid_url")
     if parsed.scheme == "http" and not private:
-        raise UnusableTarget("must begin with https://: what is sent would be readable on its way", "https_only")
+        raise UnusableTarget("must begin with https://, so that nobody can read the events on their way", "https_only")
     if parsed.userinfo or "#" in url:
-        raise UnusableTarget("must hold no user name, password or fragment", "invalid_url")
+        raise UnusableTarget("must not have a user name, password or fragment", "invalid_url")
     port = PORTS[parsed.scheme] if parsed.port is None else parsed.port
     if not 0 < port <= LARGEST_PORT:
         raise UnusableTarget(f"must have a port from 1 to {LARGEST_PORT}", "invalid_url")
@@ -51,7 +51,7 @@ def parse(url: str, *, private: bool) -> Target:
 
 
 NOT_FOR_HOSTS = (ip_network("192.0.0.0/24"), ip_network("192.88.99.0/24"))
-"""Protocol assignments and 6to4 relays, parts of which older Pythons take for global."""
+"""Protocol assignments and 6to4 relays. Older Pythons treat parts of them as global."""
 
 
 def addresses(target: Target, *, private: bool) -> list[str]:
@@ -60,7 +60,7 @@ def addresses(target: Target, *, private: bool) -> list[str]:
         # Bytes, because text is encoded once more, and then fails on a label that is too long.
         found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     except OSError:
-        raise UnusableTarget("names a host that cannot be found", "host_not_found") from None
+        raise UnusableTarget("has a host that cannot be found", "host_not_found") from None
     known = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     if not private and not all(is_global(address) for address in known):
         raise UnusableTarget("points at an address that is not on the public internet", "address_not_allowed")
@@ -68,7 +68,7 @@ def addresses(target: Target, *, private: bool) -> list[str]:
 
 
 def is_global(address: str) -> bool:
-    """Whether an address is one host's on the public internet, as IANA's registries of special addresses say."""
+    """Whether an address belongs to one host on the public internet, by IANA's registries of special addresses."""
     parsed = _inner(ip_address(address))
     if isinstance(parsed, IPv6Address) and parsed not in GLOBAL_UNICAST:
         return False
@@ -78,7 +78,7 @@ def is_global(address: str) -> bool:
 
 
 def _inner(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """The IPv4 address that an IPv6 address leads to, where it is such a one."""
+    """The IPv4 address in an IPv6 address, if there is one."""
     if isinstance(address, IPv4Address):
         return address
     if address in NAT64:

@@ -1,7 +1,7 @@
 """One process tries one delivery: the claim before, and the record after. Nothing else writes deliveries.
 
-Every function takes a write session and leaves the commit to its caller. A claim holds by `tries`, which only grows:
-a process that was taken for dead and was not writes nothing.
+Every function takes a write session and leaves the commit to its caller. A claim is guarded by `tries`, which only
+grows. A process that was wrongly considered dead therefore writes nothing.
 """
 
 import logging
@@ -21,9 +21,9 @@ from app.webhooks.tables import Webhook, WebhookDelivery
 log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 30.0
-"""Longer than any try takes, with time to record it."""
+"""Longer than any try, with time to record it."""
 WAITS = (5.0, 30.0, 180.0, 1080.0, 6480.0, 21600.0, 21600.0, 21600.0)
-"""Seconds from one try to the next; 20 hours in all."""
+"""Seconds from one try to the next; 20 hours in total."""
 JITTER = 0.1
 GONE = 410
 
@@ -43,7 +43,7 @@ class Claim:
     metadata: dict[str, Any]
 
     def guard(self) -> tuple[ColumnElement[bool], ...]:
-        """The WHERE of everything that is written about it."""
+        """The guard of everything that is written about it."""
         return (
             WebhookDelivery.webhook_id == self.webhook_id,
             WebhookDelivery.job_id == self.job_id,
@@ -78,13 +78,13 @@ def claim(session: Session, waiting: Waiting) -> Claim | None:
 
 
 def record(session: Session, claimed: Claim, outcome: Outcome) -> None:
-    """Note how a try went: sent, to be tried again, given up, or unwanted. Nothing where the claim was lost."""
+    """Record the result of a try: sent, to be tried again, given up, or unwanted. Writes nothing if the claim was lost."""
     if not _note(session, claimed, outcome):
         log.warning("webhook %s: try %s came too late to count", claimed.webhook_id, claimed.tries)
     elif outcome.delivered:
         session.execute(delete(WebhookDelivery).where(*claimed.guard()))
     elif outcome.status_code == GONE:
-        log.warning("webhook %s answers 410 and is switched off", claimed.webhook_id)
+        log.warning("webhook %s answers 410 and is disabled", claimed.webhook_id)
         session.execute(delete(WebhookDelivery).where(WebhookDelivery.webhook_id == claimed.webhook_id))
     elif claimed.tries > len(WAITS):
         log.warning("webhook %s: event %s of %s is given up", claimed.webhook_id, claimed.seq, claimed.job_id)

@@ -21,7 +21,10 @@ class Worker(Base):
     queues: Mapped[str] = mapped_column(String(200))
     engines: Mapped[str] = mapped_column(String(200))
     features: Mapped[list[str] | None]
-    """What it knows (`app.specs.features`); None for a worker of a version before 0007."""
+    """The features that the worker knows (`app.specs.features`);
+
+    None for a worker of a version before migration 0007.
+    """
     slots: Mapped[int] = mapped_column(Integer)
     hardware: Mapped[dict[str, Any]]
     started_at: Mapped[float] = mapped_column(insert_default=db_now())

@@ -40,7 +40,7 @@ def test_a_job_from_upload_to_download(local: Deployment, tmp_path: Path, csv_fi
     assert local.tunesmith("logs", job) is not None
 
     folder = tmp_path / "model"
-    assert "every sha256 verified" in local.tunesmith("download", job, str(folder))
+    assert "every sha256 was verified" in local.tunesmith("download", job, str(folder))
     weights = folder / "model.safetensors"
     whole = weights.read_bytes()
     partial = weights.with_name("model.safetensors.part")
@@ -112,7 +112,7 @@ def test_a_watch_outlives_a_restart_of_the_service(local: Deployment, tmp_path: 
     try:
         wait_until(lambda: "running, attempt 1" in watching.log, watching)
         api.stop()
-        wait_until(lambda: "the service is away" in watching.log, watching)
+        wait_until(lambda: "the service is unreachable" in watching.log, watching)
         local.start_api(int(local.url.rpartition(":")[2]))
         wait_until(lambda: "the service answers again" in watching.log, watching)
         local.tunesmith("cancel", watching.log.split()[0])
@@ -120,7 +120,7 @@ def test_a_watch_outlives_a_restart_of_the_service(local: Deployment, tmp_path: 
     finally:
         watching.popen.kill()
         watching.popen.wait()
-    assert watching.log.count("the service is away") == 1
+    assert watching.log.count("the service is unreachable") == 1
     assert "was cancelled" in watching.log
 
 
@@ -177,7 +177,7 @@ def test_keys_are_made_listed_and_revoked(local: Deployment) -> None:
     local.tunesmith("jobs")
     assert "is revoked" in local.tunesmith("keys", "revoke", key_id)
     assert "401" in local.tunesmith("jobs", code=2)
-    assert "no live key" in local.tunesmith("keys", "revoke", key_id, code=1)
+    assert "no valid key" in local.tunesmith("keys", "revoke", key_id, code=1)
 
 
 def test_without_a_service_or_a_key_the_commands_say_what_to_do(local: Deployment) -> None:
@@ -234,4 +234,4 @@ def test_a_job_is_paused_resumed_and_retried(local: Deployment, tmp_path: Path) 
     local.tunesmith("cancel", job)
     child = local.tunesmith("retry", job).strip()
     assert local.client.get(f"/v1/jobs/{child}")["parent_id"] == job
-    assert "its checkpoints are of steps: none" in local.tunesmith("retry", job, "--from-checkpoint", "latest", code=2)
+    assert "it has checkpoints at steps: none" in local.tunesmith("retry", job, "--from-checkpoint", "latest", code=2)

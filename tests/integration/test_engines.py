@@ -130,7 +130,7 @@ def test_a_job_says_that_slots_are_busy_only_of_workers_that_can_take_it(
     add_worker(database, "trainer", queues="gpu", name="w")
     for_cpu, for_gpu, for_either = (submit("trainer", queue=queue) for queue in ("cpu", "gpu", "any"))
     busy = "all 1 slots of the 1 live workers that can run it are busy"
-    assert waiting_for(database, for_cpu) == "all live workers run only jobs that need a GPU"
+    assert waiting_for(database, for_cpu) == "all live workers take only jobs that need a GPU"
     assert (waiting_for(database, for_gpu), waiting_for(database, for_either)) == (busy, busy)
     add_worker(database, "trainer")
     assert waiting_for(database, for_cpu) == "a worker is about to take it"

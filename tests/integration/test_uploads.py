@@ -15,7 +15,7 @@ from app.jobs import lifecycle, queries
 from app.jobs.lifecycle import Lease
 from app.jobs.tables import Job
 from app.storage import Storage, StorageUnavailable, Stored, open_storage
-from worker.publish import newest_checkpoint
+from worker.artifacts import newest_checkpoint
 from worker.training.checkpoints.folders import MANIFEST, commit, folder_name
 from worker.uploads import CheckpointUploads
 

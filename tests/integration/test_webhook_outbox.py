@@ -15,7 +15,7 @@ from app.db import Database
 from app.identifiers import new_id
 from app.jobs import events, lifecycle
 from app.jobs.tables import Event, Job
-from app.webhooks import catalogue, queries, tries
+from app.webhooks import changes, queries, tries
 from app.webhooks.queries import Waiting
 from app.webhooks.sender import Outcome
 from app.webhooks.tables import Webhook, WebhookDelivery
@@ -46,7 +46,7 @@ def submit(database: Database, project: str) -> Callable[[], str]:
 
 
 def subscribe(database: Database, project: str, events: list[str]) -> str:
-    return catalogue.add(database, project, "http://127.0.0.1:9/", events, private_addresses=True).id
+    return changes.add(database, project, "http://127.0.0.1:9/", events, private_addresses=True).id
 
 
 def end(database: Database, job: str) -> None:
@@ -216,7 +216,7 @@ def test_webhooks_that_come_and_go_never_disturb_a_job(
     def come_and_go() -> None:
         made = subscribe(database, project, ALL)
         time.sleep(0.02)
-        catalogue.remove(database, project, made)
+        changes.remove(database, project, made)
 
     def deliver() -> None:
         for item in due(database):

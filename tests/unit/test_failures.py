@@ -1,10 +1,10 @@
-from app.failures import CATALOGUE, Counted, Failure, FailureCode
+from app.failures import CATALOG, Counted, Failure, FailureCode
 from worker.training import errors
 from worker.training.errors import TrainingError
 
 
-def test_every_code_is_in_the_catalogue() -> None:
-    assert list(CATALOGUE) == list(FailureCode)
+def test_every_code_is_in_the_catalog() -> None:
+    assert list(CATALOG) == list(FailureCode)
 
 
 def test_every_training_error_has_a_code_of_its_own() -> None:
@@ -30,9 +30,9 @@ def test_a_failure_survives_json_and_leaves_out_what_it_lacks() -> None:
     }
     assert Failure.from_json(whole.to_json()) == whole
     short = Failure.of(FailureCode.TIMEOUT, "too long")
-    assert short.to_json() == {"code": "timeout", "message": "too long", "hint": CATALOGUE[FailureCode.TIMEOUT].hint}
+    assert short.to_json() == {"code": "timeout", "message": "too long", "hint": CATALOG[FailureCode.TIMEOUT].hint}
     assert Failure.from_json(short.to_json(), log_tail="the end").log_tail == "the end"
 
 
 def test_what_is_postponed_can_be_retried() -> None:
-    assert all(kind.retryable for kind in CATALOGUE.values() if kind.counted is Counted.POSTPONED)
+    assert all(kind.retryable for kind in CATALOG.values() if kind.counted is Counted.POSTPONED)

@@ -8,8 +8,8 @@ import transformers
 
 from app.specs import TASKS as SPECS
 from app.specs import JobSpec
-from app.specs.engines import ENGINES
-from app.specs.methods import METHODS
+from app.specs.engines import ENGINE_FACTS
+from app.specs.methods import METHOD_FACTS
 from worker.training.evaluation.metrics import Metrics, greater_is_better
 from worker.training.tasks import TASKS
 from worker.training.tasks.protocol import Task
@@ -38,8 +38,8 @@ def lacks(name: str) -> list[str]:
     missing += [] if spec.name() == name else [f"the type {name}"]
     missing += [] if (spec.__doc__ or "").strip() else ["a description"]
     missing += [f"usual names of the role {role.name}" for role in spec.known_roles if not role.usual_names]
-    missing += [f"a known engine instead of {engine}" for engine in spec.engines if engine not in ENGINES]
-    missing += [f"a known method instead of {method}" for method in spec.methods if method not in METHODS]
+    missing += [f"a known engine instead of {engine}" for engine in spec.engines if engine not in ENGINE_FACTS]
+    missing += [f"a known method instead of {method}" for method in spec.methods if method not in METHOD_FACTS]
     missing += [] if (ROOT / "docs" / "tasks" / f"{name}.md").is_file() else [f"docs/tasks/{name}.md"]
     missing += [] if any((ROOT / "examples").glob(f"{name}*.json")) else [f"examples/{name}.json"]
     missing += [] if "reference" in defined or not task.needs_reference_model else ["the method reference"]

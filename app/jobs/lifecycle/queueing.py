@@ -1,4 +1,4 @@
-"""Into the queue and out of it: submit, and the claim that decides who goes next."""
+"""Into the queue and out of it: submit, and the claim that decides which job is next."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -34,9 +34,10 @@ def claim(
     lease_seconds: float,
     features: Collection[str] | None = None,
 ) -> Job | None:
-    """Take the best queued job of these queues, or None. It is the caller's for `lease_seconds`.
+    """Take the best queued job of these queues, or None.
 
-    `features` are those that the caller knows; without them, all that this version knows.
+    The caller owns it for `lease_seconds`. `features` are those that the caller knows; without them, all that this
+    version knows.
     """
     taken = EDGES["claim"]
     best = (
@@ -81,9 +82,9 @@ def claim(
 def claimable(
     queues: Sequence[str], features: Collection[str], lease_seconds: float
 ) -> tuple[ColumnElement[bool], ...]:
-    """Which jobs a worker of these queues that knows these features may take now.
+    """The jobs that a worker with these queues and features may take now.
 
-    A job that takes either, CPU or GPU, is left to the GPU workers while one that can run it is alive.
+    A job that can run on either CPU or GPU is left to the GPU workers while one that can run it is alive.
     """
     due = (
         Job.status == JobStatus.QUEUED,
@@ -101,7 +102,7 @@ def claimable(
 
 
 def queue_order() -> tuple[Any, ...]:
-    """Who goes first: priority, then the project with fewer jobs running, then who has waited longest."""
+    """The order of the queue: priority, then the project with fewer running jobs, then the job that has waited longest."""
     other = aliased(Job)
     running = (
         select(func.count())

@@ -1,4 +1,7 @@
-"""What the sweeper may do to a job whose worker, or whose time, is gone. Each returns whether the job was changed."""
+"""What the sweeper may do to a job whose worker is lost or whose deadline has passed.
+
+Each returns whether the job was changed.
+"""
 
 from sqlalchemy import update
 from sqlalchemy.orm import Session
@@ -30,7 +33,7 @@ def expire(session: Session, job_id: str, policy: RetryPolicy) -> bool:
 
 
 def note(session: Session, job_id: str, seen: int, message: str, engine: str) -> bool:
-    """Append a note about the job's engine to the log of a queued job, unless anything was appended since event `seen`."""
+    """Append a note about the job's engine to the log of a queued job, unless its log grew since event `seen`."""
     noted = session.execute(
         update(Job)
         .where(Job.id == job_id, Job.status == JobStatus.QUEUED, Job.event_seq == seen)

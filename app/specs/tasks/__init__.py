@@ -1,4 +1,7 @@
-"""The tasks: what each needs of the rows, and by which metrics it is evaluated. The worker's half is in `worker/training/tasks/`."""
+"""The tasks: what each requires of the rows, and the metrics that evaluate it.
+
+The worker's half is in `worker/training/tasks/`.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Union
@@ -17,7 +20,7 @@ NAMES = (
     "masked-lm",
     "sentence-embedding",
 )
-"""Every task type. The module of this package with that name, in snake case, has the spec as `SPEC`."""
+"""Every task type. The module with that name, in snake case, defines the spec as `SPEC`."""
 
 TASKS: dict[str, type[TaskSpec]] = {name: import_module(f"{__name__}.{name.replace('-', '_')}").SPEC for name in NAMES}
 """Every task type and its spec."""
@@ -26,6 +29,6 @@ if TYPE_CHECKING:
     Task = TaskSpec
 else:
     Task = Annotated[Union[tuple(TASKS.values())], Field(discriminator="type")]  # noqa: UP007 - built from a table
-"""The union of all task specs, which `type` tells apart."""
+"""The union of all task specs, discriminated by `type`."""
 
 __all__ = ["TASKS", "Task", "TaskSpec"]

@@ -1,4 +1,7 @@
-"""What every kind of job says of itself, and of which rows it can be made. Pure Python: submit and training ask the same questions."""
+"""The description of a task: its options, and the rows that it can use.
+
+Pure Python, so that submit and training give the same answers.
+"""
 
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -9,9 +12,9 @@ from app.specs.strict import Strict
 
 Row = Mapping[str, Any]
 Columns = Mapping[str, str]
-"""Role to the name of the column that plays it."""
+"""Role to the name of its column."""
 Fault = tuple[str, str]
-"""The role at fault, and what is wrong with its cell; after "; " comes what to do about it."""
+"""The role at fault, and what is wrong with its cell; what to do about it follows "; "."""
 Limits = Mapping[str, tuple[Any, ...]]
 """Path into the spec to the values that are supported there."""
 Example = Mapping[str, Any]
@@ -19,20 +22,20 @@ Example = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Role:
-    """A role that a column of the rows plays in a task, such as `text`."""
+    """The role of a column in a task, such as `text`."""
 
     name: str
     usual_names: tuple[str, ...] = ()
-    """Names that public datasets give to such a column, most usual first, in lower case."""
+    """Names that public datasets use for such a column, most common first, in lower case."""
     is_required: bool = True
     is_answer: bool = False
-    """Whether the model learns to predict it. Two rows are duplicates where all other cells are equal."""
+    """Whether the model learns to predict it. Two rows are duplicates if all other cells are equal."""
     is_target: bool = False
-    """Whether its cells name classes, or hold the numbers of a regression."""
+    """Whether its cells are class names, or the numbers of a regression."""
 
 
 class TaskSpec(Strict):
-    """One kind of job. A subclass has a field `type`, its roles and metrics, and says what makes a row unusable."""
+    """One task. A subclass has a field `type`, its roles and metrics, and decides which rows are unusable."""
 
     type: Any
     known_roles: ClassVar[tuple[Role, ...]]
@@ -41,7 +44,7 @@ class TaskSpec(Strict):
     methods: ClassVar[tuple[str, ...]] = ("full", "lora", "qlora", "freeze")
     """Methods that this task can be trained with."""
     streams: ClassVar[bool] = True
-    """Whether train can be streamed. It cannot where every row is needed before the first step."""
+    """Whether train can be streamed. It cannot if every row is needed before the first step."""
     limits: ClassVar[Limits] = {}
     """The values that this task supports elsewhere in a spec. Fields that are not named support every value."""
     example: ClassVar[Example]
@@ -50,7 +53,7 @@ class TaskSpec(Strict):
     required_roles: ClassVar[tuple[str, ...]]
     optional_roles: ClassVar[tuple[str, ...]]
     target_role: ClassVar[str | None]
-    """The role whose cells name classes, or numbers in a regression."""
+    """The role whose cells are class names, or numbers in a regression."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
@@ -61,18 +64,18 @@ class TaskSpec(Strict):
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """The roles that must be there."""
+        """The required roles."""
         return self.required_roles
 
     @property
     def supported(self) -> Limits:
-        """The limits of this very spec."""
+        """The limits of this spec."""
         return self.limits
 
     @property
     @abstractmethod
     def metrics(self) -> tuple[str, ...]:
-        """The metrics this task can be judged by; the usual ones come first."""
+        """The metrics that can evaluate this task; the usual ones come first."""
 
     @classmethod
     def all_metrics(cls) -> tuple[str, ...]:
@@ -86,12 +89,12 @@ class TaskSpec(Strict):
 
     @property
     def default_metrics(self) -> tuple[str, ...]:
-        """The metrics computed where none are asked for; the first picks the best checkpoint. All, without a choice."""
+        """The metrics computed if the spec names none; the first selects the best checkpoint. By default: all."""
         return self.metrics
 
     @property
     def has_classes(self) -> bool:
-        """Whether the cells of the target role name classes."""
+        """Whether the cells of the target role are class names."""
         return self.target_role is not None
 
     @property
@@ -104,7 +107,7 @@ class TaskSpec(Strict):
         return cell
 
     def classes(self, cell: Any) -> Iterable[str]:
-        """The class names in a target cell that was read and is without fault."""
+        """The class names in a valid target cell that was read."""
         return ()
 
     def learn(self, seen: Iterable[str]) -> list[str]:
@@ -116,19 +119,19 @@ class TaskSpec(Strict):
         return None
 
     def stratum(self, cell: Any) -> str | None:
-        """What a held-out share is balanced by, where the task has such a thing."""
+        """The class by which a held-out fraction is stratified, if the task has one."""
         return None
 
     @abstractmethod
     def faults(self, row: Row, columns: Columns, known: Collection[str] | None) -> Iterator[Fault]:
-        """Say what is wrong with a row whose target was read.
+        """Return what is wrong with a row whose target was read.
 
-        `known` are the classes that may occur, or None where they are still to be learned from train.
+        `known` are the classes that may occur, or None if they are yet to be learned from train.
         """
 
 
 def text_fault(cell: Any) -> str | None:
-    """Say why a cell holds no text, or None."""
+    """Return why a cell is not a text, or None."""
     if cell is None:
         return "no text"
     if not isinstance(cell, str):
@@ -139,7 +142,7 @@ def text_fault(cell: Any) -> str | None:
 
 
 def text_faults(row: Row, columns: Columns, *roles: str) -> Iterator[Fault]:
-    """The roles among `roles` that are mapped and hold no text."""
+    """The faults of those of `roles` that have a column and no text."""
     for role in roles:
         if role in columns and (message := text_fault(row.get(columns[role]))):
             yield role, message

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of a text generator, on conversations or on prompts and their completions."""
+"""Supervised fine-tuning of a text generator, on conversations or on prompts with completions."""
 
 from collections.abc import Collection, Iterator
 from typing import ClassVar, Literal
@@ -40,17 +40,17 @@ class CausalLM(TaskSpec):
     type: Literal["causal-lm"] = Field(description="The task type.")
     format: Literal["messages", "prompt-completion"] = Field(
         default="messages",
-        description="What a row is: `messages` (a conversation, written with the tokenizer's chat template), or "
-        "`prompt-completion` (two texts, written one after the other).",
+        description="The form of a row: `messages` (a conversation, formatted with the tokenizer's chat "
+        "template), or `prompt-completion` (two texts, concatenated).",
     )
     loss_on: Literal["answer", "all"] = Field(
         default="answer",
-        description="What is learned: the assistant's messages or the completion alone, or every token.",
+        description="The tokens that are trained on: only the assistant's messages or the completion, or every token.",
     )
     packing: bool = Field(
         default=False,
-        description="Put several rows into one sequence of `max_length` tokens, so that short rows waste no padding. "
-        "Rows do not see each other.",
+        description="Put several rows into one sequence of `max_length` tokens, so that short rows need no "
+        "padding. Rows do not attend to each other.",
     )
 
     @property
@@ -60,11 +60,11 @@ class CausalLM(TaskSpec):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Over the tokens that are learned."""
+        """Over the tokens that are trained on."""
         return ("perplexity", "token_accuracy")
 
     def faults(self, row: Row, columns: Columns, known: Collection[str] | None) -> Iterator[Fault]:
-        """Conversations with wrong roles or empty messages, and missing texts."""
+        """Conversations with invalid roles or empty messages, and missing texts."""
         if self.format == "prompt-completion":
             yield from text_faults(row, columns, "prompt", "completion")
         elif message := conversation_fault(row.get(columns["messages"])):

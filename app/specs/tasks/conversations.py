@@ -1,4 +1,7 @@
-"""Chat messages: `[{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]`, as chat templates take them."""
+"""Chat messages, as chat templates expect them.
+
+Example: `[{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]`.
+"""
 
 import json
 from typing import Any, cast
@@ -7,7 +10,7 @@ ROLES = ("system", "user", "assistant", "tool")
 
 
 def messages(cell: Any) -> list[dict[str, str]] | None:
-    """The messages of a cell, also where it holds them as JSON text; None where it is no list."""
+    """The messages of a cell, which may be JSON text; None if it is not a list."""
     if isinstance(cell, str):
         try:
             cell = json.loads(cell)
@@ -17,14 +20,14 @@ def messages(cell: Any) -> list[dict[str, str]] | None:
 
 
 def is_conversation(cell: Any) -> bool:
-    """Whether a cell that may also be a plain text holds messages: a list, or JSON text of a list of objects."""
+    """Whether a cell has messages and not a plain text: a list, or JSON text of a list of objects."""
     if isinstance(cell, str) and not cell.lstrip().startswith("[{"):
         return False
     return messages(cell) is not None
 
 
 def conversation_fault(cell: Any) -> str | None:
-    """Say why nothing can be learned from a conversation, or None."""
+    """Return why a conversation is unusable, or None."""
     conversation = messages(cell)
     if conversation is None:
         return "a list of messages is needed, each an object with role and content"
@@ -34,21 +37,21 @@ def conversation_fault(cell: Any) -> str | None:
         if fault := _message_fault(message, number):
             return fault
     if conversation[-1]["role"] != "assistant":
-        return f"the last message is of the role '{conversation[-1]['role']}'; it must be the answer, of the role 'assistant'"
+        return f"the last message has the role '{conversation[-1]['role']}'; it must be the answer, with the role 'assistant'"
     return None
 
 
 def _message_fault(message: Any, number: int) -> str | None:
     if not isinstance(message, dict):
-        return f"message {number} is no object with role and content"
+        return f"message {number} is not an object with role and content"
     said = cast("dict[str, Any]", message)
     role, content = said.get("role"), said.get("content")
     if role not in ROLES:
         return f"message {number} has the role {role!r}; roles are {', '.join(ROLES)}"
     if role == "system" and number > 1:
-        return f"message {number} is of the role 'system', which may only come first"
+        return f"message {number} has the role 'system', which only the first message may have"
     if not isinstance(content, str):
         return f"message {number} has no text as its content"
     if not content.strip():
-        return f"message {number}, of the role '{role}', is empty"
+        return f"message {number}, with the role '{role}', is empty"
     return None

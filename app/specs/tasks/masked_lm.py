@@ -1,4 +1,4 @@
-"""Guessing hidden words, to make an encoder at home in the texts of a field (BERT: Devlin et al., 2019)."""
+"""Prediction of masked tokens, which adapts an encoder to the texts of a field (BERT: Devlin et al., 2019)."""
 
 from collections.abc import Collection, Iterator
 from typing import ClassVar, Literal
@@ -9,7 +9,7 @@ from app.specs.tasks.base import Columns, Example, Fault, Limits, Role, Row, Tas
 
 
 class MaskedLM(TaskSpec):
-    """Train an encoder further on texts of your field, without labels."""
+    """Continue the pretraining of an encoder on texts of your field, without labels."""
 
     known_roles: ClassVar[tuple[Role, ...]] = (Role("text", ("sentence", "review", "content", "body", "comment")),)
     example: ClassVar[Example] = {
@@ -22,12 +22,12 @@ class MaskedLM(TaskSpec):
 
     type: Literal["masked-lm"] = Field(description="The task type.")
     mask_probability: float = Field(
-        default=0.15, gt=0, lt=1, description="The share of tokens that are hidden and to be guessed."
+        default=0.15, gt=0, lt=1, description="The fraction of tokens that are masked and must be predicted."
     )
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Over the hidden tokens."""
+        """Over the masked tokens."""
         return ("perplexity", "token_accuracy")
 
     def faults(self, row: Row, columns: Columns, known: Collection[str] | None) -> Iterator[Fault]:

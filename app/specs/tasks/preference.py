@@ -1,4 +1,4 @@
-"""Learning from pairs of answers of which people prefer one (DPO: Rafailov et al., 2023)."""
+"""Learning from pairs of answers, of which people prefer one (DPO: Rafailov et al., 2023)."""
 
 from collections.abc import Collection, Iterator
 from typing import Any, ClassVar, Literal
@@ -44,7 +44,7 @@ class Preference(TaskSpec):
 
     type: Literal["preference"] = Field(description="The task type.")
     beta: float = Field(
-        default=0.1, gt=0, le=100, description="How hard the model is held to what it was before training."
+        default=0.1, gt=0, le=100, description="How strongly the model is kept close to the model before training."
     )
     loss: Literal["sigmoid", "hinge", "ipo"] = Field(
         default="sigmoid", description="The form of the loss: `sigmoid` is DPO as published."
@@ -52,7 +52,7 @@ class Preference(TaskSpec):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """How often, and by how much, the chosen answer is preferred."""
+        """How often, and by what margin, the chosen answer is preferred."""
         return ("reward_accuracy", "reward_margin")
 
     def faults(self, row: Row, columns: Columns, known: Collection[str] | None) -> Iterator[Fault]:
@@ -78,7 +78,8 @@ def _fault(role: str, cell: Any, *, is_talk: bool) -> str | None:
     found = messages(cell) or []
     if role != "prompt" and len(found) != 1:
         return (
-            f"an answer is one message of the assistant, this has {len(found)}; leave the prompt's messages out of it"
+            f"an answer must be one message of the assistant, this has {len(found)}; leave out the messages of "
+            f"the prompt"
         )
     return conversation_fault([*found, *closing])
 

@@ -44,12 +44,12 @@ class QuestionAnswering(TaskSpec):
 
     type: Literal["question-answering"] = Field(description="The task type.")
     no_answer: bool = Field(
-        default=False, description="Whether a context may lack the answer: `answers` is then empty, as in SQuAD 2."
+        default=False, description="Whether a context may lack the answer. `answers` is then empty, as in SQuAD 2."
     )
     stride: int = Field(
-        default=128, ge=0, le=100_000, description="Tokens that two windows of a long context have in common."
+        default=128, ge=0, le=100_000, description="Tokens that consecutive windows of a long context share."
     )
-    max_answer_length: int = Field(default=30, ge=1, le=10_000, description="Tokens of an answer at most.")
+    max_answer_length: int = Field(default=30, ge=1, le=10_000, description="Maximum number of tokens of an answer.")
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -57,7 +57,7 @@ class QuestionAnswering(TaskSpec):
         return ("f1", "exact_match")
 
     def faults(self, row: Row, columns: Columns, known: Collection[str] | None) -> Iterator[Fault]:
-        """Rows without question or context, and answers that do not stand where they are said to."""
+        """Rows without question or context, and answers that are not at their position."""
         faults = list(text_faults(row, columns, "question", "context"))
         yield from faults
         if faults:
@@ -66,14 +66,14 @@ class QuestionAnswering(TaskSpec):
         if isinstance(found, str):
             yield "answers", found
         elif not found and not self.no_answer:
-            yield "answers", "there is no answer; where that is meant, set task.no_answer to true"
+            yield "answers", "there is no answer; if that is intended, set task.no_answer to true"
 
 
 def spans(cell: Any, context: str) -> list[Span] | str:
     """The answers in a cell, or what is wrong with it.
 
-    Understood are `{"text": […], "answer_start": […]}`, an object with one text and start, a list of such objects, the
-    same as JSON text, and a plain text, which is looked for in the context. An empty cell holds none.
+    Supported are `{"text": […], "answer_start": […]}`, an object with one text and start, a list of such objects, the
+    same as JSON text, and a plain text, which is searched for in the context. An empty cell has no answers.
     """
     read = _parsed(cell)
     match read:

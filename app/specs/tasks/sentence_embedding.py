@@ -1,4 +1,4 @@
-"""Vectors in which texts that belong together are near (Sentence-BERT: Reimers and Gurevych, 2019)."""
+"""Vectors that place texts that belong together near each other (Sentence-BERT: Reimers and Gurevych, 2019)."""
 
 from collections.abc import Collection, Iterator
 from typing import ClassVar, Literal
@@ -9,7 +9,7 @@ from app.specs.tasks.base import Columns, Example, Fault, Limits, Role, Row, Tas
 
 
 class SentenceEmbedding(TaskSpec):
-    """Make an encoder put texts that belong together near each other, for search and clustering."""
+    """Train an encoder to place texts that belong together near each other, for search and clustering."""
 
     known_roles: ClassVar[tuple[Role, ...]] = (
         Role("anchor", ("query", "sentence1")),
@@ -42,18 +42,19 @@ class SentenceEmbedding(TaskSpec):
     type: Literal["sentence-embedding"] = Field(description="The task type.")
     pooling: Literal["mean", "cls"] = Field(
         default="mean",
-        description="How a text's vector comes of its tokens': their mean, or that of the first.",
+        description="How the vector of a text is computed from those of its tokens: their mean, or the vector "
+        "of the first token.",
     )
     scale: float = Field(
         default=20.0,
         gt=0,
         le=1000,
-        description="What similarities are multiplied with in the loss; 1 over temperature.",
+        description="The factor of the similarities in the loss: 1 / temperature.",
     )
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """How well a positive is found by its anchor among all positives, and told from the negative."""
+        """How well an anchor finds its positive among all positives, and distinguishes it from the negative."""
         return ("mrr", "recall_at_1", "cosine_accuracy")
 
     def faults(self, row: Row, columns: Columns, known: Collection[str] | None) -> Iterator[Fault]:

@@ -1,4 +1,4 @@
-"""From one text to another: summaries, translations, and whatever else an encoder-decoder can be taught."""
+"""From one text to another: summaries, translations, and other tasks for an encoder-decoder."""
 
 from collections.abc import Collection, Iterator
 from typing import ClassVar, Literal, Self
@@ -25,10 +25,10 @@ class Seq2Seq(TaskSpec):
 
     type: Literal["seq2seq"] = Field(description="The task type.")
     problem: Literal["text-to-text", "summarization", "translation"] = Field(
-        default="text-to-text", description="What the target is to the source; it chooses the usual metrics."
+        default="text-to-text", description="The relation of target and source; it selects the usual metrics."
     )
     prefix: str = Field(
-        default="", max_length=1000, description="Put before each source, such as `summarize: ` for T5 models."
+        default="", max_length=1000, description="A prefix of each source, such as `summarize: ` for T5 models."
     )
     source_language: str | None = Field(
         default=None, max_length=50, description="For multilingual models: the tokenizer's code of the source language."
@@ -37,29 +37,34 @@ class Seq2Seq(TaskSpec):
         default=None, max_length=50, description="For multilingual models: the tokenizer's code of the target language."
     )
     max_target_length: int = Field(
-        default=128, ge=2, le=100_000, description="Tokens of a target at most, also of what is generated to be judged."
+        default=128,
+        ge=2,
+        le=100_000,
+        description="Maximum number of tokens of a target, and of the texts that are generated for evaluation.",
     )
     num_beams: int = Field(
         default=1,
         ge=1,
         le=64,
-        description="Beams of the search that generates, in evaluation and as the published model's own setting.",
+        description="The number of beams of the beam search, in evaluation and in the published generation config.",
     )
 
     @model_validator(mode="after")
     def _languages_come_in_pairs(self) -> Self:
         if (self.source_language is None) != (self.target_language is None):
-            raise ValueError("'source_language' and 'target_language' go together; for one language name it twice")
+            raise ValueError(
+                "'source_language' and 'target_language' must be given together; for one language, use it for both"
+            )
         return self
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Of the written texts ROUGE, BLEU, chrF, and whether they are exactly the target; of the targets perplexity."""
+        """ROUGE, BLEU, chrF and exact match of the generated texts; perplexity of the targets."""
         return ("rouge1", "rouge2", "rougeL", "bleu", "chrf", "exact_match", "perplexity")
 
     @property
     def default_metrics(self) -> tuple[str, ...]:
-        """Those that the field reports for the problem."""
+        """Those that are usually reported for the problem."""
         return {
             "text-to-text": ("rougeL", "exact_match"),
             "summarization": ("rougeL", "rouge1", "rouge2"),

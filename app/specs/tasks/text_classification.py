@@ -27,7 +27,7 @@ NUMBER_METRICS = ("pearson", "spearman", "mse", "rmse", "mae", "r2")
 
 
 class TextClassification(TaskSpec):
-    """Sort each text into one of a fixed set of classes, or into several, or give it a number."""
+    """Assign one class to each text, or several classes, or a number."""
 
     known_roles: ClassVar[tuple[Role, ...]] = (
         Role("text", ("sentence", "review", "content", "body", "comment", "sentence1", "premise", "question1")),
@@ -57,23 +57,23 @@ class TextClassification(TaskSpec):
     type: Literal["text-classification"] = Field(description="The task type.")
     problem: Literal["single-label", "multi-label", "regression"] = Field(
         default="single-label",
-        description="What a text has: exactly one class (`single-label`), any number of classes (`multi-label`: the cell "
-        "is a list), or a number (`regression`).",
+        description="What to predict for a text: exactly one class (`single-label`), any number of classes "
+        "(`multi-label`: the cell is a list), or a number (`regression`).",
     )
     labels: list[str] | None = Field(
         default=None,
         min_length=2,
         max_length=1000,
-        description="The class names in the order of their ids. Without it they are learned from the train split: "
-        "by number where all labels are numbers, else in alphabetical order. With it, whole-number label cells "
-        "that are not themselves names are taken as ids into this list.",
+        description="The class names in the order of their ids. Without it, they are learned from train: sorted "
+        "as numbers if all labels are numbers, otherwise alphabetically. With it, an integer in a "
+        "label cell that is not itself a name is an index into this list.",
     )
     separator: str | None = Field(
         default=None,
         min_length=1,
         max_length=10,
-        description="With `multi-label`: what stands between the classes where the cell is text, as in CSV files. "
-        "Without it such a cell must be a JSON list.",
+        description="With `multi-label`: the separator between classes if the cell is text, as in CSV files. "
+        "Without it, such a cell must be a JSON list.",
     )
 
     @field_validator("labels")
@@ -84,19 +84,19 @@ class TextClassification(TaskSpec):
     @model_validator(mode="after")
     def _options_go_with_the_problem(self) -> Self:
         if self.problem == "regression" and self.labels is not None:
-            raise ValueError("regression has numbers and no 'labels'")
+            raise ValueError("regression predicts numbers, so it has no 'labels'")
         if self.problem != "multi-label" and self.separator is not None:
-            raise ValueError("'separator' goes with problem 'multi-label'")
+            raise ValueError("'separator' requires problem 'multi-label'")
         return self
 
     @property
     def has_classes(self) -> bool:
-        """Numbers are none."""
+        """Numbers are not classes."""
         return self.problem != "regression"
 
     @property
     def supported(self) -> Limits:
-        """Class weights and label smoothing need exactly one class a text."""
+        """Class weights and label smoothing need exactly one class per text."""
         if self.problem == "single-label":
             return {}
         return {"training.class_weights": (None,), "training.label_smoothing": (0.0,)}
@@ -126,7 +126,7 @@ class TextClassification(TaskSpec):
         return self.labels
 
     def read(self, cell: Any, names: Sequence[str] | None = None) -> Any:
-        """A class name, a list of them, or a float; None for a cell that holds none."""
+        """A class name, a list of them, or a float; None for a cell without a value."""
         if self.problem == "regression":
             return _number(cell)
         if self.problem == "single-label":
@@ -141,23 +141,23 @@ class TextClassification(TaskSpec):
         return [cell] if self.problem == "single-label" else cell
 
     def learn(self, seen: Iterable[str]) -> list[str]:
-        """By number where all are numbers, else by text."""
+        """Sorted as numbers if all are numbers, otherwise as text."""
         return ordered(seen)
 
     def classes_fault(self, seen: Collection[str]) -> str | None:
-        """One class leaves nothing to tell apart, and too many are no classes."""
+        """A single class, or too many classes, cannot be trained on."""
         if self.problem == "regression":
             return None
-        if len(seen) < 2:  # noqa: PLR2004 - one class leaves nothing to tell apart
+        if len(seen) < 2:  # noqa: PLR2004 - a single class leaves nothing to distinguish
             return f"the label column holds {len(seen)} class; a classifier needs at least 2"
         return too_many(seen)
 
     def stratum(self, cell: Any) -> str | None:
-        """The class, where there is exactly one."""
+        """The class, if there is exactly one."""
         return str(cell) if self.problem == "single-label" else None
 
     def faults(self, row: Row, columns: Columns, known: Collection[str] | None) -> Iterator[Fault]:
-        """Rows without text, or with a label that is no class or no number."""
+        """Rows without text, or with a label that is not a class or not a number."""
         yield from text_faults(row, columns, "text", "text_pair")
         if message := self._label_fault(row.get(columns["label"]), known):
             yield "label", message
@@ -188,14 +188,14 @@ class TextClassification(TaskSpec):
 
     def _label_fault(self, cell: Any, known: Collection[str] | None) -> str | None:
         if self.problem == "regression":
-            return None if _number(cell) is not None else "no number"
+            return None if _number(cell) is not None else "not a number"
         if self.problem == "single-label":
             name = label_name(cell)
             return "no label" if name is None else unknown("label", name, known)
         if isinstance(cell, str):
-            return "a list of labels is needed; for text, say in task.separator what stands between the labels"
+            return "a list of labels is needed; for text, set task.separator to the separator between the labels"
         if not isinstance(cell, list):
-            return "no labels; a text without any has an empty list"
+            return "no labels; use an empty list for a text without labels"
         faults = ("no label" if name is None else unknown("label", name, known) for name in cast("list[Any]", cell))
         return next((fault for fault in faults if fault), None)
 

@@ -12,7 +12,7 @@ from app.specs.tasks.base import Columns, Example, Fault, Role, Row, TaskSpec
 
 BIO = re.compile(r"O|[BI]-.+")
 PYTHON_LIST = re.compile(r"\s*\[\s*['\"]")
-"""How `str` of a list of words begins: pandas writes such cells into CSV files."""
+"""The start of `str` of a list of words, which pandas writes into CSV files."""
 
 
 class TokenClassification(TaskSpec):
@@ -43,7 +43,7 @@ class TokenClassification(TaskSpec):
     scheme: Literal["BIO", "none"] = Field(
         default="BIO",
         description="`BIO`: tags are `O`, `B-NAME` and `I-NAME`, and metrics count whole entities. "
-        "`none`: each word has a tag of its own, as parts of speech have, and metrics count words.",
+        "`none`: each word has its own tag, as with parts of speech, and metrics count words.",
     )
     labels: list[str] | None = Field(
         default=None,
@@ -57,7 +57,7 @@ class TokenClassification(TaskSpec):
     @classmethod
     def _labels_are_distinct_and_of_the_scheme(cls, labels: list[str] | None, info: ValidationInfo) -> list[str] | None:
         if info.data.get("scheme") == "BIO" and (odd := next((n for n in labels or [] if not BIO.fullmatch(n)), None)):
-            raise ValueError(f"'{odd}' is no BIO tag: 'O', 'B-NAME' or 'I-NAME'; or set task.scheme to \"none\"")
+            raise ValueError(f"'{odd}' is not a BIO tag: 'O', 'B-NAME' or 'I-NAME'; or set task.scheme to \"none\"")
         return check_labels(labels)
 
     @property
@@ -71,7 +71,7 @@ class TokenClassification(TaskSpec):
         return self.labels
 
     def read(self, cell: Any, names: Sequence[str] | None = None) -> Any:
-        """A list of tag names; what is no list stays, to be refused."""
+        """A list of tag names. Any other value stays as it is, and is refused later."""
         found = words(cell)
         return cell if found is None else [self._tag(part, names) for part in found]
 
@@ -87,15 +87,15 @@ class TokenClassification(TaskSpec):
         return ["O", *(f"{place}-{name}" for name in names for place in "BI")]
 
     def classes_fault(self, seen: Collection[str]) -> str | None:
-        """A single tag teaches nothing."""
-        if len(seen) < 2:  # noqa: PLR2004 - one tag leaves nothing to tell apart
+        """A single tag, or too many tags, cannot be trained on."""
+        if len(seen) < 2:  # noqa: PLR2004 - a single tag leaves nothing to distinguish
             return f"the tags column holds {len(seen)} tag; at least 2 are needed"
         if len(seen) > LABEL_LIMIT:
             return f"the tags column holds {len(seen)} tags, the limit is {LABEL_LIMIT}; is it the right column?"
         return None
 
     def faults(self, row: Row, columns: Columns, known: Collection[str] | None) -> Iterator[Fault]:
-        """Rows without words, with another number of tags, or with a tag that is none."""
+        """Rows without words, with another number of tags, or with an invalid tag."""
         tokens, tags = words(row.get(columns["tokens"])), words(row.get(columns["tags"]))
         if not tokens or not all(isinstance(word, str) and word.strip() for word in tokens):
             yield "tokens", "a list of words is needed, each a text that is not empty"
@@ -121,14 +121,14 @@ class TokenClassification(TaskSpec):
         if not isinstance(tag, str):
             return "a tag is missing"
         if self.scheme == "BIO" and BIO.fullmatch(tag) is None:
-            return f"the tag '{tag}' is not BIO: 'O', 'B-NAME' or 'I-NAME'; for tags without places set task.scheme to \"none\""
+            return f"the tag '{tag}' is not BIO: 'O', 'B-NAME' or 'I-NAME'; for tags without B- and I-, set task.scheme to \"none\""
         return unknown("tag", tag, known)
 
 
 def words(cell: Any) -> list[Any] | None:
-    """The parts of a cell: a list as it is, also as JSON text; another text divided at its spaces.
+    """The parts of a cell: a list, JSON text of a list, or another text split at its spaces.
 
-    None for anything else, such as a list as Python writes it.
+    None for anything else, such as a list in Python's notation.
     """
     if not isinstance(cell, str):
         return cast("list[Any]", cell) if isinstance(cell, list) else None

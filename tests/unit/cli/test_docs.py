@@ -9,7 +9,7 @@ from check_docs import (
     undocumented_settings,
 )
 
-from app.failures import CATALOGUE, FailureCode
+from app.failures import CATALOG, FailureCode
 
 
 def test_a_row_that_lost_its_first_cell_is_missed() -> None:
@@ -36,17 +36,17 @@ def test_a_route_needs_a_list_item() -> None:
     assert undocumented_routes(broken) == sorted([*undocumented_routes(page), "GET /v1/jobs"])
 
 
-def test_the_table_of_codes_says_what_the_catalogue_says() -> None:
+def test_the_table_of_codes_says_what_the_catalog_says() -> None:
     page = LIFECYCLE.read_text()
     assert failure_differences(page) == []
-    kind = CATALOGUE[FailureCode.BAD_ROWS]
+    kind = CATALOG[FailureCode.BAD_ROWS]
     row = f"| `bad_rows` | {kind.meaning} | no |"
     assert row in page
     for changed in ("", row.replace("| no |", "| yes |"), row.replace(kind.meaning, "rows are bad")):
         assert failure_differences(page.replace(row, changed or "| |")) != []
     (unknown,) = failure_differences(page.replace(row, f"{row}\n| `bad_luck` | the stars | no |"))
     assert "bad_luck" in unknown
-    assert len(failure_differences("")) == len(CATALOGUE)
+    assert len(failure_differences("")) == len(CATALOG)
 
 
 def test_the_table_of_events_has_the_fields_of_each_type() -> None:

@@ -23,7 +23,7 @@ def test_files_of_no_bytes_and_odd_names_arrive(service: Any, tunesmith: Callabl
     for _ in range(2):
         ended = tunesmith("download", "job_x", str(folder))
         assert ended.code == 0, ended
-        assert f"2 files in {folder}, every sha256 verified." in ended.out
+        assert f"2 files in {folder}; every sha256 was verified." in ended.out
         assert {path: (folder / path).read_bytes() for path in files} == files
     assert not list(folder.rglob("*.part"))
 

@@ -9,7 +9,7 @@ from app import auth
 from app.db import Database
 from app.explain import CannotRun
 from app.settings import Settings
-from app.up import check_address, prepare
+from app.up import check_address, set_up
 
 
 @pytest.fixture
@@ -57,20 +57,20 @@ def test_an_address_of_another_machine_is_told(host: str) -> None:
 
 
 def test_the_first_key_opens_the_database_and_stays(data_dir: Path, said: list[str]) -> None:
-    key_file = prepare(Settings(), said.append)
+    key_file = set_up(Settings(), said.append)
     first = key_file.read_text()
     assert key_file.stat().st_mode & 0o777 == 0o600
     assert opens(key_file).startswith("proj_")
-    assert prepare(Settings(), said.append).read_text() == first
+    assert set_up(Settings(), said.append).read_text() == first
     assert said == []
     assert [path.name for path in data_dir.glob("api-key*")] == ["api-key"]
 
 
 def test_a_key_of_a_database_that_is_gone_is_replaced(data_dir: Path, said: list[str]) -> None:
-    first = prepare(Settings(), said.append).read_text()
+    first = set_up(Settings(), said.append).read_text()
     for path in data_dir.glob("tunesmith.db*"):
         path.unlink()
-    key_file = prepare(Settings(), said.append)
+    key_file = set_up(Settings(), said.append)
     assert key_file.read_text() != first
     assert opens(key_file).startswith("proj_")
     assert len(said) == 1
@@ -82,6 +82,6 @@ def test_a_key_file_without_a_key_is_replaced(data_dir: Path, said: list[str], c
     data_dir.mkdir()
     (data_dir / "api-key").write_bytes(content)
     (data_dir / "api-key").chmod(0o644)
-    key_file = prepare(Settings(), said.append)
+    key_file = set_up(Settings(), said.append)
     assert opens(key_file).startswith("proj_")
     assert key_file.stat().st_mode & 0o777 == 0o600

@@ -35,7 +35,7 @@ def test_a_service_that_is_away_for_a_while_is_waited_for(service: Any, tunesmit
     service.answers[EVENTS] = [(200, page(note(1, "one"))), AWAY, (200, page(note(2, "two"))), (200, page())]
     ended = tunesmith("watch", "job_x")
     assert ended.code == 0, ended
-    assert ended.out.count("the service is away") == 2
+    assert ended.out.count("the service is unreachable") == 2
     assert ended.out.count("the service answers again") == 2
     assert [line.strip() for line in ended.out.splitlines() if line.endswith((" one", " two"))] == ["1 one", "2 two"]
     assert "succeeded: eval_accuracy 1" in ended.out
@@ -55,7 +55,7 @@ def test_patience_has_an_end(service: Any, tunesmith: Callable[..., Any], monkey
     service.answers[JOB] = [AWAY]
     ended = tunesmith("watch", "job_x")
     assert ended.code == 2
-    assert ended.out.count("the service is away") == 1
+    assert ended.out.count("the service is unreachable") == 1
     assert "the database does not answer" in ended.err
     assert len(service.asked) > 3
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from app.datasets.inspect import Column, InspectedFile, IntakeLimit, Limits, UnusableFile, inspect
+from app.datasets.inspect import Column, InspectedFile, IntakeLimit, UnusableFile, UploadLimits, inspect
 
 GIB = 1 << 30
 
@@ -20,7 +20,7 @@ def test_a_file_is_inspected_and_kept(tmp_path: Path) -> None:
     source, parquet = tmp_path / "upload", tmp_path / "data.parquet"
     source.write_text("text,label\ngood,1\nbad,0\n,1\n")
 
-    found = inspect([(source, "reviews.csv")], parquet, limits=Limits())
+    found = inspect([(source, "reviews.csv")], parquet, limits=UploadLimits())
 
     assert (found.format, found.files, found.rows) == ("csv", [InspectedFile("csv", compressed=False, rows=3)], 3)
     assert found.columns == [Column("text", "string", 1, 2, "good"), Column("label", "integer", 0, 2, 1)]
@@ -31,7 +31,7 @@ def test_several_files_are_one_parquet_with_the_file_of_each_row(tmp_path: Path)
     parquet = tmp_path / "data.parquet"
     files = _files(tmp_path, {"a.csv": "text,label\ngood,1\nbad,0\n", "b.jsonl.gz": '\n{"label": 0.5, "text": "so"}\n'})
 
-    found = inspect(files, parquet, limits=Limits())
+    found = inspect(files, parquet, limits=UploadLimits())
 
     assert (found.format, found.rows) == ("mixed", 3)
     assert found.files == [
@@ -55,7 +55,7 @@ def test_a_fault_in_one_of_several_files_names_the_file_and_leaves_nothing(tmp_p
     files = _files(tmp_path, {"a.csv": "text,label\ngood,1\n", "b.csv": "text,label\ngood,1\nbad\n"})
 
     with pytest.raises(UnusableFile, match=r"^'b\.csv': line 3 has 1 cell, the header has 2") as raised:
-        inspect(files, tmp_path / "data.parquet", limits=Limits())
+        inspect(files, tmp_path / "data.parquet", limits=UploadLimits())
 
     assert (raised.value.file, raised.value.code, raised.value.line) == ("b.csv", "ragged_row", 3)
     assert sorted(tmp_path.iterdir()) == sorted(path for path, _ in files)
@@ -74,7 +74,7 @@ def test_paths_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     Path("out").mkdir()
     Path("upload").write_text('{"text": "a"}\n')
 
-    assert inspect([(Path("upload"), "a.jsonl")], Path("out/data.parquet"), limits=Limits()).rows == 1
+    assert inspect([(Path("upload"), "a.jsonl")], Path("out/data.parquet"), limits=UploadLimits()).rows == 1
 
 
 def test_a_fault_crosses_the_process_with_its_place_and_leaves_nothing(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_fault_crosses_the_process_with_its_place_and_leaves_nothing(tmp_path:
     source.write_text("text,label\ngood,1\nbad\n")
 
     with pytest.raises(UnusableFile, match="line 3 has 1 cell, the header has 2") as raised:
-        inspect([(source, "reviews.csv")], tmp_path / "data.parquet", limits=Limits())
+        inspect([(source, "reviews.csv")], tmp_path / "data.parquet", limits=UploadLimits())
 
     assert (raised.value.code, raised.value.row, raised.value.line) == ("ragged_row", 2, 3)
     assert raised.value.hint
@@ -95,7 +95,7 @@ def test_a_file_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
     started = time.monotonic()
 
     with pytest.raises(IntakeLimit, match="more than 1 s") as raised:
-        inspect([(source, "a.csv")], tmp_path / "data.parquet", limits=Limits(timeout_seconds=1))
+        inspect([(source, "a.csv")], tmp_path / "data.parquet", limits=UploadLimits(timeout_seconds=1))
 
     assert raised.value.code == "intake_time"
     assert time.monotonic() - started < 10
@@ -108,7 +108,7 @@ def test_a_file_that_takes_too_much_memory_is_stopped(tmp_path: Path) -> None:
         for _ in range(500):
             file.write("x" * (1 << 20) + "\n")
         file.write('"\n')
-    limits = Limits(memory_bytes=GIB, record_bytes=GIB)
+    limits = UploadLimits(memory_bytes=GIB, record_bytes=GIB)
 
     with pytest.raises(IntakeLimit, match="more than 1 GiB of memory") as raised:
         inspect([(source, "a.csv")], tmp_path / "data.parquet", limits=limits)
@@ -120,7 +120,9 @@ def test_a_process_that_is_killed_is_told_as_it_is(tmp_path: Path) -> None:
     source = tmp_path / "upload"
     os.mkfifo(source)
     with ThreadPoolExecutor() as pool:
-        result = pool.submit(inspect, [(source, "a.csv")], tmp_path / "data.parquet", limits=Limits(timeout_seconds=20))
+        result = pool.submit(
+            inspect, [(source, "a.csv")], tmp_path / "data.parquet", limits=UploadLimits(timeout_seconds=20)
+        )
         os.kill(_parser(), signal.SIGKILL)
 
     with pytest.raises(UnusableFile, match="was ended by SIGKILL") as raised:
@@ -148,7 +150,7 @@ def test_no_secret_reaches_the_process(tmp_path: Path, monkeypatch: pytest.Monke
     source = tmp_path / "upload"
     source.write_text("a,b\n1,2\n")
 
-    inspect([(source, "a.csv")], tmp_path / "data.parquet", limits=Limits())
+    inspect([(source, "a.csv")], tmp_path / "data.parquet", limits=UploadLimits())
 
     assert "s3cret" not in (tmp_path / "seen").read_text()
     assert "PYTHONPATH=" in (tmp_path / "seen").read_text()

@@ -13,9 +13,9 @@ import pytest
 from app.datasets.errors import UnusableFile
 from app.datasets.formats import detect
 from app.datasets.intake import keep
-from app.datasets.limits import Limits
+from app.datasets.limits import UploadLimits
 
-LIMITS = Limits(record_bytes=2 << 20, columns=20, rows=100_000, unpacked_bytes=64 << 20)
+LIMITS = UploadLimits(record_bytes=2 << 20, columns=20, rows=100_000, unpacked_bytes=64 << 20)
 
 
 @pytest.fixture
@@ -31,14 +31,14 @@ class Intake:
         self.types: dict[str, str] = {}
         self.kept: Any = None
 
-    def rows(self, name: str, content: bytes | str, limits: Limits = LIMITS) -> list[dict[str, Any]]:
+    def rows(self, name: str, content: bytes | str, limits: UploadLimits = LIMITS) -> list[dict[str, Any]]:
         source, parquet = self.folder / "source", self.folder / "kept.parquet"
         source.write_bytes(content.encode() if isinstance(content, str) else content)
         self.kept = keep(source, detect(source, name), parquet, limits)
         self.types = {column.name: column.type for column in self.kept.columns}
         return pq.read_table(parquet).to_pylist()
 
-    def error(self, name: str, content: bytes | str, limits: Limits = LIMITS) -> UnusableFile:
+    def error(self, name: str, content: bytes | str, limits: UploadLimits = LIMITS) -> UnusableFile:
         with pytest.raises(UnusableFile) as raised:
             self.rows(name, content, limits)
         return raised.value
@@ -105,13 +105,13 @@ CSV_FAULTS = {
     "never closed in the header": ('a,"b\n1,2\n', "quote", 1, "quote opened in line 1 is never closed"),
     "after a quote": ('a,b\n"x"y,2\n', "quote", 2, "line 2 goes on after a closing quote"),
     "stray quote closes late": ('a,b\n"x,1\n"y",2\n', "quote", 3, "quote was opened in line 2"),
-    "double header": ("a,a\n1,2\n", "header", 1, "'a' stands there twice"),
+    "double header": ("a,a\n1,2\n", "header", 1, "'a' occurs twice"),
     "empty header": ("a, \n1,2\n", "header", 1, "column 2 has no name"),
     "reserved header": ("a,_line\n1,2\n", "header", 1, "reserved"),
     "semicolons": ("text;label\nx;1\n", "header", 1, "semicolons"),
     "no rows": ("a,b\n", "empty", None, "no rows"),
     "blank": ("\n\n", "empty", None, "no header"),
-    "nul": ("a,b\n1,2\n1,\x00\n", "nul_byte", 3, "line 3 holds a NUL byte (at offset 10)"),
+    "nul": ("a,b\n1,2\n1,\x00\n", "nul_byte", 3, "line 3 contains a NUL byte (at offset 10)"),
     "columns": (",".join(f"c{n}" for n in range(21)) + "\n", "too_many_columns", 1, "21 columns"),
     "long line": ("a,b\n1,2\n" + "x" * (4 << 20) + ",1\n", "too_long", 3, "line 3 is longer than"),
     "long quote": ('a,b\n1,2\n3,"' + "x\n" * (2 << 20), "too_long", 3, "a cell in line 3 is longer than"),

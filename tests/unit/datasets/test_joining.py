@@ -14,9 +14,9 @@ from app.datasets.errors import UnusableFile
 from app.datasets.formats import detect
 from app.datasets.intake import keep
 from app.datasets.joining import Joint, Part
-from app.datasets.limits import Limits
+from app.datasets.limits import UploadLimits
 
-LIMITS = Limits(rows=100_000, unpacked_bytes=64 << 20)
+LIMITS = UploadLimits(rows=100_000, unpacked_bytes=64 << 20)
 
 Join = Callable[..., pa.Table]
 
@@ -25,7 +25,7 @@ Join = Callable[..., pa.Table]
 def join(tmp_path: Path) -> Join:
     """Take in files by name and content, and read back what was kept of all."""
 
-    def run(files: dict[str, str | bytes], limits: Limits = LIMITS) -> pa.Table:
+    def run(files: dict[str, str | bytes], limits: UploadLimits = LIMITS) -> pa.Table:
         joint = Joint(limits)
         for number, (name, content) in enumerate(files.items()):
             source, parquet = tmp_path / name, tmp_path / f"{number}.part"
@@ -157,11 +157,11 @@ def test_an_integer_that_no_number_can_hold_is_named(join: Join) -> None:
 def test_the_limits_hold_for_all_files_together(join: Join) -> None:
     files: dict[str, str | bytes] = dict.fromkeys(("a.csv", "b.csv"), "x\n" + "1\n" * 600)
 
-    for limits, code in ((Limits(rows=1000), "too_many_rows"), (Limits(unpacked_bytes=2000), "too_large")):
+    for limits, code in ((UploadLimits(rows=1000), "too_many_rows"), (UploadLimits(unpacked_bytes=2000), "too_large")):
         with pytest.raises(UnusableFile) as raised:
             join(files, limits)
         assert raised.value.code == code
-    assert join(files, Limits(rows=1200, unpacked_bytes=2404)).num_rows == 1200
+    assert join(files, UploadLimits(rows=1200, unpacked_bytes=2404)).num_rows == 1200
 
 
 def test_what_unpacks_is_counted_in_every_format(join: Join) -> None:
@@ -177,5 +177,5 @@ def test_what_unpacks_is_counted_in_every_format(join: Join) -> None:
 
     for name, content, unpacked in files:
         with pytest.raises(UnusableFile) as raised:
-            join({name: content, f"z{name}": content}, Limits(unpacked_bytes=unpacked + unpacked // 2))
+            join({name: content, f"z{name}": content}, UploadLimits(unpacked_bytes=unpacked + unpacked // 2))
         assert (raised.value.code, "together" in raised.value.message) == ("too_large", True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from app.datasets.formats import detect
 from app.datasets.intake import keep
-from app.datasets.limits import Limits
+from app.datasets.limits import UploadLimits
 
 # Every character but surrogates, which are none, and NUL, which is refused.
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
@@ -25,7 +25,7 @@ def _take_in(name: str, content: bytes) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         source, parquet = Path(folder, "source"), Path(folder, "kept.parquet")
         source.write_bytes(content)
-        keep(source, detect(source, name), parquet, Limits())
+        keep(source, detect(source, name), parquet, UploadLimits())
         return pq.read_table(parquet).to_pylist()
 
 

@@ -16,7 +16,7 @@ from attempts import (
     resolved,
 )
 
-from app.failures import CATALOGUE, Counted, Failure, FailureCode
+from app.failures import CATALOG, Counted, Failure, FailureCode
 from app.jobs.decision import Counts, History, RetryPolicy, decide
 from app.jobs.outcomes import DeadlinePassed, Failed, LeaseExpired, Outcome, Stopped, StopReason, Succeeded
 from app.jobs.states import EDGES, JobStatus
@@ -123,8 +123,8 @@ def test_the_wait_doubles_up_to_a_minute() -> None:
 
 
 @pytest.mark.parametrize("code", FailureCode)
-def test_every_code_of_the_catalogue_does_what_the_catalogue_says(code: FailureCode) -> None:
-    kind = CATALOGUE[code]
+def test_every_code_of_the_catalog_does_what_the_catalog_says(code: FailureCode) -> None:
+    kind = CATALOG[code]
     transition = decide(Failed(Failure.of(code, "x")), FRESH, POLICY)
     if kind.counted is Counted.POSTPONED:
         assert (transition.edge, transition.counts) == (EDGES["postpone"], Counts())

@@ -28,7 +28,7 @@ def test_texts_and_conversations_pass_also_as_json_text() -> None:
     ("row", "role", "says"),
     [
         ({"chosen": ANSWER}, "chosen", "the prompt a text"),
-        ({"prompt": ASKED, "chosen": [*ASKED, *ANSWER]}, "chosen", "leave the prompt's messages out"),
+        ({"prompt": ASKED, "chosen": [*ASKED, *ANSWER]}, "chosen", "leave out the messages of the prompt"),
         ({"prompt": ASKED, "chosen": ASKED}, "chosen", "must be the answer"),
         ({"prompt": [{"role": "boss", "content": "x"}]}, "prompt", "roles are"),
         ({"rejected": "good day"}, "rejected", "the same as the chosen"),

@@ -67,7 +67,7 @@ def test_eval_rows_that_stand_in_train_are_named_whatever_their_spaces_and_label
         seen.row("eval", number, {"text": text, "label": "a"})
     found = seen.findings()
     assert found["duplicates"] == {"eval": {"count": 2, "rows": [2, 4]}}
-    assert "2 of 4 eval rows stand in train too, the first is row 2" in found["warnings"][-1]["message"]
+    assert "2 of 4 eval rows also appear in train, the first is row 2" in found["warnings"][-1]["message"]
 
 
 def test_a_class_that_is_rare_beside_another_is_told() -> None:

@@ -70,7 +70,7 @@ def faults(no_answer: bool = False, **row: Any) -> list[tuple[str, str]]:
 def test_a_row_without_an_answer_needs_a_word_in_the_spec() -> None:
     assert faults() == []
     assert faults(no_answer=True, answers=None) == []
-    assert faults(answers="") == [("answers", "there is no answer; where that is meant, set task.no_answer to true")]
+    assert faults(answers="") == [("answers", "there is no answer; if that is intended, set task.no_answer to true")]
 
 
 def test_questions_and_contexts_must_be_texts() -> None:

@@ -47,7 +47,7 @@ def test_the_problem_chooses_the_metrics(problem: str, best: str) -> None:
 
 def test_languages_come_in_pairs() -> None:
     assert JobSpec.model_validate(body(source_language="en_XX", target_language="ro_RO"))
-    with pytest.raises(ValidationError, match="go together"):
+    with pytest.raises(ValidationError, match="given together"):
         JobSpec.model_validate(body(target_language="ro_RO"))
 
 

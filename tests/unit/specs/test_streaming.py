@@ -35,15 +35,19 @@ def test_a_stream_can_be_asked_for() -> None:
 @pytest.mark.parametrize(
     ("parts", "param", "says"),
     [
-        ({"training": {"max_steps": None}}, "training.max_steps", "nobody knows how many rows"),
-        ({"data": {"eval": TRAIN}}, "data.eval.streaming", "read whole; use a slice"),
-        ({"data": {"test": TRAIN, "train": {"hub": "x"}}}, "data.test.streaming", "read whole; use a slice"),
-        ({"data": {"eval_fraction": 0.1}}, "data.eval_fraction", "cannot be divided"),
+        ({"training": {"max_steps": None}}, "training.max_steps", "the number of rows is unknown"),
+        ({"data": {"eval": TRAIN}}, "data.eval.streaming", "cannot be streamed; limit it with a slice"),
+        (
+            {"data": {"test": TRAIN, "train": {"hub": "x"}}},
+            "data.test.streaming",
+            "cannot be streamed; limit it with a slice",
+        ),
+        ({"data": {"eval_fraction": 0.1}}, "data.eval_fraction", "cannot be split"),
         ({"data": {"subset": {"train": 10}}}, "data.subset.train", "training.max_steps"),
         ({"data": {"train": {**TRAIN, "split": "train[:10%]"}}}, "data.train.split", "without a slice"),
         ({"training": {"class_weights": "balanced"}}, "training.class_weights", "cannot be counted"),
         ({"training": {"engine": "tensorflow"}}, "training.engine", "trainer and pytorch"),
-        ({"task": {"type": "causal-lm", "packing": True}}, "task.packing", "are not packed"),
+        ({"task": {"type": "causal-lm", "packing": True}}, "task.packing", "cannot be packed"),
         ({"task": {"type": "preference"}}, "data.train.streaming", "every row before the first step"),
     ],
 )

@@ -88,7 +88,7 @@ def test_both_tags_of_a_name_are_learned_and_o_comes_first() -> None:
 
 
 def test_labels_of_the_spec_are_of_its_scheme() -> None:
-    with pytest.raises(ValidationError, match="'PER' is no BIO tag"):
+    with pytest.raises(ValidationError, match="'PER' is not a BIO tag"):
         task(labels=["O", "PER"])
     assert task(labels=["DET", "NOUN"], scheme="none").labels == ["DET", "NOUN"]
 

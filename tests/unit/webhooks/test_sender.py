@@ -97,7 +97,7 @@ def test_what_is_not_allowed_is_not_connected_to() -> None:
 def test_nobody_there_and_no_http_are_outcomes() -> None:
     assert "the connection failed" in (post(f"http://127.0.0.1:{free_port()}/").error or "")
     with raw_server(b"SSH-2.0-OpenSSH\r\n\r\n") as (url, _):
-        assert post(url) == Outcome(None, "the answer was not HTTP, or was cut off")
+        assert post(url) == Outcome(None, "the answer was not HTTP, or was incomplete")
 
 
 def test_an_endless_answer_is_not_read() -> None:

@@ -14,11 +14,11 @@ from app.webhooks.tables import Webhook
 from app.webhooks.target import UnusableTarget, addresses, parse
 
 LIMIT = 20
-"""Webhooks a project."""
+"""The maximum number of webhooks in a project."""
 
 
 def add(database: Database, project_id: str, url: str, events: Sequence[str], *, private_addresses: bool) -> Webhook:
-    """Make a webhook. Raises InvalidRequest for a URL that nothing may be sent to, Conflict above the limit."""
+    """Create a webhook. Raises InvalidRequest for a URL that is not allowed, Conflict above the limit."""
     try:
         addresses(parse(url, private=private_addresses), private=private_addresses)
     except UnusableTarget as error:
@@ -34,7 +34,7 @@ def add(database: Database, project_id: str, url: str, events: Sequence[str], *,
 
 
 def remove(database: Database, project_id: str, webhook_id: str) -> None:
-    """Delete a webhook and what was still to be sent to it. Raises NotFound."""
+    """Delete a webhook and its pending deliveries. Raises NotFound."""
     with database.write() as session:
         removed = session.execute(
             delete(Webhook).where(Webhook.id == webhook_id, Webhook.project_id == project_id).returning(Webhook.id)
@@ -44,5 +44,5 @@ def remove(database: Database, project_id: str, webhook_id: str) -> None:
 
 
 def not_found() -> NotFound:
-    """What a project is told of an id that is not its own."""
+    """The error for an id that does not belong to the project."""
     return NotFound("there is no such webhook in this project", param="webhook_id", code="webhook_not_found")

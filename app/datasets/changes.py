@@ -1,4 +1,4 @@
-"""Adds and removes datasets. A row shows only while all its files are in storage."""
+"""Adds and removes datasets. A dataset is visible only while all its files are in storage."""
 
 import logging
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import update
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.datasets.inspect import InspectedFile, Limits, UnusableFile, inspect
+from app.datasets.inspect import InspectedFile, UnusableFile, UploadLimits, inspect
 from app.datasets.queries import dataset_to_remove
 from app.datasets.tables import Dataset
 from app.datasets.upload import Received, ReceivedFile
@@ -26,9 +26,10 @@ log = logging.getLogger(__name__)
 def add(
     database: Database, storage: Storage, settings: Settings, project_id: str, received: Received, folder: Path
 ) -> Dataset:
-    """Inspect uploaded files and keep them as one dataset; `folder` has room for what is made of them.
+    """Inspect uploaded files and store them as one dataset; temporary files go into `folder`.
 
-    Raises InvalidRequest with the row and column, StorageError, OSError when the disk is full; then nothing is kept.
+    Raises InvalidRequest with the row and column, StorageError, and OSError when the disk is full. Then nothing is
+    stored.
     """
     parquet = folder / "data.parquet"
     try:
@@ -73,8 +74,8 @@ def add(
 def remove(database: Database, storage: Storage, project_id: str, dataset_id: str) -> None:
     """Delete a dataset. Raises NotFound, Conflict while a queued or running job needs it, and StorageError.
 
-    After a StorageError the dataset is gone, but its files may not be: deleting it once more removes them, and
-    raises NotFound.
+    After a StorageError the dataset is gone, but perhaps not its files. Deleting it again removes them, and raises
+    NotFound.
     """
     with database.write() as session:
         dataset = dataset_to_remove(session, project_id, dataset_id)
@@ -130,8 +131,8 @@ def _not_found() -> NotFound:
     return NotFound("there is no such dataset in this project", param="dataset_id", code="dataset_not_found")
 
 
-def _limits(settings: Settings) -> Limits:
-    return Limits(
+def _limits(settings: Settings) -> UploadLimits:
+    return UploadLimits(
         memory_bytes=settings.intake_memory_bytes,
         timeout_seconds=settings.intake_timeout_seconds,
         unpacked_bytes=settings.unpacked_limit_bytes,

@@ -1,4 +1,4 @@
-"""What the service can do, and who does it."""
+"""What the service can do, and which workers do it."""
 
 from fastapi import APIRouter
 
@@ -9,7 +9,7 @@ from app.specs import TASKS, JobSpec
 from app.specs.compatibility import engines_for, methods_for
 from app.workers.queries import listed
 
-router = APIRouter(prefix="/v1", tags=["catalogue"])
+router = APIRouter(prefix="/v1", tags=["capabilities"])
 
 
 @router.get("/tasks", response_model=Page[TaskAnswer])
@@ -39,7 +39,7 @@ def tasks(project: ProjectId) -> Page[TaskAnswer]:
 
 @router.get("/workers", response_model=Page[WorkerAnswer])
 def workers(context: Context, project: ProjectId) -> Page[WorkerAnswer]:
-    """List the workers of the last day that have not stopped, alive or silent."""
+    """List the workers of the last day that have not signed off, alive or silent."""
     with context.database.read() as session:
         found = listed(session, silent_for=context.settings.lease_seconds)
         running = queries.running_on(session, project)

@@ -1,4 +1,7 @@
-"""Puts finished folders into storage: every file first, the manifest last, and only then a row."""
+"""Checkpoints and models in storage.
+
+All files are uploaded first, then the manifest, and only then a row is written.
+"""
 
 import errno
 import logging
@@ -24,10 +27,10 @@ Record = dict[str, Any]
 RETRY_SECONDS = 2.0
 
 
-def publish(storage: Storage, lease: Lease, folder: Path, kind: str, record: Record) -> Artifact:
-    """Verify a folder's manifest and put it all into storage under the attempt's own prefix.
+def store_artifact(storage: Storage, lease: Lease, folder: Path, kind: str, record: Record) -> Artifact:
+    """Verify a folder's manifest and upload all its files under the attempt's own prefix.
 
-    Returns the row to record it with. Raises CheckpointBroken, StorageError.
+    Returns the row that records the artifact. Raises CheckpointBroken, StorageError.
     """
     manifest = verify(folder)
     prefix = f"jobs/{lease.job_id}/a{lease.attempt}/{folder.name}"
@@ -69,7 +72,7 @@ def newest_checkpoint(database: Database, storage: Storage, job_id: str, target:
 
 
 def fetch_checkpoint(database: Database, storage: Storage, artifact: Artifact, target: Path) -> Path | None:
-    """Fetch a checkpoint, and beside it the best one that it names. None when its stored files do not verify.
+    """Fetch a checkpoint, and next to it the best checkpoint that it names. None if its stored files do not verify.
 
     Raises StorageError, and OSError if this machine's disk fails.
     """
