@@ -115,7 +115,7 @@ def _removed(storage: Storage, folder: str) -> bool:
     try:
         storage.delete_prefix(folder)
     except StorageError as error:
-        # One folder that cannot be removed must not keep those behind it for ever.
+        # One folder that cannot be removed must not block the others forever.
         log.warning("%s was left behind and cannot be removed: %s", folder, error)
         return False
     log.info("%s was left behind and is removed", folder)

@@ -163,9 +163,9 @@ class Settings(BaseSettings):
 
     def tensorflow(self) -> Path:
         """The path of the interpreter with TensorFlow."""
-        beside = Path(__file__).resolve().parent.parent / ".venv-tensorflow" / "bin" / "python"
+        default = Path(__file__).resolve().parent.parent / ".venv-tensorflow" / "bin" / "python"
         # Not resolved: an environment's python is a link, and only by its own path it is that environment's.
-        return (self.tensorflow_python or beside).absolute()
+        return (self.tensorflow_python or default).absolute()
 
     def key_file(self) -> Path:
         """The file into which `tunesmith up` writes the first API key."""

@@ -41,7 +41,7 @@ def up(
 @cli.command()
 def api(host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1", port: Port = 8000) -> None:
     """Start only the API."""
-    Settings()  # What is wrong with them is told better here.
+    Settings()  # Report invalid settings here, where the message is better.
     os.execv(sys.executable, [sys.executable, "-P", "-m", "app", "--host", host, "--port", str(port)])  # noqa: S606 - it replaces this process, on purpose
 
 
@@ -50,7 +50,7 @@ def worker(
     slots: Annotated[int | None, typer.Option(help="Jobs at once. Without it: TUNESMITH_SLOTS.")] = None,
 ) -> None:
     """Start a worker."""
-    Settings()  # What is wrong with them is told better here.
+    Settings()  # Report invalid settings here, where the message is better.
     chosen = [] if slots is None else ["--slots", str(slots)]
     os.execv(sys.executable, [sys.executable, "-P", "-m", "worker", *chosen])  # noqa: S606 - it replaces this process, on purpose
 

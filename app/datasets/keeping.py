@@ -160,7 +160,7 @@ class _Counts:
         if self._example is None and array.null_count < len(array):
             self._example = json_safe(array.drop_null()[0].as_py())
         if self._distinct is not None:
-            # Beyond the limit a few more make no difference: the head tells.
+            # Beyond the limit, a few more make no difference.
             new = array.unique().drop_null()
             self._distinct.update(new.slice(0, DISTINCT_LIMIT + 1).to_pylist())
             if len(self._distinct) > DISTINCT_LIMIT:
