@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     )
 
     slots: int = Field(
-        default=1, ge=1, le=64, description="Jobs a worker runs at once; each slot of a GPU worker has its own GPU."
+        default=1, ge=1, le=64, description="Jobs a worker runs at once. Each job on a GPU has a GPU of its own."
     )
     threads_per_slot: int | None = Field(
         default=None,

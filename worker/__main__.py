@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import signal
+from collections.abc import Sequence
 
 from app.datasets.local_copy import LocalCopies
 from app.db import Database
@@ -17,6 +18,7 @@ from app.storage import open_storage
 from app.workspaces import clear_abandoned
 from worker import machine
 from worker.context import WorkerContext
+from worker.gpus import FreeGpus
 from worker.local import start_polling
 from worker.offer import Offer
 from worker.processes import TrainingProcesses
@@ -37,7 +39,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = Settings() if arguments.slots is None else Settings(slots=arguments.slots)
     hardware = machine.describe()
-    gpus = machine.visible_gpus(hardware["gpus"])
+    gpus = [gpu["uuid"] for gpu in hardware["gpus"]]
     queues = ("cpu", "gpu") if gpus else ("cpu",)
     context = _open(settings, gpus, queues)
     _stop_on_signals(context)
@@ -84,7 +86,7 @@ def _engines(settings: Settings) -> tuple[str, ...]:
     return tuple(name for name in ENGINE_FACTS if name != "tensorflow" or found is not None)
 
 
-def _open(settings: Settings, gpus: tuple[str, ...], queues: tuple[str, ...]) -> WorkerContext:
+def _open(settings: Settings, gpus: Sequence[str], queues: tuple[str, ...]) -> WorkerContext:
     storage = open_storage(settings.storage())
     return WorkerContext(
         worker_id=new_id("wrk"),
@@ -98,7 +100,7 @@ def _open(settings: Settings, gpus: tuple[str, ...], queues: tuple[str, ...]) ->
         processes=TrainingProcesses(),
         workspaces=settings.cache() / "work",
         threads_a_slot=settings.threads_per_slot or max(1, len(os.sched_getaffinity(0)) // settings.slots),
-        gpus=gpus,
+        gpus=FreeGpus(gpus),
     )
 
 

@@ -21,6 +21,7 @@ def main(request_file: str, log_file: str, gpu: str | None) -> None:
     _be_the_first_to_go()
     _write_output_to(Path(log_file))
     os.environ["CUDA_VISIBLE_DEVICES"] = gpu or ""
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     stop = threading.Event()
 
     def ask(number: int, frame: object) -> None:

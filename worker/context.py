@@ -10,6 +10,7 @@ from app.db import Database
 from app.jobs.decision import RetryPolicy
 from app.settings import Settings
 from app.storage import Storage
+from worker.gpus import FreeGpus
 from worker.offer import Offer
 from worker.processes import TrainingProcesses
 
@@ -47,8 +48,7 @@ class WorkerContext:
     processes: TrainingProcesses
     workspaces: Path
     threads_a_slot: int
-    gpus: tuple[str, ...]
-    """What CUDA_VISIBLE_DEVICES is to be for each GPU of this worker."""
+    gpus: FreeGpus
     rest: Rest = field(default_factory=Rest)
     """On while this worker's disk is full."""
     stopping: threading.Event = field(default_factory=threading.Event)

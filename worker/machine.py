@@ -4,16 +4,28 @@ import os
 import platform
 import shutil
 import subprocess
-from itertools import takewhile
 from typing import Any
+
+COLUMNS = "uuid,name,memory.total"
+MIG = "MIG-"
 
 
 def gpus() -> list[dict[str, Any]]:
-    """The NVIDIA GPUs that nvidia-smi lists, as name and memory_mib, and that CUDA_VISIBLE_DEVICES leaves to us."""
+    """The NVIDIA GPUs of this worker, with uuid, name and memory_mib.
+
+    These are the GPUs that nvidia-smi lists, restricted to those of CUDA_VISIBLE_DEVICES, in its order. An index counts in
+    the order of nvidia-smi, which is that of the PCI bus.
+    """
+    listed = _listed()
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return listed if allowed is None else _selected(listed, allowed)
+
+
+def _listed() -> list[dict[str, Any]]:
     if shutil.which("nvidia-smi") is None:
         return []
     listing = subprocess.run(
-        ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"],
+        ["nvidia-smi", f"--query-gpu={COLUMNS}", "--format=csv,noheader,nounits"],
         capture_output=True,
         text=True,
         check=False,
@@ -21,22 +33,35 @@ def gpus() -> list[dict[str, Any]]:
     )
     if listing.returncode != 0:
         return []
-    rows = [line.rsplit(",", 1) for line in listing.stdout.splitlines() if "," in line]
-    found = [{"name": name.strip(), "memory_mib": int(memory)} for name, memory in rows if memory.strip().isdigit()]
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return found if allowed is None else found[: len(_entries(allowed))]
+    rows = [[cell.strip() for cell in line.split(",")] for line in listing.stdout.splitlines() if line.count(",") >= 2]  # noqa: PLR2004 - COLUMNS
+    return [
+        # A device that shares the memory of the machine has no memory of its own: "[N/A]".
+        {"uuid": uuid, "name": ",".join(name), "memory_mib": int(memory) if memory.isdigit() else None}
+        for uuid, *name, memory in rows
+    ]
 
 
-def visible_gpus(found: list[dict[str, Any]]) -> tuple[str, ...]:
-    """How CUDA_VISIBLE_DEVICES names each of our GPUs: as the environment does, or by number."""
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return tuple(str(number) for number in range(len(found))) if allowed is None else _entries(allowed)[: len(found)]
-
-
-def _entries(allowed: str) -> tuple[str, ...]:
+def _selected(listed: list[dict[str, Any]], allowed: str) -> list[dict[str, Any]]:
     # As CUDA reads it: the list ends at the first entry that is no device, such as -1.
-    entries = [entry.strip() for entry in allowed.split(",")]
-    return tuple(takewhile(lambda entry: entry not in ("", "-1"), entries))
+    found: list[dict[str, Any]] = []
+    for entry in map(str.strip, allowed.split(",")):
+        gpu = _named(listed, entry)
+        if gpu is None:
+            break
+        if gpu not in found:
+            found.append(gpu)
+    return found
+
+
+def _named(listed: list[dict[str, Any]], entry: str) -> dict[str, Any] | None:
+    if entry.isdecimal():
+        return listed[int(entry)] if int(entry) < len(listed) else None
+    if entry.startswith(MIG) and listed:
+        # A part of a GPU. nvidia-smi does not list its name and memory in a table.
+        return {"uuid": entry, "name": "MIG device", "memory_mib": None}
+    # CUDA accepts the beginning of a UUID if it is unique.
+    matches = [gpu for gpu in listed if entry.startswith("GPU-") and gpu["uuid"].startswith(entry)]
+    return matches[0] if len(matches) == 1 else None
 
 
 def describe() -> dict[str, Any]:

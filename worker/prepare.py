@@ -26,8 +26,8 @@ class SpecUnsupported(Exception):
     """Another version accepted the stored spec, and this version does not. The message names the field."""
 
 
-def prepare(context: WorkerContext, job: Job, folder: Path, slot: int) -> Assignment:
-    """Fetch datasets, an earlier job's model and the newest checkpoint.
+def prepare(context: WorkerContext, job: Job, folder: Path, gpu: str | None) -> Assignment:
+    """Fetch datasets, an earlier job's model and the newest checkpoint, for a run on this GPU.
 
     Raises SpecUnsupported, Unpreparable, StorageError, OSError.
     """
@@ -58,7 +58,7 @@ def prepare(context: WorkerContext, job: Job, folder: Path, slot: int) -> Assign
         out_dir=out_dir,
         keep_checkpoints=spec.checkpoints.keep,
         seconds_left=_seconds_left(context, job),
-        gpu=context.gpus[slot % len(context.gpus)] if context.gpus and job.queue != "cpu" else None,
+        gpu=gpu,
     )
 
 

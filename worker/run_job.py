@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from app.db import DATABASE_AWAY
@@ -24,33 +26,40 @@ log = logging.getLogger(__name__)
 CONCLUDE_RETRY_SECONDS = 2.0
 
 
-def run_next(context: WorkerContext, slot: int) -> bool:
+def run_next(context: WorkerContext) -> bool:
     """Claim the best queued job and run this attempt to its end. False if there was no job.
 
     Raises OSError if this machine has no usable scratch space. Then no job was claimed.
     """
     # Before the claim: a worker that cannot work must not take jobs away from those that can.
     with workspace(context.workspaces) as folder:
-        job = _claim(context)
+        job, gpu = context.gpus.claim(context.queues, partial(_claim, context))
         if job is None:
             return False
-        lease = Lease(job.id, job.attempt, context.worker_id)
-        log.info("job %s: attempt %s begins", job.id, job.attempt)
         try:
-            with _heartbeat(context, lease) as heartbeat:
-                outcome = _attempt(context, job, lease, heartbeat, folder, slot)
-                _rest_if_disk_is_full(context, outcome)
-                transition = _conclude(context, lease, heartbeat, outcome)
-            log.info("job %s: attempt %s is over, the job is %s", job.id, job.attempt, transition.edge.target)
-        except LostLease:
-            log.warning("job %s: attempt %s is no longer ours; nothing was published", job.id, job.attempt)
+            _run(context, job, folder, gpu)
+        finally:
+            context.gpus.give_back(gpu)
         return True
 
 
-def _claim(context: WorkerContext) -> Job | None:
+def _claim(context: WorkerContext, queues: Sequence[str]) -> Job | None:
     features = context.offer.features()
     with context.database.write() as session:
-        return lifecycle.claim(session, context.worker_id, context.queues, context.settings.lease_seconds, features)
+        return lifecycle.claim(session, context.worker_id, queues, context.settings.lease_seconds, features)
+
+
+def _run(context: WorkerContext, job: Job, folder: Path, gpu: str | None) -> None:
+    lease = Lease(job.id, job.attempt, context.worker_id)
+    log.info("job %s: attempt %s begins", job.id, job.attempt)
+    try:
+        with _heartbeat(context, lease) as heartbeat:
+            outcome = _attempt(context, job, lease, heartbeat, folder, gpu)
+            _rest_if_disk_is_full(context, outcome)
+            transition = _conclude(context, lease, heartbeat, outcome)
+        log.info("job %s: attempt %s is over, the job is %s", job.id, job.attempt, transition.edge.target)
+    except LostLease:
+        log.warning("job %s: attempt %s is no longer ours; nothing was published", job.id, job.attempt)
 
 
 def _heartbeat(context: WorkerContext, lease: Lease) -> Heartbeat:
@@ -62,9 +71,11 @@ def _heartbeat(context: WorkerContext, lease: Lease) -> Heartbeat:
     )
 
 
-def _attempt(context: WorkerContext, job: Job, lease: Lease, heartbeat: Heartbeat, folder: Path, slot: int) -> Outcome:
+def _attempt(
+    context: WorkerContext, job: Job, lease: Lease, heartbeat: Heartbeat, folder: Path, gpu: str | None
+) -> Outcome:
     try:
-        assignment = prepare(context, job, folder, slot)
+        assignment = prepare(context, job, folder, gpu)
         process = supervise(context, lease, heartbeat, assignment)
         result = process.result or {}
         if result.get("status") == "succeeded":

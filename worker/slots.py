@@ -1,7 +1,7 @@
 """The slots of a worker. All wake-ups and polls go through here, so that no slot ever runs two jobs."""
 
 import logging
-import queue
+import threading
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -12,29 +12,23 @@ log = logging.getLogger(__name__)
 
 
 class Slots:
-    """Free slots, by number."""
+    """The free slots."""
 
     def __init__(self, context: WorkerContext) -> None:
         self._context = context
-        self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for slot in range(context.settings.slots):
-            self._free.put(slot)
+        self._free = threading.Semaphore(context.settings.slots)
 
     def wait_until_free(self) -> None:
         """Return when no slot runs a job any more. The slots cannot be used afterwards."""
         for _ in range(self._context.settings.slots):
-            self._free.get()
+            self._free.acquire()
 
     def run_until_idle(self) -> None:
         """Run jobs in a free slot until no job is left or the worker stops. Returns at once if no slot is free."""
-        try:
-            slot = self._free.get_nowait()
-        except queue.Empty:
+        if not self._free.acquire(blocking=False):
             return
         try:
-            while (
-                not self._context.stopping.is_set() and not self._context.rest.is_on and run_next(self._context, slot)
-            ):
+            while not self._context.stopping.is_set() and not self._context.rest.is_on and run_next(self._context):
                 pass
         except SQLAlchemyError as error:
             log.warning("the database does not answer, looking again soon: %s", error)
@@ -44,4 +38,4 @@ class Slots:
             # Whatever it was, the lease runs out and the job is tried again; the slot must live on.
             log.exception("a job ended with an unexpected error")
         finally:
-            self._free.put(slot)
+            self._free.release()

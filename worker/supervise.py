@@ -74,6 +74,7 @@ class Assignment:
     seconds_left: float
     """Until the job's deadline."""
     gpu: str | None
+    """Its name in CUDA_VISIBLE_DEVICES; None for a run on the CPU."""
 
 
 def supervise(context: WorkerContext, lease: Lease, heartbeat: Heartbeat, assignment: Assignment) -> ProcessOutcome:
@@ -96,7 +97,8 @@ def supervise(context: WorkerContext, lease: Lease, heartbeat: Heartbeat, assign
         process = context.processes.start(assignment.request_file, output, assignment.gpu)
         try:
             memory = MemoryWatch(process.pid)
-            log.info("job %s: attempt %s trains in process %s", lease.job_id, lease.attempt, process.pid)
+            device = f"GPU {assignment.gpu}" if assignment.gpu else "CPU"
+            log.info("job %s: attempt %s trains in process %s on %s", lease.job_id, lease.attempt, process.pid, device)
             carrier.start()
             silence = _Silence(context.settings.hung_seconds, assignment.out_dir / FILE_NAME, output)
             asked = _watch(context, process, heartbeat, silence, memory, assignment.seconds_left)

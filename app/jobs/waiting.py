@@ -39,7 +39,7 @@ def waiting_for(session: Session, job: Job, *, silent_for: float) -> str | None:
     knowing = [worker for worker in alive if not missing_features(job, worker)]
     able = _of_queue(job.queue, knowing)
     if able:
-        return _waiting_for_slot(session, able)
+        return _waiting_for_capacity(session, job.queue, able)
     if not alive:
         return "no worker is alive"
     if not knowing:
@@ -55,12 +55,24 @@ def _of_queue(queue: str, alive: Sequence[Worker]) -> Sequence[Worker]:
     return with_gpu if queue == "gpu" else [worker for worker in alive if "cpu" in worker.queues.split(",")]
 
 
-def _waiting_for_slot(session: Session, able: Sequence[Worker]) -> str:
-    slots = sum(worker.slots for worker in able)
-    running = select(func.count()).where(Job.status == JobStatus.RUNNING, Job.owner.in_(worker.id for worker in able))
-    if (session.scalar(running) or 0) < slots:
+def _waiting_for_capacity(session: Session, queue: str, able: Sequence[Worker]) -> str:
+    running = select(Job.owner, func.count(), func.sum(Job.gpus)).where(
+        Job.status == JobStatus.RUNNING, Job.owner.in_(worker.id for worker in able)
+    )
+    in_use = {owner: (slots, gpus) for owner, slots, gpus in session.execute(running.group_by(Job.owner))}
+    with_slot = [worker for worker in able if in_use.get(worker.id, (0, 0))[0] < worker.slots]
+    if not with_slot:
+        slots = sum(worker.slots for worker in able)
+        return f"all {slots} slots of the {len(able)} live workers that can run it are busy"
+    # A job that may use a GPU takes one on a GPU worker. On a CPU worker it needs none.
+    needs_gpu = queue != "cpu" and "gpu" in with_slot[0].queues.split(",")
+    if not needs_gpu or any(in_use.get(worker.id, (0, 0))[1] < _gpus(worker) for worker in with_slot):
         return "a worker is about to take it"
-    return f"all {slots} slots of the {len(able)} live workers that can run it are busy"
+    return f"all {sum(map(_gpus, with_slot))} GPUs of the {len(with_slot)} live workers with a free slot are busy"
+
+
+def _gpus(worker: Worker) -> int:
+    return len(worker.hardware["gpus"])
 
 
 def without_worker(session: Session, *, waited: float) -> Sequence[tuple[Job, list[str]]]:

@@ -71,7 +71,7 @@ MISFITS = [
     (
         {"task": {"type": "text-classification", "problem": "regression"}, "training": {"label_smoothing": 0.1}},
         "training.label_smoothing",
-        "takes only 0.0 here",
+        "supports only 0.0 here",
     ),
 ]
 

@@ -53,6 +53,7 @@ def add_worker(
     age: float = 0,
     name: str = "",
     features: list[str] | None = None,
+    slots: int = 1,
 ) -> None:
     with database.write() as session:
         session.add(
@@ -64,8 +65,8 @@ def add_worker(
                 queues=queues,
                 engines=engines,
                 features=features,
-                slots=1,
-                hardware={},
+                slots=slots,
+                hardware={"gpus": [{}] if "gpu" in queues else []},
                 last_seen_at=now() - age,
             )
         )
@@ -135,6 +136,18 @@ def test_a_job_says_that_slots_are_busy_only_of_workers_that_can_take_it(
     add_worker(database, "trainer")
     assert waiting_for(database, for_cpu) == "a worker is about to take it"
     assert (waiting_for(database, for_gpu), waiting_for(database, for_either)) == (busy, busy)
+
+
+def test_a_job_says_that_gpus_are_busy_though_a_slot_is_free(database: Database, submit: Callable[..., str]) -> None:
+    submit("trainer", queue="gpu")
+    claimed(database, PLAIN, ("cpu", "gpu", "any"))
+    add_worker(database, "trainer", queues="cpu,gpu", name="w", slots=2)
+    for_cpu, for_gpu, for_either = (submit("trainer", queue=queue) for queue in ("cpu", "gpu", "any"))
+    assert waiting_for(database, for_cpu) == "a worker is about to take it"
+    busy = "all 1 GPUs of the 1 live workers with a free slot are busy"
+    assert (waiting_for(database, for_gpu), waiting_for(database, for_either)) == (busy, busy)
+    add_worker(database, "trainer", queues="cpu,gpu")
+    assert waiting_for(database, for_gpu) == "a worker is about to take it"
 
 
 def test_after_a_while_its_log_says_so_too_once(database: Database, submit: Callable[..., str]) -> None:
