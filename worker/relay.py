@@ -27,13 +27,18 @@ PROGRESS_EVENTS = 500
 
 
 class Relay:
-    """Reads an attempt's files from where it stopped. `on_record` is called with each record."""
+    """Reads an attempt's files from where it stopped.
+
+    `on_record` is called once with each record as soon as it is read, before the database is needed. A checkpoint is
+    secured there before training rotates it away, even while the database is slow or unreachable.
+    """
 
     def __init__(
         self, database: Database, lease: Lease, reports: Path, output: Path, on_record: Callable[[Record], None]
     ) -> None:
         self._database, self._lease, self._on_record = database, lease, on_record
         self._reports, self._output = _Tail(reports), _Tail(output)
+        self._shown = _Tail(reports)
         self.job_id = lease.job_id
         self._log_characters = 0
         self._started = self._last_progress = time.monotonic()
@@ -48,9 +53,11 @@ class Relay:
         Raises LostLease. False if the database is unreachable: the next call tries again from the same place. Other
         errors of the database are raised.
         """
+        self._show_records()
         try:
             for lines, end in self._reports.lines():
-                self._forward_records(_parsed(lines), end)
+                self._show_records()
+                self._forward_records([record for line in lines if (record := _parsed(line)) is not None], end)
                 self._reports.advance(end)
             self._forward_output()
         except DATABASE_AWAY as error:
@@ -61,6 +68,17 @@ class Relay:
     def log_tail(self, lines: int = 30) -> str:
         """The last lines of text output."""
         return "\n".join(self._output.last_bytes(8192).decode("utf-8", "replace").splitlines()[-lines:])
+
+    def _show_records(self) -> None:
+        for lines, end in self._shown.lines():
+            for line in lines:
+                record = _parsed(line)
+                if record is None:
+                    # Half a line, left by a write that met a full disk; what follows is whole again.
+                    log.warning("job %s: a report that is not JSON was skipped: %.100r", self.job_id, line)
+                else:
+                    self._on_record(record)
+            self._shown.advance(end)
 
     def _forward_records(self, records: list[Record], end: int) -> None:
         entries: list[Entry] = []
@@ -87,7 +105,6 @@ class Relay:
         for record in records:
             if record["type"] == "result":
                 self.result = record
-            self._on_record(record)
 
     def _record(self, entries: list[Entry], columns: dict[str, Any], end: int) -> None:
         with self._database.write() as session:
@@ -168,12 +185,8 @@ class _Tail:
             return file.read()
 
 
-def _parsed(lines: list[bytes]) -> list[Record]:
-    records: list[Record] = []
-    for line in lines:
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            # Half a line, left by a write that met a full disk; what follows is whole again.
-            log.warning("a report that is not JSON was skipped: %.100r", line)
-    return records
+def _parsed(line: bytes) -> Record | None:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None

@@ -29,8 +29,8 @@ RETRY_SECONDS = 2.0
 class CheckpointUploads:
     """Uploads in its own thread, so that a large checkpoint delays neither the lease nor a step.
 
-    While the storage is unreachable, only the `keep` newest waiting checkpoints and the best one are kept, because a
-    full disk would end the training.
+    While the storage or the database is unreachable, only the `keep` newest waiting checkpoints and the best one are
+    kept, because a full disk would end the training.
     """
 
     def __init__(self, database: Database, storage: Storage, lease: Lease, out_dir: Path, keep: int) -> None:
@@ -99,9 +99,12 @@ class CheckpointUploads:
             return self._waiting.popleft() if self._waiting and not self._give_up.is_set() else None
 
     def _upload_until_done(self, folder: Path, record: Record) -> None:
+        started, artifact = time.monotonic(), None
         while not self._give_up.is_set():
             try:
-                self._upload(folder, record)
+                # Once the files are in storage, only the row is tried again.
+                artifact = artifact or store_artifact(self._storage, self._lease, folder, "checkpoint", record)
+                self._record(folder, artifact)
             except (StorageError, *DATABASE_AWAY) as error:
                 log.warning("job %s: %s waits: %s", self._lease.job_id, folder.name, error)
                 self._give_up.wait(RETRY_SECONDS)
@@ -109,15 +112,14 @@ class CheckpointUploads:
                 log.warning("job %s: %s is not uploaded: %s", self._lease.job_id, folder.name, error)
                 return
             else:
+                seconds = time.monotonic() - started
+                log.info("job %s: %s uploaded in %.1f s", self._lease.job_id, folder.name, seconds)
                 return
 
-    def _upload(self, folder: Path, record: Record) -> None:
-        started = time.monotonic()
+    def _record(self, folder: Path, artifact: Artifact) -> None:
         best_step = read_manifest(folder).facts.get("best_step")
-        artifact = store_artifact(self._storage, self._lease, folder, "checkpoint", record)
         with self._database.write() as session:
             lifecycle.checkpoint(session, self._lease, artifact, best_step)
-        log.info("job %s: %s uploaded in %.1f s", self._lease.job_id, folder.name, time.monotonic() - started)
 
 
 def rotate(database: Database, storage: Storage, job_id: str, keep: int) -> None:

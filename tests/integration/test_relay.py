@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import pytest
 from attempts import POLICY, RELEASED
-from sqlalchemy import create_engine, select, text
+from outages import away
+from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -113,28 +114,6 @@ def test_a_record_longer_than_a_batch_and_output_without_line_ends_arrive_whole(
     assert [data["message"] for _, data in events_of(database, lease)] == ["x" * 1000, "y"]
     with database.read() as session:
         assert queries.log_tail(session, lease.job_id, attempt=None, limit=5000)[1] == "z" * 950
-
-
-@contextmanager
-def away(database: Database) -> Iterator[None]:
-    """Make the database refuse, as when it restarts; afterwards it is as before."""
-    url = database.engine.url
-    if url.get_backend_name() == "sqlite":
-        with database.write() as session:
-            session.execute(text("ALTER TABLE events RENAME TO events_away"))
-        yield
-        with database.write() as session:
-            session.execute(text("ALTER TABLE events_away RENAME TO events"))
-        return
-    admin = create_engine(url.set(database="postgres"), isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(text(f'ALTER DATABASE "{url.database}" ALLOW_CONNECTIONS false'))
-        connection.execute(
-            text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"), {"name": url.database}
-        )
-        yield
-        connection.execute(text(f'ALTER DATABASE "{url.database}" ALLOW_CONNECTIONS true'))
-    admin.dispose()
 
 
 def test_while_the_database_is_away_reports_wait_and_then_arrive_once(

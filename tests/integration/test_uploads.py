@@ -1,11 +1,16 @@
 """Checkpoints on their way to storage: what waits while it is away, and what is left when it is back."""
 
+import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from outages import away
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 from tiny import spec
 
 from app import auth
@@ -13,10 +18,11 @@ from app.db import Database
 from app.identifiers import new_id
 from app.jobs import lifecycle, queries
 from app.jobs.lifecycle import Lease
-from app.jobs.tables import Job
+from app.jobs.tables import Event, Job
 from app.storage import Storage, StorageUnavailable, Stored, open_storage
 from worker.artifacts import newest_checkpoint
-from worker.training.checkpoints.folders import MANIFEST, commit, folder_name
+from worker.relay import Relay
+from worker.training.checkpoints.folders import MANIFEST, commit, folder_name, rotate
 from worker.uploads import CheckpointUploads
 
 
@@ -26,11 +32,13 @@ class Gate:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self.open = threading.Event()
+        self.sent: list[str] = []
         self.deletes_fail = 0
 
     def put_file(self, path: str, source: Path) -> Stored:
         if not self.open.is_set():
             raise StorageUnavailable("away")
+        self.sent.append(path)
         return self._storage.put_file(path, source)
 
     def delete_prefix(self, prefix: str) -> None:
@@ -97,6 +105,115 @@ def test_while_the_storage_is_away_the_newest_and_the_best_wait_and_then_arrive(
     assert list((out_dir / "outbox").iterdir()) == []
     steps = {path.split("/")[3] for path in storage.list(f"jobs/{lease.job_id}")}
     assert steps == {folder_name(step) for step in (2, 6, 7)}
+
+
+class Training:
+    """Reports checkpoints as a training process does, and keeps only the newest one of its own."""
+
+    def __init__(self, out_dir: Path) -> None:
+        self._out_dir, self.reports = out_dir, out_dir / "reports.jsonl"
+        self.step = 0
+
+    def save(self) -> None:
+        self.step += 1
+        record = report(self._out_dir, self.step, best_step=None)
+        note = {"type": "note", "time": 1.0, "message": f"at step {self.step}"}
+        with self.reports.open("a") as file:
+            for line in (note, {"type": "checkpoint", "time": 1.0, **record}):
+                file.write(json.dumps(line) + "\n")
+        rotate(self._out_dir / "checkpoints", keep=1, best_step=None)
+
+
+def relay_of(database: Database, lease: Lease, training: Training, uploads: CheckpointUploads) -> Relay:
+    def take(record: dict[str, Any]) -> None:
+        if record["type"] == "checkpoint":
+            uploads.add(record)
+
+    return Relay(database, lease, training.reports, training.reports.parent / "output.log", take)
+
+
+def recorded(database: Database, lease: Lease) -> list[int]:
+    """The steps of all checkpoint events, in order."""
+    with database.read() as session:
+        found = select(Event.data["step"].as_integer()).where(Event.job_id == lease.job_id, Event.type == "checkpoint")
+        return list(session.scalars(found.order_by(Event.seq)))
+
+
+def test_checkpoints_that_rotate_away_while_the_database_is_away_are_recorded_later(
+    database: Database, lease: Lease, storage: Gate, tmp_path: Path
+) -> None:
+    storage.open.set()
+    training = Training(tmp_path / "out")
+    uploads = CheckpointUploads(database, storage, lease, tmp_path / "out", keep=2)
+    relay = relay_of(database, lease, training, uploads)
+    with away(database):
+        for _ in range(3):
+            training.save()
+            assert not relay.forward()
+    assert relay.forward()
+    uploads.finish(60)
+    assert recorded(database, lease)[-2:] == [2, 3]
+    assert kept(database, lease) == [(3, False), (2, False)]
+    assert newest_checkpoint(database, storage, lease.job_id, tmp_path / "resume") is not None
+
+
+class CountedWrites:
+    """A database that lets a test wait for the next write."""
+
+    def __init__(self, database: Database) -> None:
+        self._database, self.tries = database, threading.Semaphore(0)
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        self.tries.release()
+        with self._database.write() as session:
+            yield session
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+
+def test_the_files_of_a_checkpoint_are_sent_once_however_long_the_database_is_away(
+    database: Database, lease: Lease, storage: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.uploads.RETRY_SECONDS", 0.01)
+    storage.open.set()
+    counted = CountedWrites(database)
+    uploads = CheckpointUploads(cast("Database", counted), storage, lease, tmp_path / "out", keep=2)
+    with away(database):
+        uploads.add(report(tmp_path / "out", 1, best_step=None))
+        assert all(counted.tries.acquire(timeout=60) for _ in range(3))
+    uploads.finish(60)
+    assert recorded(database, lease) == [1]
+    assert [Path(path).name for path in storage.sent] == ["weights", MANIFEST]
+
+
+class SlowDatabase:
+    """A database whose commits take so long that training saves another checkpoint meanwhile."""
+
+    def __init__(self, database: Database, training: Training) -> None:
+        self._database, self._training = database, training
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        with self._database.write() as session:
+            yield session
+        if self._training.step < 5:
+            self._training.save()
+
+
+def test_checkpoints_that_come_quicker_than_the_database_commits_are_uploaded(
+    database: Database, lease: Lease, storage: Gate, tmp_path: Path
+) -> None:
+    storage.open.set()
+    training = Training(tmp_path / "out")
+    uploads = CheckpointUploads(database, storage, lease, tmp_path / "out", keep=2)
+    relay = relay_of(cast("Database", SlowDatabase(database, training)), lease, training, uploads)
+    training.save()
+    assert relay.forward()
+    uploads.finish(60)
+    assert training.step == 5
+    assert (recorded(database, lease)[0], recorded(database, lease)[-1]) == (1, 5)
 
 
 class BadDisk(Gate):
