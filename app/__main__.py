@@ -27,7 +27,7 @@ def main() -> None:
         host=arguments.host,
         port=arguments.port,
         http=BoundedHttp,
-        # Without it one slow reader would keep the process alive for ever.
+        # Without it, one slow reader would keep the process alive forever.
         timeout_graceful_shutdown=20,
         server_header=False,
         log_config=None,
@@ -35,8 +35,8 @@ def main() -> None:
     )
     server = _Server(config, app)
     for number in (signal.SIGTERM, signal.SIGINT):
-        # What uvicorn finds here it puts back at its end, and then sends itself the signal again: with Python's own
-        # handlers a stop that went well would end in death by that signal, or in KeyboardInterrupt.
+        # uvicorn restores these handlers at its end, and then sends itself the signal again. With Python's own
+        # handlers, a clean stop would end with that signal, or with KeyboardInterrupt.
         signal.signal(number, server.handle_exit)
     server.run()
 

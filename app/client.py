@@ -72,7 +72,7 @@ class Client:
     def upload(self, *paths: Path, name: str | None = None) -> Answer:
         """Upload files with the same columns as one dataset, streamed. Raises Refused, Unreachable, OSError."""
         with ExitStack() as opened:
-            # Inspecting a large file takes a while before the answer comes.
+            # The response comes only after the inspection, which takes a while for a large file.
             return self._ask(
                 "POST",
                 "/v1/datasets",

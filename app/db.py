@@ -30,7 +30,7 @@ POSTGRESQL = {
     "connect_timeout": 5,
     "options": f"-c statement_timeout={STATEMENT_TIMEOUT_SECONDS * 1000} "
     f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_SECONDS * 1000}",
-    # A server that vanished without a word is noticed in about 20 s instead of hours.
+    # A server that disappears without closing its connections is noticed within about 20 s instead of hours.
     "tcp_user_timeout": 20_000,
     "keepalives_idle": 10,
     "keepalives_interval": 5,

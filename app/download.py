@@ -51,13 +51,13 @@ def _fetch(client: Client, entry: dict[str, Any], target: Path, on_bytes: Callab
 
 def _continue(client: Client, entry: dict[str, Any], partial: Path, on_bytes: Callable[[str, int, int], None]) -> None:
     path, size = entry["path"], int(entry["size"])
-    # An empty file is whole at once, and there all the same.
+    # An empty file is complete at once, but must exist.
     partial.touch()
     done = partial.stat().st_size
     if done == size:
         on_bytes(path, done, size)
         return
-    # If-Range: should the file have changed, the answer is the whole of the new one.
+    # With If-Range, the response is the whole new file if the file has changed.
     headers = {"range": f"bytes={done}-", "if-range": f'"{entry["sha256"]}"'} if 0 < done < size else {}
     url = entry["url"]
     address, _, query = url.partition("?")

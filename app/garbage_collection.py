@@ -37,7 +37,7 @@ def collect(database: Database, storage: Storage) -> int:
     that were hidden from users but not yet removed, and parts of datasets whose API process died.
     """
     removed = 0
-    # Listed before the rows are read: what is recorded meanwhile is then seen as needed.
+    # Listed before the rows are read, so that anything recorded meanwhile counts as needed.
     for batch in _batches(_folders(storage, "jobs", ATTEMPT_FOLDER)):
         with database.read() as session:
             unneeded = _unneeded_attempt_folders(session, batch)
@@ -68,7 +68,7 @@ class GarbageCollector(threading.Thread):
             except (StorageError, SQLAlchemyError) as error:
                 log.warning("garbage collection failed: %s", error)
             except Exception:
-                # The next round may find the cause gone; without rounds nothing is ever removed.
+                # The cause may be gone in the next round. Without further rounds, nothing would ever be removed.
                 log.exception("garbage collection failed")
 
     def stop(self) -> None:
@@ -123,7 +123,7 @@ def _removed(storage: Storage, folder: str) -> bool:
 
 
 def _remove_hidden(database: Database, storage: Storage) -> int:
-    # Whoever hid a checkpoint removes it a moment later, unless it died in between.
+    # The process that hid a checkpoint removes it a moment later, unless it died in between.
     with database.read() as session:
         hidden = session.execute(
             select(Artifact.id, Artifact.prefix).where(Artifact.deleted_at < now() - LEFT_BEHIND_SECONDS)

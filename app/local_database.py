@@ -35,6 +35,6 @@ def migrated(settings: Settings) -> Generator[Session]:
 
 
 def _is_there(database: Database) -> bool:
-    # Opening SQLite makes the file, which is for `migrate` to do.
+    # Opening SQLite would create the file, and only `migrate` may do that.
     url = database.engine.url
     return url.get_backend_name() != "sqlite" or Path(url.database or "").is_file()

@@ -164,7 +164,8 @@ class Settings(BaseSettings):
     def tensorflow(self) -> Path:
         """The path of the interpreter with TensorFlow."""
         default = Path(__file__).resolve().parent.parent / ".venv-tensorflow" / "bin" / "python"
-        # Not resolved: an environment's python is a link, and only by its own path it is that environment's.
+        # The path is not resolved: the python of an environment is a symlink, and uses the environment only under this
+        # path.
         return (self.tensorflow_python or default).absolute()
 
     def key_file(self) -> Path:

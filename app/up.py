@@ -60,7 +60,7 @@ def set_up(settings: Settings, say: Callable[[str], None]) -> Path:
                 say(f"The key in {key_file} is not valid for this database; a new key replaces it.")
             with database.write() as session:
                 key = auth.create_key(session, auth.ensure_project(session, "default").id, "first key")
-            # After the commit, or a crash in between would leave a key that opens nothing.
+            # Written after the commit. Otherwise a crash in between would leave a key that is not valid.
             _write_secret(key_file, key)
     finally:
         database.close()
@@ -92,7 +92,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
 def _refusal(family: socket.AddressFamily, address: Any) -> OSError | None:
     try:
         with socket.socket(family, socket.SOCK_STREAM) as probe:
-            # As the API's own socket: one that was closed a moment ago does not count.
+            # Same option as the API's socket: a port whose socket was closed a moment ago counts as free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

@@ -76,7 +76,7 @@ def outcome(job: dict[str, Any]) -> str:
 
 
 def _usage(job: dict[str, Any]) -> str:
-    # A service of the version before does not count.
+    # A service of the previous version does not send these fields.
     if "running_seconds" not in job:
         return ""
     on_gpus = f", {job['gpu_seconds']:.0f} GPU-seconds" if job["gpu_seconds"] else ""

@@ -34,6 +34,6 @@ def clear_abandoned(parent: Path) -> int:
                 shutil.rmtree(lock.parent, ignore_errors=True)
                 removed += 1
         except (BlockingIOError, FileNotFoundError):
-            # Somebody is at work in it, or has just finished.
+            # The folder is in use, or its owner has just finished.
             continue
     return removed

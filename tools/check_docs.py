@@ -86,7 +86,7 @@ def _differences(found: dict[str, list[str]], expected: dict[str, list[str]]) ->
 
 
 def _first_cells(page: str) -> set[str]:
-    # A row is one that has as many cells as the head of its table, so that a row that lost one is not taken for whole.
+    # A row has as many cells as the head of its table, so a row that lost a cell does not count.
     cells: set[str] = set()
     columns = 0
     for line in page.splitlines():

@@ -75,7 +75,7 @@ def chat_model(cache: Path) -> Path:
     place = found.submodule_search_locations[0]
     tokenizer = AutoTokenizer.from_pretrained(place, gguf_file=GGUF)
     model = AutoModelForCausalLM.from_pretrained(place, gguf_file=GGUF, dtype=torch.float32)
-    # What is saved is no quantized model any more.
+    # The saved model is not quantized any more.
     config = type(model.config)(**{k: v for k, v in model.config.to_dict().items() if k != "quantization_config"})
     whole = type(model)(config)
     whole.load_state_dict(model.state_dict())

@@ -46,7 +46,10 @@ def rating_rows(archive: Path) -> list[dict[str, str]]:
 
 
 def extreme_rows(archive: Path) -> list[dict[str, str]]:
-    """The reviews of the lowest and of the highest class. A small model learns the difference from a few hundred rows."""
+    """The reviews of the lowest and of the highest class.
+
+    A small model learns the difference from a few hundred rows.
+    """
     return [row for row in rating_rows(archive) if row["label"] in (STARS[0], STARS[-1])]
 
 
@@ -101,7 +104,7 @@ def models_dir(folder: Path) -> Path:
 
 
 def _lines(archive: Path) -> list[str]:
-    # The ratings lie in an archive within the archive; some releases have them unpacked too.
+    # The ratings are in an archive within the archive. Some releases also have them unpacked.
     with tarfile.open(archive) as outer:
         for member in outer:
             if member.name.endswith(FILE):

@@ -105,8 +105,8 @@ def _open(settings: Settings, gpus: Sequence[str], queues: tuple[str, ...]) -> W
 
 
 def _prepare_environment_of_training() -> None:
-    # The forkserver and its children inherit this process's environment: they need no secret of the
-    # service, and everything here that did has read its own by now. A hub token stays, for gated models.
+    # The forkserver and its children inherit this process's environment. They need no secrets of the service, and this
+    # process has already read its own. A hub token stays, for gated models.
     for name in list(os.environ):
         if name.startswith(SECRET_PREFIXES):
             del os.environ[name]

@@ -65,7 +65,7 @@ def newest_checkpoint(database: Database, storage: Storage, job_id: str, target:
         folder = fetch_checkpoint(database, storage, artifact, target)
         if folder is not None:
             return folder
-        # Rotation counts what is offered: a broken one would be kept instead of a whole one.
+        # Rotation counts the visible checkpoints. A broken one would be kept instead of a good one.
         with database.write() as session:
             session.execute(update(Artifact).where(Artifact.id == artifact.id).values(deleted_at=now()))
     return None
@@ -82,7 +82,7 @@ def fetch_checkpoint(database: Database, storage: Storage, artifact: Artifact, t
     best_step = found.facts.get("best_step")
     with database.read() as session:
         known = queries.checkpoints(session, artifact.job_id)
-    # Of several attempts' checkpoints of the best step, all hold the same model: the first whole one will do.
+    # If several attempts saved the best step, their models are the same, so any complete checkpoint is sufficient.
     others = (item for item in known if item.step == best_step and item.step != artifact.step)
     next((item for item in others if _fetch_verified(storage, item, target)), None)
     return target / _name(artifact)

@@ -63,7 +63,7 @@ def _die_with_the_worker() -> None:
 
 
 def _be_the_first_to_go() -> None:
-    # Where memory runs out, the kernel shall end the training, which resumes, and not the worker or the database.
+    # If memory runs out, the kernel shall kill the training, which can resume, and not the worker or the database.
     Path("/proc/self/oom_score_adj").write_text("1000")
 
 

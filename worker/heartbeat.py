@@ -74,7 +74,7 @@ class Heartbeat:
             except SQLAlchemyError as error:
                 log.warning("job %s: the database does not answer: %s", self._lease.job_id, error)
             except Exception:
-                # A lease that nobody renews is a lost one; to train on in silence would be worse.
+                # A lease that nobody renews counts as lost. To continue training without a lease would be worse.
                 log.exception("job %s: the heartbeat failed", self._lease.job_id)
                 self.lost.set()
                 return
@@ -84,7 +84,7 @@ class Heartbeat:
             self._obey(lifecycle.renew(session, self._lease, self._lease_seconds))
 
     def _look(self) -> None:
-        # A read between renewals makes cancelling quick without a write a second.
+        # A read between renewals makes cancels quick without a write each second.
         with self._database.read() as session:
             requests = lifecycle.look(session, self._lease)
         self._obey(requests)

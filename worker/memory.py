@@ -76,7 +76,7 @@ def _counter(membership: Path) -> Path | None:
 
 
 def _first(*files: Path) -> Path | None:
-    # In a container a group's path may be the host's, while its files stand at the top.
+    # In a container, the path of a group may be that of the host, while its files are at the top.
     return next((file for file in files if file.is_file()), None)
 
 

@@ -31,7 +31,7 @@ def of_process(process: ProcessOutcome, job: Job, *, hung_seconds: float, is_sto
         message = f"The training process reported nothing for {hung_seconds:.0f} s and was killed."
         return Failed(Failure.of(FailureCode.TRAINING_HUNG, message, log_tail=process.log_tail))
     if (result or {}).get("status") == "stopped" or (result is None and is_stopping):
-        # The signal that stops this worker reached the process too, and first.
+        # The signal that stops this worker also reached the process, and reached it first.
         return Stopped(StopReason.WORKER_STOPPING)
     failure = _reported_failure(process)
     if ran_out_of_memory(process):

@@ -116,7 +116,7 @@ def _checkpoint(context: WorkerContext, job: Job, target: Path) -> Path | None:
 
 
 def _show_resumed_step(context: WorkerContext, job: Job, manifest: Manifest, resolved: Resolved) -> None:
-    # Until the first step of this attempt, what it shows would be how far the last one came.
+    # Without this, the job would show the progress of the previous attempt until the first step of this one.
     progress = {"step": manifest.step, "of": resolved.total_steps, "epoch": manifest.facts.get("epoch", 0.0)}
     lease = Lease(job.id, job.attempt, context.worker_id)
     with context.database.write() as session:

@@ -31,7 +31,7 @@ class TrainingProcess:
         try:
             self._pidfd = os.pidfd_open(self.pid)
         except ProcessLookupError:
-            # It ended, and the forkserver reaped it, before we could look.
+            # The process ended, and the forkserver reaped it, before the pidfd was opened.
             self._pidfd = -1
 
     def wait(self, seconds: float) -> bool:

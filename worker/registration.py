@@ -55,7 +55,8 @@ class Registration(threading.Thread):
         while not self._stop_asked.wait(self._interval):
             try:
                 features = self._offer.features()
-                # A few kilobytes that hardly ever change: written when a model was added or removed.
+                # The features take a few kilobytes and rarely change, so they are written only after a model was added
+                # or removed.
                 self._write(last_seen_at=now(), **({} if features == self._announced else {"features": features}))
                 self._announced = features
             except SQLAlchemyError as error:

@@ -31,7 +31,7 @@ def run_next(context: WorkerContext) -> bool:
 
     Raises OSError if this machine has no usable scratch space. Then no job was claimed.
     """
-    # Before the claim: a worker that cannot work must not take jobs away from those that can.
+    # The workspace comes before the claim: a worker without one must not take jobs away from other workers.
     with workspace(context.workspaces) as folder:
         job, gpu = context.gpus.claim(context.queues, partial(_claim, context))
         if job is None:
@@ -98,7 +98,7 @@ def _attempt(
 
 
 def _rest_if_disk_is_full(context: WorkerContext, outcome: Outcome) -> None:
-    # Others, whose disk has room, take the jobs meanwhile.
+    # Workers whose disks have space take the jobs meanwhile.
     if isinstance(outcome, Failed) and outcome.failure.code is FailureCode.DISK_FULL:
         context.rest.begin(context.policy.postponed_seconds)
 

@@ -35,7 +35,7 @@ class Slots:
         except OSError as error:
             log.warning("this worker takes no job, its scratch space cannot be used: %s", error)
         except Exception:
-            # Whatever it was, the lease runs out and the job is tried again; the slot must live on.
+            # The lease expires and the job is retried, whatever the error was. The slot must continue.
             log.exception("a job ended with an unexpected error")
         finally:
             self._free.release()

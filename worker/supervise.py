@@ -202,14 +202,14 @@ def _carry(relay: Relay, heartbeat: Heartbeat, stopped: threading.Event) -> None
             heartbeat.lost.set()
             return
         except Exception:
-            # What goes on is left for the drain after the end to meet, where it fails the attempt.
+            # An error that persists occurs again in `_drain` after the end of the process, and then fails the attempt.
             log.exception("job %s: reports could not be relayed; trying again", relay.job_id)
             stopped.wait(RELAY_RETRY_SECONDS)
 
 
 def _drain(context: WorkerContext, relay: Relay, heartbeat: Heartbeat) -> None:
-    # The process is dead, so its files no longer grow: one pass that the database takes is all. A database that stays
-    # away is given up at last, and a worker that is to stop does not wait so long.
+    # The process is dead, so its files no longer grow, and one successful pass is enough. A worker that is stopping
+    # gives up sooner on a database that stays unreachable.
     asked_at = None
     while not heartbeat.lost.is_set() and not relay.forward():
         if heartbeat.silent_for() > context.settings.database_patience_seconds + UPLOAD_PATIENCE_SECONDS:

@@ -72,7 +72,7 @@ class CheckpointUploads:
         self._thread.join()
 
     def _superseded(self) -> list[tuple[Path, Record]]:
-        # Rotation would remove them as soon as they were uploaded.
+        # Rotation would remove these checkpoints right after their upload.
         best = next((item for item in reversed(self._waiting) if item[1].get("is_best")), None)
         return [item for item in list(self._waiting)[: -self._keep] if item is not best]
 

@@ -74,7 +74,7 @@ def manifest(
 def file(job_id: str, path: str, request: Request, context: Context, project: ProjectId, step: Step = None) -> Response:
     """Download one file. Range, If-Range and If-None-Match are supported."""
     _, artifact = _find(context, project, job_id, step)
-    # Only paths that the manifest lists exist: no path is ever put together from the request.
+    # Only paths in the manifest exist. No path is ever built from the request.
     entry = next((item for item in artifact.files if item["path"] == path), None)
     if entry is None:
         raise NotFound("there is no such file; GET /artifacts lists them", param="path", code="file_not_found")
@@ -151,7 +151,7 @@ def _find(context: ServiceContext, project: str, job_id: str, step: int | None) 
 
 
 def _wanted(request: Request, size: int, etag: str) -> tuple[int, int] | None:
-    # Ranges are a matter of GET alone, and of the very bytes that If-Range names.
+    # Ranges apply only to GET, and only to the version that If-Range names.
     if request.state.is_head or request.headers.get("if-range", etag) != etag:
         return None
     wanted = requested_range(request.headers.get("range"), size)

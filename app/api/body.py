@@ -42,7 +42,7 @@ def json_body(model: type[Model], *, may_be_empty: bool = False) -> Callable[...
         body = await _bytes(request, context.settings.body_limit_bytes)
         if may_be_empty and not body.strip():
             body = b"{}"
-        # Two megabytes of JSON take long enough to keep every other request waiting.
+        # Parsing two megabytes of JSON takes so long that it would delay every other request.
         return await run_in_threadpool(parse, model, body)
 
     return read
@@ -80,7 +80,7 @@ def _load(body: bytes) -> Any:
     if not body.strip():
         raise InvalidRequest("the body is empty; send a JSON object", code="invalid_json")
     try:
-        # With a byte order mark too: some shells write one.
+        # A byte order mark is allowed, because some shells write one.
         return json.loads(body.decode("utf-8-sig"), object_pairs_hook=_distinct, parse_int=_integer)
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"the body is not UTF-8 (byte {error.start})", code="invalid_json") from None
@@ -104,7 +104,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(digits: str) -> int:
-    # Each field's own limit then refuses it by name; int() itself takes no more than 4300 digits.
+    # The limit of each field then refuses it by name. int() itself accepts at most 4300 digits.
     if len(digits) > INTEGER_DIGITS:
         return -HUGE if digits.startswith("-") else HUGE
     return int(digits)

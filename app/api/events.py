@@ -64,7 +64,7 @@ def _stream(
     with context.database.read() as session:
         job = job_of(queries.job(session, project, job_id))
     if job.status in TERMINAL and after >= job.event_seq:
-        # By the standard, this is what stops an EventSource from connecting again.
+        # By the standard, this status stops an EventSource from reconnecting.
         return Response(status_code=204)
     headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
     if is_head:

@@ -31,7 +31,7 @@ class Hints:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _send(self, queue: str) -> None:
-        # Before it is sent: a job that is committed from here on needs a hint of its own.
+        # Removed before it is sent, because a job that is committed from here on needs its own hint.
         with self._lock:
             self._waiting.discard(queue)
         self._wakeup.hint(queue)

@@ -37,7 +37,7 @@ def only_known(request: Request) -> None:
     for name, value in request.query_params.multi_items():
         if name not in known and not (name.startswith(families) and name.endswith("]")):
             raise InvalidRequest(_unknown(known), param=name[:SHOWN_NAME], code="unknown_parameter")
-        # No stored text holds NUL, and PostgreSQL takes none.
+        # No stored text contains NUL, and PostgreSQL does not accept it.
         if "\0" in name or "\0" in value:
             shown = name[:SHOWN_NAME].replace("\0", "\ufffd")
             raise InvalidRequest(f"'{shown}' contains a NUL character", param=shown, code="invalid_text")

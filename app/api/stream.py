@@ -99,7 +99,7 @@ class Feed:
 
     def _read(self, job_id: str, after: int) -> tuple[list[Event], bool, bool]:
         with self._database.read() as session:
-            # The status first: an event that ends the job is then sure to be in the page.
+            # The status is read first, so that the page surely has the event that ended the job.
             ended = queries.status(session, job_id) in TERMINAL
             events, has_more = queries.events(session, job_id, after=after, limit=PAGE)
         return events, has_more, ended

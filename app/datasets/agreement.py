@@ -88,7 +88,7 @@ def _filled_leaves(metadata: pq.FileMetaData) -> Iterator[bool]:
 
 
 def _known(kind: pa.DataType, filled: Iterator[bool]) -> pa.DataType:
-    # Parquet holds the leaves in the order in which they are met here.
+    # Parquet stores the leaves in the order in which this function visits them.
     if pa.types.is_list(kind):
         return pa.list_(_known(kind.value_type, filled))
     if pa.types.is_struct(kind):

@@ -57,7 +57,7 @@ def add(
         parquet_path=f"{prefix}/data.parquet",
         deleted_at=now(),
     )
-    # The row goes first, hidden: files of a dataset that never came to be are then known, should this process die.
+    # The hidden row is written first, so that the files are known if this process dies before the dataset is complete.
     with database.write() as session:
         session.add(dataset)
     try:
@@ -102,7 +102,7 @@ def _files(prefix: str, received: Sequence[ReceivedFile], found: Sequence[Inspec
             "bytes": file.size,
             "sha256": file.sha256,
             "rows": kind.rows,
-            # Never the user's own name: no part of a stored path comes from a request.
+            # Never the user's file name: no part of a stored path comes from a request.
             "path": f"{prefix}/source{f'-{number}' if len(received) > 1 else ''}.{kind.format}"
             f"{'.gz' if kind.compressed else ''}",
         }
@@ -118,12 +118,12 @@ def _show(database: Database, dataset: Dataset) -> None:
 
 def _withdraw(database: Database, storage: Storage, dataset: Dataset) -> None:
     try:
-        # It may show already, where only the answer to the last commit was lost.
+        # It may already be visible if only the response to the last commit was lost.
         with database.write() as session:
             session.execute(update(Dataset).where(Dataset.id == dataset.id).values(deleted_at=now()))
         storage.delete_prefix(f"datasets/{dataset.id}")
     except (SQLAlchemyError, StorageError) as error:
-        # What went wrong before this is what the client must hear of.
+        # The client must get the original error.
         log.warning("the files of %s stay until the next garbage collection: %s", dataset.id, error)
 
 

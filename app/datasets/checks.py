@@ -91,7 +91,7 @@ def check_rows(
         if split == "train":
             if report.is_complete:
                 _check_classes(spec.task, report)
-            # Without all rows of train, or with all of them bad, eval labels have nothing to be compared with.
+            # Without all rows of train, or if all of them are bad, eval labels cannot be compared.
             known = known or (spec.task.learn(report.classes) if report.is_complete and report.classes else None)
     report.findings = survey.findings(is_complete=report.is_complete)
     return report
@@ -171,7 +171,7 @@ class _Watched:
             self._is_bad = False
             named = row if self._target is None else {**row, self._target: self._task.read(row.get(self._target))}
             yield named
-            # Back here, the check has said all it has to say about the row.
+            # When the generator resumes, the check has reported all problems of the row.
             if not self._is_bad:
                 self._survey.row(self._split, self.count, named)
         self.is_cut = next(self._rows, None) is not None

@@ -111,7 +111,7 @@ def _ragged(row: list[str], header: list[str], number: int, line: int) -> Unusab
 
 def _bad_utf8(source: Source, delimiter: str) -> UnusableFile:
     error = source.find_bad_utf8()
-    # What else may go wrong in this second reading is of no interest, only the place is.
+    # Other errors of this second pass do not matter; only the place does.
     with suppress(csv.Error, UnusableFile), source.open() as watched:
         header: list[str] = []
         rows = filter(None, csv.reader(watched.lines_of_text("surrogateescape"), delimiter=delimiter))
@@ -147,7 +147,7 @@ def _column(header: list[str], cell: int) -> str | None:
 
 
 def _open_quote(source: Source, delimiter: str, after: int, seen: int) -> _Opening:
-    # The csv module does not say where a quote was opened: look at the lines of the broken row again.
+    # The csv module does not report where a quote was opened, so the lines of the broken row are read again.
     inside, cell, opened = False, 0, _Opening(after + 1, 0)
     with source.open() as watched:
         for number, text in islice(enumerate(watched.lines_of_text(), start=1), after, seen):

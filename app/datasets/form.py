@@ -65,7 +65,7 @@ class Form:
 
     def feed(self, chunk: bytes) -> None:
         """Take in the next bytes. Raises InvalidRequest."""
-        # What follows the last boundary means nothing.
+        # Bytes after the last boundary have no meaning.
         if self.is_whole:
             return
         try:
@@ -117,7 +117,7 @@ class Form:
             raise broken(EXAMPLE)
 
     def _new_filename(self, given: str) -> str:
-        # Only the last segment, as a name to show and to read the format from; never as a path.
+        # Only the last segment. It is displayed and determines the format, and is never used as a path.
         name = given.replace("\\", "/").rsplit("/", 1)[-1]
         if not name.isprintable() or not 1 <= len(name) <= FILENAME_LIMIT:
             message = f"the file name must have 1 to {FILENAME_LIMIT} printable characters"

@@ -114,7 +114,7 @@ def _ask(files: Sequence[tuple[Path, str]], parquet: Path, parts: str, limits: U
 def _environment() -> dict[str, str]:
     root = Path(app.__file__).parent.parent
     kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    # One memory pool and few arenas: the limit counts address space, not what is used.
+    # One memory pool and few arenas, because the limit counts address space instead of used memory.
     pools = {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1"}
     return kept | pools | {"PYTHONPATH": str(root), "PYTHONUTF8": "1"}
 

@@ -62,6 +62,6 @@ class LocalCopies:
 
     def _entries(self) -> Iterator[tuple[Path, os.stat_result]]:
         for entry in self._folder.iterdir():
-            # Another process may take it away just now.
+            # Another process may remove it at this moment.
             with suppress(FileNotFoundError):
                 yield entry, entry.stat()

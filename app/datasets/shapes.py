@@ -83,7 +83,7 @@ class JsonTypes:
             check_columns([*self._shapes, *new], self._limits.columns, line=batch.lines[-1])
         for name, cells in batch.columns.items():
             shape = self._shapes.setdefault(name, Shape())
-            # Most columns are of one plain type: one look at the set of types is enough.
+            # Most columns have one plain type, so the set of types is enough.
             if (set(map(type, cells)) - {type(None)}) <= PLAIN.get(shape.kind, set()):
                 continue
             for row, (cell, line) in enumerate(zip(cells, batch.lines, strict=True), start=batch.start):

@@ -64,7 +64,7 @@ def _is_wider(kind: pa.DataType, known: pa.DataType) -> bool:
 def _fits(texts: pa.Array, kind: pa.DataType) -> bool:
     if not pc.all(pc.match_substring_regex(texts, PATTERNS[kind])).as_py():
         return False
-    # 1e999 looks like a number and is none.
+    # 1e999 looks like a number, but is infinite.
     return kind != pa.float64() or bool(pc.all(pc.is_finite(texts.cast(kind))).as_py())
 
 

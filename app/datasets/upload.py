@@ -84,7 +84,7 @@ class _Written:
             self._files.append(_File(part.filename, self._folder / f"upload-{len(self._files) + 1}"))
         for number, (file, part) in enumerate(zip(self._files, parts, strict=True)):
             if part.data or not file.size:
-                # Of one file nothing is hashed twice: what the first came to is where the hash of all goes on.
+                # No file is hashed twice: the hash of all files continues from that of the first.
                 if number:
                     self._all = self._all or self._files[0].digest.copy()
                     self._all.update(part.data)

@@ -67,7 +67,7 @@ def create(database: Database, request: Request, checked: CheckedSpec) -> tuple[
                     )
                 )
     except IntegrityError:
-        # The same key was posted at the same moment, and the other request was first.
+        # Another request with the same key arrived at the same time and was first.
         if (earlier := earlier_job(database, request)) is None:
             raise
         return earlier, False

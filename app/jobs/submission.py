@@ -238,7 +238,7 @@ def _check_local_model(session: Session, spec: JobSpec, models_dir: Path) -> Non
     announced = [worker.features for worker, _ in workers.listed(session, silent_for=1) if worker.features is not None]
     own = local_models(models_dir)
     if not announced and not own:
-        # No worker of the last day said what it has, and this process may have no models folder.
+        # No worker of the last day announced its models, and this process may have no models folder.
         return
     prefixed = {feature for features in announced for feature in features if feature.startswith(LOCAL_MODEL)}
     known = sorted({*own, *(feature.removeprefix(LOCAL_MODEL) for feature in prefixed)})
@@ -254,7 +254,8 @@ def _check_local_model(session: Session, spec: JobSpec, models_dir: Path) -> Non
 
 
 def _check_hardware(session: Session, spec: JobSpec) -> None:
-    # A job that asks for a GPU waits until there is one; a method that never runs without would wait on a wrong guess.
+    # A job that requests a GPU waits until there is one. A method that needs a GPU could wait forever, so it is
+    # refused.
     method = spec.training.method.type
     if method not in GPU_METHODS or any(
         worker.hardware.get("gpus") for worker, _ in workers.listed(session, silent_for=1)
@@ -265,12 +266,12 @@ def _check_hardware(session: Session, spec: JobSpec) -> None:
 
 
 def _check_columns(spec: JobSpec, uploaded: Mapping[str, Dataset]) -> None:
-    # Also where train is on the hub, so that the rows below are not compared: columns need no rows.
+    # This applies even if train is on the hub and its rows are not checked below, because columns need no rows.
     for split, dataset in uploaded.items():
         names = [str(column["name"]) for column in dataset.columns]
         for role, column in spec.columns.items():
             if column not in names:
-                # Offered, never used: a column that was guessed would train a model on the wrong thing.
+                # A suggestion is never applied automatically: a wrong guess would train a model on the wrong column.
                 suggestion = suggested_columns(spec.columns, names, spec.task.known_roles)
                 offer = f'perhaps "columns": {json.dumps(suggestion, ensure_ascii=False)}; ' if suggestion else ""
                 message = (
@@ -297,7 +298,7 @@ def _check_rows(spec: JobSpec, uploaded: Mapping[str, Dataset], copies: LocalCop
     try:
         report = check_rows(spec, rows["train"], rows.get("eval"), rows.get("test"), row_limit=row_limit)
     except FileNotFoundError:
-        # A dataset was deleted, and its local copy with it, while we were about to read it.
+        # A dataset and its local copy were deleted before they could be read.
         raise _no_dataset(next(split for split in rows if split in uploaded)) from None
     if report.total:
         raise InvalidRequest(

@@ -59,7 +59,7 @@ def _reclaim(database: Database, policy: RetryPolicy) -> int:
             with database.write() as session:
                 reclaimed = lifecycle.reclaim(session, job.id, job.attempt, policy)
         except DATABASE_AWAY as error:
-            # A worker that froze in mid-transaction still holds this row; the jobs behind it must not wait as well.
+            # A worker that froze during a transaction still locks this row. Other jobs must not wait for it.
             log.warning("job %s: it cannot be reclaimed yet: %s", job.id, error)
             continue
         if reclaimed:
@@ -126,7 +126,7 @@ class Sweeper(threading.Thread):
                 log.warning("sweep failed, the database does not answer: %s", error)
                 good_since = None
             except Exception:
-                # The next sweep may find the cause gone; without sweeps nothing is repaired.
+                # The cause may be gone at the next sweep. Without further sweeps, nothing would be repaired.
                 log.exception("sweep failed")
 
     def stop(self) -> None:
@@ -136,6 +136,6 @@ class Sweeper(threading.Thread):
 
     def _contact(self) -> float:
         with self._database.write() as session:
-            # It matches no row, and still fails wherever a renewal would.
+            # It matches no row, but fails whenever a renewal would fail.
             session.execute(update(Job).where(Job.id == "").values(attempt=Job.attempt))
             return session.execute(select(now())).scalar_one()

@@ -43,7 +43,7 @@ def usage(job: Job, at: float) -> Usage:
 
 
 def _lost() -> ColumnElement[float]:
-    # A worker that fell silent held the job until its lease ran out. What follows is waiting.
+    # A silent worker held the job until its lease expired. The time after that counts as waiting.
     return case(
         (Job.lease_expires_at < Job.started_at, Job.started_at),
         (Job.lease_expires_at < now(), Job.lease_expires_at),

@@ -32,7 +32,7 @@ class CeleryWakeup:
 
     def __init__(self, broker_url: str) -> None:
         self._celery = broker(broker_url)
-        # A hint that cannot be sent now is not worth waiting for.
+        # Waiting is not worthwhile for a hint that cannot be sent now.
         self._celery.conf.broker_transport_options = {**self._celery.conf.broker_transport_options, "max_retries": 0}
 
     def hint(self, queue: str) -> None:

@@ -76,7 +76,7 @@ def _at(spec: Any, path: str) -> list[Any]:
 
 
 def _includes(supported: tuple[Any, ...], value: Any) -> bool:
-    # 0 and False are equal, and mean different things.
+    # 0 and False are equal, but mean different things.
     return any(value == known and type(value) is type(known) for known in supported)
 
 

@@ -65,7 +65,7 @@ class Model(Strict):
     @field_validator("id")
     @classmethod
     def _id_has_a_known_form(cls, model_id: str) -> str:
-        # Not Field's own pattern: its error shows the pattern, which helps nobody. And "$" alone takes a line break.
+        # Not a pattern of Field, whose error shows only the pattern. Also, "$" alone would allow a line break.
         if MODEL_ID.fullmatch(model_id) is None:
             raise ValueError("must be a hub id such as 'google-bert/bert-base-cased', or 'local:NAME', or 'job:ID'")
         return model_id

@@ -41,7 +41,7 @@ READ_TIMEOUT = "15s"
 CLIENT: "ClientConfig" = {"connect_timeout": "3s", "read_timeout": READ_TIMEOUT, "timeout": "120s"}
 RETRIES: "RetryConfig" = {
     "max_retries": 4,
-    # A request that has waited out READ_TIMEOUT is past this, and is not tried again: a dead store fails in one.
+    # A request that ran into READ_TIMEOUT exceeds this and is not retried, so an unreachable store fails after one try.
     "retry_timeout": timedelta(seconds=10),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2},
 }

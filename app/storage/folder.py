@@ -94,7 +94,7 @@ class FolderStorage:
         for folder, _, names in os.walk(self.root):
             for name in names:
                 file = Path(folder, name)
-                # A put that ends just now takes its file away.
+                # A put that ends at this moment removes its file.
                 with suppress(FileNotFoundError):
                     if name.startswith(TEMPORARY_PREFIX) and file.stat().st_mtime < before:
                         file.unlink()

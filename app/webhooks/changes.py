@@ -25,7 +25,7 @@ def add(database: Database, project_id: str, url: str, events: Sequence[str], *,
         raise InvalidRequest(f"'url' {error}", param="url", code=error.code) from None
     webhook = Webhook(id=new_id("wh"), project_id=project_id, url=url, events=",".join(events), secret=new_secret())
     with database.write() as session:
-        # One at a time in a project, or two could both be the last that fits.
+        # Only one at a time in a project. Otherwise two requests could both pass the limit.
         session.execute(select(Project.id).where(Project.id == project_id).with_for_update(key_share=True))
         if queries.count(session, project_id) >= LIMIT:
             raise Conflict(f"a project has at most {LIMIT} webhooks; delete one first", code="too_many_webhooks")

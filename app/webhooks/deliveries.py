@@ -62,7 +62,7 @@ class Deliveries:
             except SQLAlchemyError as error:
                 log.warning("webhooks wait, the database does not answer: %s", error)
             except Exception:
-                # The next look may find the cause gone; without looks nothing is sent.
+                # The cause may be gone the next time. Without further tries, nothing would be sent.
                 log.exception("the look for due webhooks failed")
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), LOOK_SECONDS)
@@ -74,7 +74,7 @@ class Deliveries:
         return [claimed for item in waiting[:room] if (claimed := self._take(item)) is not None]
 
     def _take(self, waiting: Waiting) -> Claim | None:
-        # Each in a transaction of its own: processes that take several in different orders would lock each other out.
+        # Each claim is a separate transaction. Processes that take several rows in different orders would deadlock.
         with self._database.write() as session:
             return tries.claim(session, waiting)
 

@@ -43,7 +43,7 @@ class Sender:
     def __init__(self, *, private_addresses: bool, tls: ssl.SSLContext | None = None) -> None:
         self._private = private_addresses
         self._tls = tls or httpx.create_ssl_context()
-        # Threads of their own, and many: a name that resolves slowly keeps one for longer than the time limit.
+        # Many separate threads, because a name that resolves slowly occupies one for longer than the time limit.
         self._look_ups = ThreadPoolExecutor(LOOK_UPS, thread_name_prefix="webhook-names")
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Outcome:
@@ -56,12 +56,12 @@ class Sender:
         except UnusableTarget as error:
             return Outcome(None, f"the URL {error}"[:LONGEST_ERROR])
         except httpcore.ProtocolError:
-            # Not the error's own text: it quotes what came back, which may be of no business of the key's holder.
+            # Not the text of the error: it quotes the response, which the holder of the key may not be allowed to see.
             return Outcome(None, "the answer was not HTTP, or was incomplete")
         except (httpcore.NetworkError, httpcore.TimeoutException) as error:
             return Outcome(None, f"the connection failed: {str(error) or type(error).__name__}"[:LONGEST_ERROR])
         except Exception:
-            # One address that nothing was prepared for must not be tried again without a wait.
+            # An unexpected error must not be retried without a wait.
             log.exception("a webhook could not be sent")
             return Outcome(None, "something went wrong inside the service")
         return _outcome(status_code)
@@ -71,13 +71,14 @@ class Sender:
         look_up = partial(addresses, target, private=self._private)
         *firsts, last = await asyncio.get_running_loop().run_in_executor(self._look_ups, look_up)
         for address in firsts:
-            # Nothing was sent to an address that took no connection.
+            # Nothing was sent, because the address accepted no connection.
             with suppress(httpcore.ConnectError, httpcore.ConnectTimeout):
                 return await self._send_to(address, target, headers, body)
         return await self._send_to(last, target, headers, body)
 
     async def _send_to(self, address: str, target: Target, headers: Mapping[str, str], body: bytes) -> int:
-        # To the address that was checked, whatever the name leads to by now; the certificate must be the name's.
+        # Connect to the checked address, even if the name now resolves to another one. The certificate must match the
+        # name.
         url = httpcore.URL(scheme=target.scheme, host=address.encode(), port=target.port, target=target.path)
         raw = [(b"host", target.authority), *((name.encode(), value.encode()) for name, value in headers.items())]
         more = {"sni_hostname": target.host.decode(), "timeout": {"connect": CONNECT_SECONDS}}

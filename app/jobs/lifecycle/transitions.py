@@ -35,7 +35,10 @@ def conclude(
 
 
 def take(session: Session, edge: Edge, job_id: str, guard: Sequence[ColumnElement[bool]] = (), **values: Any) -> bool:
-    """Take an edge of the state machine if the guard matches, set `values`, and record it. False if it does not match."""
+    """Take an edge of the state machine if the guard matches, set `values`, and record it.
+
+    False if it does not match.
+    """
     taken = session.execute(
         update(Job)
         .where(Job.id == job_id, Job.status == edge.source, *guard)
@@ -79,7 +82,7 @@ def append(session: Session, job_id: str, first: int, attempt: int, entries: Seq
 
 
 def _history(session: Session, job_id: str, guard: Sequence[ColumnElement[bool]]) -> History | None:
-    # The lock keeps requests out until the transition is written: one that came in between would be lost.
+    # The lock blocks requests until the transition is written. A request in between would be lost.
     row = session.execute(
         select(
             Job.failures,

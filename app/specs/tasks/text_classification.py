@@ -175,7 +175,7 @@ class TextClassification(TaskSpec):
         # An empty cell of a CSV file is null.
         if cell is None and self.separator is not None:
             return []
-        # A text that is no list stays, for `faults` to refuse with the reason.
+        # A text that is not a list stays as it is, and `faults` refuses it with the reason.
         if not isinstance(cell, str):
             return cast("list[Any]", cell) if isinstance(cell, list) else None
         if self.separator is not None:

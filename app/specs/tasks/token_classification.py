@@ -137,7 +137,7 @@ def words(cell: Any) -> list[Any] | None:
     try:
         read = json.loads(cell)
     except ValueError:
-        # What begins and ends like a list is none of words; "[ citation needed" is.
+        # A text that begins and ends like a list is not a list of words; "[ citation needed" is.
         return None if cell.rstrip().endswith("]") and PYTHON_LIST.match(cell) else cell.split()
     return cast("list[Any]", read)
 
