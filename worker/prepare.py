@@ -68,8 +68,7 @@ def _spec(job: Job) -> JobSpec:
     except ValidationError as error:
         first = problems(error, job.spec)[0]
         raise SpecUnsupported(
-            f"another version of the service accepted the spec of this job, and this worker (version "
-            f"{__version__}) does"
+            f"another version of the service accepted the spec of this job, and this worker (version {__version__}) does "
             f"not: '{first.param}' {first.message}"
         ) from error
 

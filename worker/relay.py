@@ -94,8 +94,7 @@ class Relay:
                 columns["progress"] = data
                 if not self._progress_is_due(data):
                     continue
-            # The checkpoint event is written with its row, when it is in storage; the result by the transition. What
-            # was
+            # The checkpoint event is written with its row, when it is in storage; the result by the transition. What was
             # found before training is stored in the job, and the process reports its warnings as notes.
             if kind not in ("checkpoint", "result", "preflight"):
                 entries.append(events.reported(kind, data))
