@@ -18,8 +18,8 @@ import reviews
 from transformers.utils import logging as transformers_logging
 
 from app.specs import JobSpec
-from worker.training.inputs.data import load, prepare
-from worker.training.planning.planner import settle
+from worker.training.inputs.data import load_data
+from worker.training.planning.planner import make_plan
 from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
 from worker.training.tasks import TASKS
@@ -51,14 +51,12 @@ def main() -> None:
         models = reviews.models_dir(folder / "models")
         request = TrainingRequest(spec, folder / "out", {DATASET: file}, models, {}, None, None)
         report, stop, task = Reporter(folder / "out"), threading.Event(), TASKS[spec.task.type]
-        data = prepare(load(request, task), spec, task, report, stop)
-        plan = settle(request, task, data, report, stop)
+        data = load_data(request, report, stop)
+        plan = make_plan(request, task, data, report, stop)
 
         def seconds(cache: TokenCache | None) -> float:
             started = time.perf_counter()
-            tokenize(
-                data.splits, task, plan.tokenizer, spec, plan.resolved, folder / "again", report, stop, cache=cache
-            )
+            tokenize(data.splits, plan.encoder, cache, folder / "again", report, stop)
             return time.perf_counter() - started
 
         without, cold, hit = [], [], []

@@ -63,12 +63,16 @@ def _waiting_for_capacity(session: Session, queue: str, able: Sequence[Worker]) 
     with_slot = [worker for worker in able if in_use.get(worker.id, (0, 0))[0] < worker.slots]
     if not with_slot:
         slots = sum(worker.slots for worker in able)
-        return f"all {slots} slots of the {len(able)} live workers that can run it are busy"
+        return f"all slots of the live workers that can run it are busy ({slots} on {_workers(able)})"
     # A job that may use a GPU takes one on a GPU worker. On a CPU worker it needs none.
     needs_gpu = queue != "cpu" and "gpu" in with_slot[0].queues.split(",")
     if not needs_gpu or any(in_use.get(worker.id, (0, 0))[1] < _gpus(worker) for worker in with_slot):
         return "a worker is about to take it"
-    return f"all {sum(map(_gpus, with_slot))} GPUs of the {len(with_slot)} live workers with a free slot are busy"
+    return f"all GPUs of the live workers with a free slot are busy ({sum(map(_gpus, with_slot))} on {_workers(with_slot)})"
+
+
+def _workers(workers: Sequence[Worker]) -> str:
+    return f"{len(workers)} worker{'' if len(workers) == 1 else 's'}"
 
 
 def _gpus(worker: Worker) -> int:

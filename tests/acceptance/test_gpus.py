@@ -35,7 +35,7 @@ def test_two_slots_never_share_a_gpu_and_the_other_runs_jobs_for_cpus(local: Dep
     assert local.wait_for_end(for_cpu)["status"] == "succeeded"
     waiting = local.wait_for(second, lambda job: job["waiting_for"] != "a worker is about to take it")
     assert waiting["status"] == "queued"
-    assert waiting["waiting_for"] == "all 1 GPUs of the 1 live workers with a free slot are busy"
+    assert waiting["waiting_for"] == "all GPUs of the live workers with a free slot are busy (1 on 1 worker)"
 
     local.client.post(f"/v1/jobs/{first}/cancel")
     local.wait_for(second, lambda job: bool(job["progress"]))

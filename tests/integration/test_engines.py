@@ -130,7 +130,7 @@ def test_a_job_says_that_slots_are_busy_only_of_workers_that_can_take_it(
     claimed(database, PLAIN, ("gpu",))
     add_worker(database, "trainer", queues="gpu", name="w")
     for_cpu, for_gpu, for_either = (submit("trainer", queue=queue) for queue in ("cpu", "gpu", "any"))
-    busy = "all 1 slots of the 1 live workers that can run it are busy"
+    busy = "all slots of the live workers that can run it are busy (1 on 1 worker)"
     assert waiting_for(database, for_cpu) == "all live workers take only jobs that need a GPU"
     assert (waiting_for(database, for_gpu), waiting_for(database, for_either)) == (busy, busy)
     add_worker(database, "trainer")
@@ -144,7 +144,7 @@ def test_a_job_says_that_gpus_are_busy_though_a_slot_is_free(database: Database,
     add_worker(database, "trainer", queues="cpu,gpu", name="w", slots=2)
     for_cpu, for_gpu, for_either = (submit("trainer", queue=queue) for queue in ("cpu", "gpu", "any"))
     assert waiting_for(database, for_cpu) == "a worker is about to take it"
-    busy = "all 1 GPUs of the 1 live workers with a free slot are busy"
+    busy = "all GPUs of the live workers with a free slot are busy (1 on 1 worker)"
     assert (waiting_for(database, for_gpu), waiting_for(database, for_either)) == (busy, busy)
     add_worker(database, "trainer", queues="cpu,gpu")
     assert waiting_for(database, for_gpu) == "a worker is about to take it"

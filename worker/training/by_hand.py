@@ -47,7 +47,7 @@ def prepare_request(spec_path: Path, out_dir: Path, named_files: list[str], mode
         models_dir=models_dir.resolve() if models_dir else None,
         jobs_models={},
         # Without a checkpoint the run starts over, and the spec may have been corrected since.
-        resolved=_settled_before(out_dir, spec) if checkpoint else None,
+        resolved=_resolved_before(out_dir, spec) if checkpoint else None,
         resume_from=checkpoint,
         tensorflow_python=_tensorflow_python(),
     )
@@ -108,7 +108,7 @@ def _name_datasets_by_id(raw: dict[str, Any], names: set[str]) -> None:
             source["dataset"] = _dataset_id(source["dataset"])
 
 
-def _settled_before(out_dir: Path, spec: JobSpec) -> Resolved | None:
+def _resolved_before(out_dir: Path, spec: JobSpec) -> Resolved | None:
     reports = out_dir / "reports.jsonl"
     if not reports.is_file():
         return None

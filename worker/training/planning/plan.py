@@ -12,7 +12,7 @@ from worker.training.inputs.table import Table
 from worker.training.planning.resolve import steps_per_epoch
 from worker.training.reports import Reporter
 from worker.training.tasks.protocol import Task
-from worker.training.tokens.encoder import Encoder
+from worker.training.tokens.tokenization import Encoder
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
 from worker.training.tasks.protocol import Task
 from worker.training.tokens.cache import open_cache
-from worker.training.tokens.encoder import Encoder
-from worker.training.tokens.tokenization import tokenize
+from worker.training.tokens.tokenization import Encoder, tokenize
 
 
 def make_plan(request: TrainingRequest, task: Task, data: Data, report: Reporter, stop: threading.Event) -> Plan:

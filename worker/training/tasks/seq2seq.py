@@ -93,7 +93,7 @@ class Seq2SeqTask(Task):
                 f"the model cannot write text: its weights have no {', '.join(missing[:3])}",
                 "Use a model that was trained to write, such as T5, BART or NLLB.",
             )
-        _settle_generation(model, _spec(spec), load_tokenizer(folder))
+        _set_generation(model, _spec(spec), load_tokenizer(folder))
         return model, ()
 
     def load_model(self, folder: Path, spec: JobSpec) -> Any:
@@ -225,7 +225,7 @@ def _language_id(tokenizer: Any, language: str) -> int:
     return cast("int", tokenizer.convert_tokens_to_ids(token))
 
 
-def _settle_generation(model: Any, asked: Seq2Seq, tokenizer: Any) -> None:
+def _set_generation(model: Any, asked: Seq2Seq, tokenizer: Any) -> None:
     before = model.generation_config.to_dict()
     kept = {name: before[name] for name in KEPT if before.get(name) is not None}
     start = model.config.decoder_start_token_id

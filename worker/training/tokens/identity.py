@@ -15,7 +15,7 @@ import app.specs
 
 if TYPE_CHECKING:
     # The cache is imported by processes that need no ML library.
-    from worker.training.tokens.encoder import Encoder
+    from worker.training.tokens.tokenization import Encoder
 
 Identity = dict[str, Any]
 PACKAGES = ("tokenizers", "transformers", "tunesmith")

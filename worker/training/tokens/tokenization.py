@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,16 +11,30 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from app.specs import JobSpec, Resolved
 from worker.training.errors import Stopped
-from worker.training.inputs.table import BATCH, Table
+from worker.training.inputs.table import BATCH, Row, Table
 from worker.training.loop.losses import IGNORE_INDEX
 from worker.training.reports import Reporter
-from worker.training.tasks.protocol import PLACE
+from worker.training.tasks.protocol import PLACE, Task
 from worker.training.tokens.cache import EntryBroken, TokenCache
-from worker.training.tokens.encoder import Encoder
 from worker.training.tokens.identity import Identity, identities
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Turns rows into tokens and targets."""
+
+    task: Task
+    tokenizer: Any
+    spec: JobSpec
+    resolved: Resolved
+
+    def encode(self, rows: list[Row], split: str) -> dict[str, list[Any]]:
+        """Tokens and targets of rows by feature name, as `Task.encode` returns them. Raises RowTooLong."""
+        return self.task.encode(rows, self.tokenizer, self.spec, self.resolved.labels, self.resolved.max_length, split)
 
 
 def tokenize(
