@@ -28,8 +28,6 @@ Until this timeout, no other worker can get the job.
 """
 POSTGRESQL = {
     "connect_timeout": 5,
-    "options": f"-c statement_timeout={STATEMENT_TIMEOUT_SECONDS * 1000} "
-    f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_SECONDS * 1000}",
     # A server that disappears without closing its connections is noticed within about 20 s instead of hours.
     "tcp_user_timeout": 20_000,
     "keepalives_idle": 10,
@@ -119,8 +117,9 @@ class Database:
     failing half-way; a read session never waits for a writer.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 20) -> None:
-        self.engine = _engine(url, pool_size)
+    def __init__(self, url: str, *, pool_size: int = 20, lock_seconds: float | None = None) -> None:
+        """`lock_seconds` limits how long a statement waits for a lock of PostgreSQL. None waits up to the statement timeout."""
+        self.engine = _engine(url, pool_size, lock_seconds)
         self._write = sessionmaker(self.engine, expire_on_commit=False)
         self._read = sessionmaker(self.engine.execution_options(**{READ_ONLY: True}), expire_on_commit=False)
 
@@ -146,7 +145,7 @@ class Database:
         self.engine.dispose()
 
 
-def _engine(url: str, pool_size: int) -> Engine:
+def _engine(url: str, pool_size: int, lock_seconds: float | None) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         engine = create_engine(
@@ -164,8 +163,14 @@ def _engine(url: str, pool_size: int) -> Engine:
         max_overflow=pool_size,
         pool_pre_ping=True,
         pool_timeout=10,
-        connect_args={**_libpq_environment(), **POSTGRESQL},
+        connect_args={**_libpq_environment(), **POSTGRESQL, "options": _options(lock_seconds)},
     )
+
+
+def _options(lock_seconds: float | None) -> str:
+    options = f"-c statement_timeout={STATEMENT_TIMEOUT_SECONDS * 1000} "
+    options += f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_SECONDS * 1000}"
+    return options if lock_seconds is None else f"{options} -c lock_timeout={round(lock_seconds * 1000)}"
 
 
 def _libpq_environment() -> dict[str, str]:

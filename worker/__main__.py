@@ -28,6 +28,12 @@ from worker.training.keras import environment as tensorflow_environment
 
 log = logging.getLogger("worker")
 
+LOCK_SECONDS = 5.0
+"""How long a statement of a worker waits for a lock.
+
+A worker that freezes leaves its transaction open until the server ends it. If its other threads wait for the same row, each
+of them would get the lock in turn and hold it as long. With this limit they have given up by then.
+"""
 SECRET_PREFIXES = ("TUNESMITH_", "AWS_", "AZURE_", "GOOGLE_", "GCS_", "PG", "DATABASE_", "REDIS_", "CELERY_")
 
 
@@ -94,7 +100,7 @@ def _open(settings: Settings, gpus: Sequence[str], queues: tuple[str, ...]) -> W
         offer=Offer(_engines(settings), settings.models()),
         settings=settings,
         policy=RetryPolicy.of(settings),
-        database=Database(settings.database()),
+        database=Database(settings.database(), lock_seconds=LOCK_SECONDS),
         storage=storage,
         copies=LocalCopies(storage, settings.cache(), settings.cache_limit_bytes),
         processes=TrainingProcesses(),

@@ -3,13 +3,15 @@
 import threading
 import time
 from collections.abc import Callable
+from uuid import uuid4
 
 import pytest
 from attempts import CANCELLED, PAUSED, PERMANENT, RELEASED, RETRYABLE, out_of_memory, resolved
+from servers import PostgresServer
 from sqlalchemy import select, text, update
 
 from app import auth
-from app.db import Database, now
+from app.db import DATABASE_AWAY, Database, now
 from app.identifiers import new_id
 from app.jobs import events, lifecycle, queries, waiting
 from app.jobs.decision import History, RetryPolicy, Transition, decide
@@ -378,3 +380,23 @@ def test_projects_take_turns(database: Database, submit: Callable[..., str]) -> 
     modest = submit(project="modest")
     claimed = [claim(database) for _ in range(4)]
     assert [lease.job_id for lease in claimed if lease] == [greedy[0], modest, *greedy[1:]]
+
+
+def test_a_statement_of_a_worker_waits_only_so_long_for_a_locked_row(postgres: PostgresServer) -> None:
+    url = postgres.create_database(f"t{uuid4().hex}")
+    frozen, waiting_worker = Database(url), Database(url, lock_seconds=0.5)
+    with frozen.write() as session:
+        session.execute(text("CREATE TABLE rows (value INTEGER)"))
+        session.execute(text("INSERT INTO rows VALUES (0)"))
+    change = text("UPDATE rows SET value = value + 1")
+    try:
+        with frozen.write() as holder:
+            holder.execute(change)
+            with pytest.raises(DATABASE_AWAY, match="lock timeout"), waiting_worker.write() as session:
+                session.execute(change)
+        with waiting_worker.write() as session:
+            session.execute(change)
+            assert session.scalar(text("SELECT value FROM rows")) == 2
+    finally:
+        frozen.close()
+        waiting_worker.close()
