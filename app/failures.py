@@ -27,6 +27,7 @@ class FailureCode(StrEnum):
     SINGLE_CLASS = "single_class"
     TOO_MANY_CLASSES = "too_many_classes"
     CLASS_UNKNOWN = "class_unknown"
+    METRIC_UNAVAILABLE = "metric_unavailable"
     ROW_TOO_LONG = "row_too_long"
     PRECISION_UNSUPPORTED = "precision_unsupported"
     GPU_MISSING = "gpu_missing"
@@ -150,6 +151,10 @@ CATALOG: Mapping[FailureCode, FailureKind] = {
     FailureCode.CLASS_UNKNOWN: FailureKind(
         "a row or a setting names a class that does not exist",
         "Spell the classes as they appear in the label column.",
+    ),
+    FailureCode.METRIC_UNAVAILABLE: FailureKind(
+        "the evaluated rows do not allow a metric that the spec names",
+        "Name other metrics in evaluation, or none: the default metrics depend on the rows.",
     ),
     FailureCode.ROW_TOO_LONG: FailureKind(
         "a row has more tokens than `tokenization.max_length`, and truncation is off",

@@ -32,8 +32,8 @@ Row = Mapping[str, Any]
 class DataProblem:
     """One thing wrong with a split. `param` is the field of the spec, such as `data.train`.
 
-    `code` is missing_column, bad_row, no_usable_rows or classes; `row` counts from 1; `line` and `file` are its place
-    in the upload, if that is known.
+    `code` is missing_column, bad_row, no_usable_rows, classes or metric_unavailable; `row` counts from 1; `line` and
+    `file` are its place in the upload, if that is known.
     """
 
     param: str
@@ -93,6 +93,7 @@ def check_rows(
                 _check_classes(spec.task, report)
             # Without all rows of train, or if all of them are bad, eval labels cannot be compared.
             known = known or (spec.task.learn(report.classes) if report.is_complete and report.classes else None)
+    _check_groups(spec, survey, report)
     report.findings = survey.findings(is_complete=report.is_complete)
     return report
 
@@ -146,6 +147,18 @@ def _check_classes(task: TaskSpec, report: DataReport) -> None:
     reason = task.classes_fault(report.classes) if report.classes or not report.total else None
     if reason is not None:
         report.add(DataProblem("data.train", "train", "classes", reason))
+
+
+def _check_groups(spec: JobSpec, survey: Survey, report: DataReport) -> None:
+    # Default metrics that the rows do not allow are left out; only those that the spec names are refused.
+    requested = [name for name in spec.requested_metrics if name in spec.task.group_metrics]
+    if not requested or report.total or not report.is_complete or (fault := survey.group_fault()) is None:
+        return
+    split, reason = fault
+    message = (
+        f"'{requested[0]}' cannot be computed: {reason}; choose another metric, or leave the choice to the service"
+    )
+    report.add(DataProblem("evaluation.metrics", split, "metric_unavailable", message))
 
 
 def _bad_row(problem: RowProblem) -> DataProblem:

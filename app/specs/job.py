@@ -240,6 +240,12 @@ class JobSpec(Strict):
         return tuple(self.evaluation.metrics or self.task.default_metrics)
 
     @property
+    def requested_metrics(self) -> tuple[str, ...]:
+        """The metrics that the spec itself names."""
+        best_by = self.evaluation.best_by
+        return tuple(dict.fromkeys((*(self.evaluation.metrics or ()), *([best_by] if best_by else []))))
+
+    @property
     def best_by(self) -> str:
         """The metric that selects the best checkpoint."""
         return self.evaluation.best_by or self.metrics[0]

@@ -33,6 +33,9 @@ class Survey:
         answers = {role.name for role in task.known_roles if role.is_answer}
         self._inputs = [column for role, column in columns.items() if role not in answers]
         self._target = None if task.target_role is None else columns[task.target_role]
+        self._group = None if task.group_role is None else columns[task.group_role]
+        self._first_targets: dict[str, dict[str, Any]] = {}
+        self._comparable: set[str] = set()
         self._rows: Counter[str] = Counter()
         self._classes: dict[str, Counter[str]] = {}
         self._seen: set[int] = set()
@@ -46,6 +49,7 @@ class Survey:
         self._rows[split] += 1
         if self._target is not None:
             self._classes.setdefault(split, Counter()).update(self._task.classes(row[self._target]))
+        self._compare(split, row)
         inputs = self._digest(row)
         if split == "train":
             self._seen.add(inputs)
@@ -67,6 +71,13 @@ class Survey:
     def classes(self, split: str) -> set[str]:
         """The classes of the usable rows of a split."""
         return set(self._classes.get(split, ()))
+
+    def group_fault(self) -> tuple[str, str] | None:
+        """The first evaluated split without a group whose targets differ, and what is missing; None where there is none."""
+        split = next((name for name in self._rows if name != "train" and name not in self._comparable), None)
+        if self._group is None or split is None:
+            return None
+        return split, f"no two {split} rows with the same '{self._group}' have different '{self._target}' values"
 
     def findings(self, *, is_complete: bool = True) -> Findings:
         """The findings as JSON: counts by split, and warnings."""
@@ -90,6 +101,13 @@ class Survey:
                 *self._header_warnings(),
             ],
         }
+
+    def _compare(self, split: str, row: Mapping[str, Any]) -> None:
+        if split == "train" or self._group is None or self._target is None or split in self._comparable:
+            return
+        target = row[self._target]
+        if self._first_targets.setdefault(split, {}).setdefault(str(row[self._group]), target) != target:
+            self._comparable.add(split)
 
     def _digest(self, row: Mapping[str, Any]) -> int:
         cells = [cell.split() if isinstance(cell := row.get(name), str) else cell for name in self._inputs]

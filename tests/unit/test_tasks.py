@@ -10,6 +10,8 @@ from app.specs import TASKS as SPECS
 from app.specs import JobSpec
 from app.specs.engines import ENGINE_FACTS
 from app.specs.methods import METHOD_FACTS
+from app.specs.tasks.base import Role
+from app.specs.tasks.text_classification import TextClassification
 from worker.training.evaluation.metrics import Metrics, greater_is_better
 from worker.training.tasks import TASKS
 from worker.training.tasks.protocol import Task
@@ -84,3 +86,22 @@ def test_what_a_task_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.delitem(TASKS, "seq2seq")
     assert lacks("seq2seq") == ["a worker half"]
+
+
+def test_the_target_is_the_target_role_that_the_options_choose() -> None:
+    class Either(TextClassification):
+        """Learns from one of two columns."""
+
+        known_roles: ClassVar[tuple[Role, ...]] = (
+            Role("text"),
+            Role("label", is_target=True),
+            Role("score", is_required=False, is_target=True),
+        )
+
+        @property
+        def roles(self) -> tuple[str, ...]:
+            return ("text", "score" if self.problem == "regression" else "label")
+
+    assert Either(type="text-classification").target_role == "label"
+    assert Either(type="text-classification", problem="regression").target_role == "score"
+    assert SPECS["causal-lm"](type="causal-lm").target_role is None

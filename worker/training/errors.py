@@ -133,6 +133,12 @@ class TooManyClasses(TrainingError):
     code = FailureCode.TOO_MANY_CLASSES
 
 
+class MetricUnavailable(TrainingError):
+    """The evaluated rows do not allow a metric that the spec names."""
+
+    code = FailureCode.METRIC_UNAVAILABLE
+
+
 class ClassUnknown(TrainingError):
     code = FailureCode.CLASS_UNKNOWN
 

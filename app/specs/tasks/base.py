@@ -32,6 +32,8 @@ class Role:
     """Whether the model learns to predict it. Two rows are duplicates if all other cells are equal."""
     is_target: bool = False
     """Whether its cells are class names, or the numbers of a regression."""
+    is_group: bool = False
+    """Whether rows with equal cells belong together, such as the documents of one query."""
 
 
 class TaskSpec(Strict):
@@ -50,22 +52,30 @@ class TaskSpec(Strict):
     example: ClassVar[Example]
     """A body that POST /v1/jobs accepts as it is."""
 
+    group_metrics: ClassVar[tuple[str, ...]] = ()
+    """Metrics that compare the rows of a group. Each evaluated split needs a group in which the targets differ."""
+
     required_roles: ClassVar[tuple[str, ...]]
     optional_roles: ClassVar[tuple[str, ...]]
-    target_role: ClassVar[str | None]
-    """The role whose cells are class names, or numbers in a regression."""
+    group_role: ClassVar[str | None]
+    """The role whose equal cells make rows a group. `eval_fraction` never divides a group."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
         """Derive the three views of the roles."""
         cls.required_roles = tuple(role.name for role in cls.known_roles if role.is_required)
         cls.optional_roles = tuple(role.name for role in cls.known_roles if not role.is_required)
-        cls.target_role = next((role.name for role in cls.known_roles if role.is_target), None)
+        cls.group_role = next((role.name for role in cls.known_roles if role.is_group), None)
 
     @property
     def roles(self) -> tuple[str, ...]:
         """The required roles."""
         return self.required_roles
+
+    @property
+    def target_role(self) -> str | None:
+        """The role, among `roles`, whose cells name classes, or hold the numbers of a regression."""
+        return next((role.name for role in self.known_roles if role.is_target and role.name in self.roles), None)
 
     @property
     def supported(self) -> Limits:

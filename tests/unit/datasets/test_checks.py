@@ -9,6 +9,7 @@ import pytest
 
 from app.datasets.checks import DataReport, Rows, check_rows
 from app.specs import JobSpec
+from app.specs.tasks.text_classification import TextClassification
 
 GOOD = [{"text": "fine", "label": 1}, {"text": "poor", "label": 0}]
 
@@ -134,3 +135,26 @@ def test_a_longer_split_is_checked_as_far_as_asked() -> None:
 
     assert (report.total, report.is_complete, report.checked) == (0, False, {"train": 5, "eval": 1})
     assert _check(_spec(), rows, row_limit=11).is_complete
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "labels", "codes"),
+    [
+        ({"metrics": ["f1"]}, [0, 0], ["metric_unavailable"]),
+        ({"metrics": ["f1"]}, [0, 1], []),
+        ({}, [0, 0], []),
+    ],
+    ids=["named", "comparable", "default"],
+)
+def test_a_named_metric_that_the_rows_do_not_allow_is_a_problem(
+    monkeypatch: pytest.MonkeyPatch, evaluation: dict[str, Any], labels: list[int], codes: list[str]
+) -> None:
+    monkeypatch.setattr(TextClassification, "group_role", "text")
+    monkeypatch.setattr(TextClassification, "group_metrics", ("f1",))
+    spec = JobSpec.model_validate({**_spec().model_dump(mode="json"), "evaluation": evaluation})
+
+    report = _check(spec, GOOD, [{"text": "same", "label": label} for label in labels])
+
+    assert [problem.code for problem in report.problems] == codes
+    assert all("no two eval rows with the same 'text'" in problem.message for problem in report.problems)
+    assert all(problem.param == "evaluation.metrics" for problem in report.problems)

@@ -9,11 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from app.specs import JobSpec
+from app.specs.tasks.text_classification import TextClassification
 from worker.training.errors import (
     BadRows,
     ColumnMissing,
     DataNotFound,
     HubUnreachable,
+    MetricUnavailable,
     NoRows,
     SingleClass,
     Stopped,
@@ -31,6 +33,7 @@ DATASET = "ds_" + "0" * 26
 def read(tmp_path: Path) -> Callable[..., Data]:
     def go(data: dict[str, Any], task: dict[str, Any] | None = None, rows: Any = None, **more: Any) -> Data:
         body = {"task": {"type": "text-classification", **(task or {})}, "model": "local:tiny", "data": data}
+        body["evaluation"] = more.get("evaluation", {})
         spec = JobSpec.model_validate(body)
         files = {}
         if rows is not None:
@@ -121,6 +124,65 @@ def test_labels_too_rare_to_balance_are_held_out_anyway(read: Callable[..., Data
     rows = [{"text": f"r{n}", "label": "once" if n == 0 else str(n % 2)} for n in range(10)]
     assert len(read({"train": {"rows": rows}, "eval_fraction": 0.3}).splits["eval"]) == 3
     assert "too few rows" in notes(tmp_path)
+
+
+@pytest.fixture
+def grouped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Text classification in which equal texts make a group, and F1 compares the rows of one."""
+    monkeypatch.setattr(TextClassification, "group_role", "text")
+    monkeypatch.setattr(TextClassification, "group_metrics", ("f1",))
+
+
+@pytest.mark.usefixtures("grouped")
+def test_a_held_out_group_is_whole(read: Callable[..., Data]) -> None:
+    rows = [{"text": f"r{n % 10}", "label": n % 2} for n in range(60)]
+    data = read({"train": {"rows": rows}, "eval_fraction": 0.3})
+    held, kept = (data.splits[split]["text"] for split in ("eval", "train"))
+    assert (len(held), len(kept), len(set(held))) == (18, 42, 3)
+    assert not set(held) & set(kept)
+    again = read({"train": {"rows": rows}, "eval_fraction": 0.3})
+    other = read({"train": {"rows": rows}, "eval_fraction": 0.3, "subset": {"seed": 1}})
+    assert again.splits["eval"]["text"] == held != other.splits["eval"]["text"]
+
+
+@pytest.mark.usefixtures("grouped")
+def test_a_single_group_cannot_be_held_out(read: Callable[..., Data]) -> None:
+    with pytest.raises(NoRows, match="belong to one group"):
+        read({"train": {"rows": [{"text": "a", "label": n % 2} for n in range(8)]}, "eval_fraction": 0.3})
+
+
+TRAIN = {"train": {"rows": numbered(4)}}
+ALONE = {**TRAIN, "eval": {"rows": [{"text": "a", "label": 0}, {"text": "b", "label": 1}]}}
+ALIKE = {**TRAIN, "eval": {"rows": [{"text": "a", "label": 0}] * 2 + [{"text": "b", "label": 1}] * 2}}
+COMPARABLE = {**TRAIN, "eval": {"rows": [{"text": "a", "label": 0}, {"text": "a", "label": 1}]}}
+
+
+@pytest.mark.usefixtures("grouped")
+@pytest.mark.parametrize(
+    ("data", "metrics"),
+    [
+        (COMPARABLE, ["accuracy", "f1"]),
+        (ALONE, ["accuracy"]),
+        (ALIKE, ["accuracy"]),
+        ({**COMPARABLE, "test": ALONE["eval"]}, ["accuracy"]),
+        (TRAIN, ["accuracy", "f1"]),
+    ],
+    ids=["comparable", "one row a group", "equal targets", "the test split", "nothing evaluated"],
+)
+def test_a_default_metric_over_groups_needs_a_group_whose_targets_differ(
+    read: Callable[..., Data], tmp_path: Path, data: dict[str, Any], metrics: list[str]
+) -> None:
+    assert read(data).metrics == metrics
+    assert ("not computed: f1" in notes(tmp_path)) is ("f1" not in metrics)
+
+
+@pytest.mark.usefixtures("grouped")
+@pytest.mark.parametrize("evaluation", [{"metrics": ["f1", "accuracy"]}, {"best_by": "f1"}], ids=["metrics", "best_by"])
+def test_a_metric_over_groups_that_the_spec_names_is_refused(
+    read: Callable[..., Data], evaluation: dict[str, Any]
+) -> None:
+    with pytest.raises(MetricUnavailable, match="'f1' cannot be computed: no two eval rows with the same 'text'"):
+        read(ALONE, evaluation=evaluation)
 
 
 def test_bad_rows_fail_with_the_place_in_the_users_file(read: Callable[..., Data]) -> None:

@@ -14,7 +14,16 @@ from app.specs import JobSpec
 from app.specs.labels import SHOWN_LABELS
 from app.specs.preflight import Survey
 from app.specs.rows import RowProblem, row_problems
-from worker.training.errors import SHOWN_PROBLEMS, BadRows, ClassUnknown, NoRows, SingleClass, Stopped, TooManyClasses
+from worker.training.errors import (
+    SHOWN_PROBLEMS,
+    BadRows,
+    ClassUnknown,
+    MetricUnavailable,
+    NoRows,
+    SingleClass,
+    Stopped,
+    TooManyClasses,
+)
 from worker.training.inputs.sources import read
 from worker.training.inputs.table import BATCH, ROW, Row, Table
 from worker.training.reports import Reporter
@@ -33,12 +42,14 @@ class Data:
     commits: dict[str, str]
     """Split to the commit of its hub dataset."""
     skipped: int
+    metrics: list[str]
+    """The metrics of the spec that the evaluated rows allow."""
 
 
 def load_data(request: TrainingRequest, report: Reporter, stop: threading.Event) -> Data:
     """Read all rows of every split that the spec names, hold out eval rows, take the subsets, and check the rows used.
 
-    Raises the errors of `sources.read`, and BadRows, NoRows, SingleClass, TooManyClasses, ClassUnknown or Stopped.
+    Raises the errors of `sources.read`, and BadRows, NoRows, MetricUnavailable, SingleClass, TooManyClasses, ClassUnknown or Stopped.
     """
     spec, tables = request.spec, _read_splits(request, report)
     labels = _learn_labels(spec, tables["train"])
@@ -57,6 +68,7 @@ def load_data(request: TrainingRequest, report: Reporter, stop: threading.Event)
         hashes={split: _hash(table, spec) for split, table in checked.items()},
         commits={split: table.commit for split, table in tables.items() if table.commit is not None},
         skipped=sum(len(chosen[split]) - len(checked[split]) for split in chosen),
+        metrics=_metrics(spec, survey, report),
     )
 
 
@@ -154,6 +166,19 @@ def _report_findings(survey: Survey, checked: dict[str, Table], report: Reporter
         report.warn(warning["message"])
 
 
+def _metrics(spec: JobSpec, survey: Survey, report: Reporter) -> list[str]:
+    fault, group_metrics = survey.group_fault(), spec.task.group_metrics
+    if fault is None or not set(spec.metrics) & set(group_metrics):
+        return list(spec.metrics)
+    _, reason = fault
+    for name in spec.requested_metrics:
+        if name in group_metrics:
+            raise MetricUnavailable(f"'{name}' cannot be computed: {reason}")
+    unavailable = [name for name in spec.metrics if name in group_metrics]
+    report.note(f"not computed: {', '.join(unavailable)}; {reason}")
+    return [name for name in spec.metrics if name not in unavailable]
+
+
 def _hold_out(tables: dict[str, Table], spec: JobSpec, report: Reporter) -> dict[str, Table]:
     fraction = spec.data.eval_fraction
     if fraction is None:
@@ -161,7 +186,7 @@ def _hold_out(tables: dict[str, Table], spec: JobSpec, report: Reporter) -> dict
     train = tables["train"]
     if len(train) < 2:  # noqa: PLR2004 - one row for each side
         raise NoRows(f"train has {len(train)} rows, too few to hold out a share for evaluation")
-    kept, held = _divide(train, fraction, spec.data.subset.seed, _strata(spec, train), report)
+    kept, held = _divide(train, fraction, spec.data.subset.seed, _strata(spec, train), _groups(spec, train), report)
     return {**tables, "train": train.select(sorted(kept)), "eval": train.select(sorted(held))}
 
 
@@ -171,9 +196,16 @@ def _strata(spec: JobSpec, table: Table) -> list[str] | None:
     return None if not strata or None in strata else cast("list[str]", strata)
 
 
+def _groups(spec: JobSpec, table: Table) -> list[str] | None:
+    role = spec.task.group_role
+    return None if role is None else [str(cell) for cell in table[spec.columns[role]]]
+
+
 def _divide(
-    table: Table, fraction: float, seed: int, strata: list[str] | None, report: Reporter
+    table: Table, fraction: float, seed: int, strata: list[str] | None, groups: list[str] | None, report: Reporter
 ) -> tuple[list[int], list[int]]:
+    if groups is not None:
+        return _divide_groups(groups, fraction, seed)
     split = cast("Callable[..., list[list[int]]]", train_test_split)
     places, count = list(range(len(table))), min(max(1, round(len(table) * fraction)), len(table) - 1)
     if strata is not None:
@@ -185,6 +217,18 @@ def _divide(
             return kept, held
     kept, held = split(places, test_size=count, random_state=seed)
     return kept, held
+
+
+def _divide_groups(groups: list[str], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    names = list(dict.fromkeys(groups))
+    if len(names) < 2:  # noqa: PLR2004 - one group for each side
+        raise NoRows("all rows of train belong to one group, so none can be held out for evaluation", "Give data.eval.")
+    count = min(max(1, round(len(names) * fraction)), len(names) - 1)
+    held = {names[place] for place in np.random.default_rng(seed).permutation(len(names))[:count]}
+    places = range(len(groups))
+    return [place for place in places if groups[place] not in held], [
+        place for place in places if groups[place] in held
+    ]
 
 
 def _subset(spec: JobSpec, split: str, table: Table) -> Table:
