@@ -27,6 +27,17 @@ def label_name(cell: Any) -> str | None:
     return str(cell).strip() or None
 
 
+def number(cell: Any) -> float | None:
+    """The finite number of one raw cell, which may be text, or None."""
+    if isinstance(cell, bool) or not isinstance(cell, (str, int, float)):
+        return None
+    try:
+        found = float(cell)
+    except (ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None
+
+
 def class_name(cell: Any, labels: Sequence[str] | None) -> str | None:
     """The class of a raw cell, given `task.labels`; None for a cell without a label.
 

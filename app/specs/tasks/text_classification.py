@@ -1,13 +1,12 @@
 """One label for each text or pair of texts; or several labels; or a number."""
 
 import json
-import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, field_validator, model_validator
 
-from app.specs.labels import check_labels, class_name, label_name, ordered, too_many, unknown
+from app.specs.labels import check_labels, class_name, label_name, number, ordered, too_many, unknown
 from app.specs.tasks.base import Columns, Example, Fault, Limits, Role, Row, TaskSpec, text_faults
 
 CLASS_METRICS = (
@@ -128,7 +127,7 @@ class TextClassification(TaskSpec):
     def read(self, cell: Any, names: Sequence[str] | None = None) -> Any:
         """A class name, a list of them, or a float; None for a cell without a value."""
         if self.problem == "regression":
-            return _number(cell)
+            return number(cell)
         if self.problem == "single-label":
             return self._class(cell, names)
         cells = self._cells(cell)
@@ -188,7 +187,7 @@ class TextClassification(TaskSpec):
 
     def _label_fault(self, cell: Any, known: Collection[str] | None) -> str | None:
         if self.problem == "regression":
-            return None if _number(cell) is not None else "not a number"
+            return None if number(cell) is not None else "not a number"
         if self.problem == "single-label":
             name = label_name(cell)
             return "no label" if name is None else unknown("label", name, known)
@@ -198,17 +197,6 @@ class TextClassification(TaskSpec):
             return "no labels; use an empty list for a text without labels"
         faults = ("no label" if name is None else unknown("label", name, known) for name in cast("list[Any]", cell))
         return next((fault for fault in faults if fault), None)
-
-
-def _number(cell: Any) -> float | None:
-    if isinstance(cell, str):
-        try:
-            cell = float(cell)
-        except ValueError:
-            return None
-    if isinstance(cell, bool) or not isinstance(cell, (int, float)):
-        return None
-    return float(cell) if math.isfinite(cell) else None
 
 
 SPEC = TextClassification

@@ -45,7 +45,17 @@ def test_an_unknown_label_names_the_nearest() -> None:
 
 @pytest.mark.parametrize(
     ("cell", "is_number"),
-    [(1, True), (0.5, True), ("2.5", True), ("x", False), (None, False), (True, False), (float("nan"), False)],
+    [
+        (1, True),
+        (0.5, True),
+        ("2.5", True),
+        ("x", False),
+        (None, False),
+        (True, False),
+        (float("nan"), False),
+        # An integer that is no finite float was an OverflowError.
+        (10**400, False),
+    ],
 )
 def test_numbers_are_finite_and_may_be_text(cell: Any, is_number: bool) -> None:
     assert (fault(task(problem="regression"), cell) is None) is is_number
