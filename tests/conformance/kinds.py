@@ -155,6 +155,21 @@ def _embeds(folder: Path, lines: list[Line]) -> None:
     assert (anchors * positives).sum(-1) == pytest.approx([line["cosine"] for line in lines], abs=1e-4)
 
 
+def _documents(count: int) -> list[dict[str, Any]]:
+    # Four documents a query, two of them relevant.
+    return [
+        {"query": tiny.FILLER[n // 4 % 6], "document": row["text"], "label": int(row["label"] == "good")}
+        for n, row in enumerate(tiny.sentences(count))
+    ]
+
+
+def _ranks(folder: Path, lines: list[Line]) -> None:
+    from sentence_transformers import CrossEncoder
+
+    scores = CrossEncoder(str(folder), device="cpu").predict([(line["query"], line["document"]) for line in lines])
+    assert scores == pytest.approx([line["predicted"] for line in lines], abs=1e-4)
+
+
 FAST = {"epochs": 15, "learning_rate": 0.01}
 KINDS: dict[str, Kind] = {
     "text-classification": Kind(tiny.make_model, tiny.sentences, _classifies, training=FAST),
@@ -192,6 +207,14 @@ KINDS: dict[str, Kind] = {
         train=42,
         evaluation=7,
         training={"epochs": 15, "learning_rate": 0.005, "batch_size": 7},
+    ),
+    "reranker": Kind(
+        tiny.make_model,
+        _documents,
+        _ranks,
+        training=FAST,
+        # A new head may happen to rank all documents right, but not to draw the line between them.
+        evaluations={"best_by": "accuracy"},
     ),
 }
 """By the name of the task."""

@@ -19,6 +19,7 @@ NAMES = (
     "preference",
     "masked-lm",
     "sentence-embedding",
+    "reranker",
 )
 """Every task type. The module with that name, in snake case, defines the spec as `SPEC`."""
 

@@ -13,6 +13,7 @@ NAMES = (
     "preference",
     "masked-lm",
     "sentence-embedding",
+    "reranker",
 )
 """Every task type. The module of this package with that name, in snake case, has the task as `TASK`."""
 
