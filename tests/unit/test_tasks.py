@@ -17,7 +17,7 @@ from worker.training.tasks import TASKS
 from worker.training.tasks.protocol import Task
 
 ROOT = Path(__file__).parents[2]
-DEFAULTED = ("check", "reference", "report", "finish")
+DEFAULTED = ("check", "reference", "report", "finish", "chance")
 """What a task need not write."""
 
 

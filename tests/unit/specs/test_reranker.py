@@ -123,7 +123,7 @@ def test_ndcg_by_name_needs_a_query_whose_documents_differ(rows: list[dict[str, 
 @pytest.mark.parametrize(
     ("parts", "says"),
     [
-        ({"training": {"class_weights": "balanced"}}, "the task reranker takes only null here"),
+        ({"training": {"class_weights": "balanced"}}, "the task reranker supports only null here"),
         ({"training": {"engine": "tensorflow"}}, "the engine tensorflow"),
         ({"evaluation": {"metrics": ["spearman"]}}, "its metrics are ndcg_at_10, mrr, accuracy"),
     ],
