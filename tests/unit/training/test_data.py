@@ -14,7 +14,6 @@ from worker.training.errors import (
     BadRows,
     ColumnMissing,
     DataNotFound,
-    HubUnreachable,
     MetricUnavailable,
     NoRows,
     SingleClass,
@@ -239,7 +238,7 @@ def test_a_missing_column_names_those_there_are_and_the_nearest(read: Callable[.
 def test_data_that_is_not_there_is_told(read: Callable[..., Data], tmp_path: Path) -> None:
     with pytest.raises(DataNotFound, match="is not here"):
         read({"train": {"dataset": DATASET}})
-    with pytest.raises(HubUnreachable, match="yelp_review_full"):
+    with pytest.raises(DataNotFound, match="its cache does not hold dataset 'yelp_review_full'"):
         read({"train": {"hub": "yelp_review_full"}})
     (tmp_path / "data.parquet").write_text("no parquet")
     request = JobSpec.model_validate(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from dataset_hub import DatasetHub, Repository, dataset_hub, environment
 
-from app.failures import CATALOGUE
+from app.failures import CATALOG
 from worker.training.errors import DataNeedsCode
 
 ROOT = Path(__file__).parents[3]
@@ -142,18 +142,19 @@ def test_what_the_hub_does_not_have_is_told_with_what_it_has(read: Read) -> None
 def test_a_dataset_that_is_made_by_code_is_refused(read: Read, hub: DatasetHub) -> None:
     [answer] = read({"hub": "someone/scripted"})
     assert (answer["code"], answer["retryable"]) == ("data_needs_code", False)
-    assert answer["hint"] == CATALOGUE[DataNeedsCode.code].hint
+    assert answer["hint"] == CATALOG[DataNeedsCode.code].hint
 
 
 def test_a_hub_that_is_away_is_told_and_only_rows_of_the_asked_revision_come_from_the_cache(
     read: Read, hub: DatasetHub
 ) -> None:
     assert read(of())[0]["commit"] == REVIEWS.refs["main"]
-    # It asks for 23 s before it gives up; offline it gives up at once, in the same way.
+    # It asks for 23 s before it gives up. Offline, it does not ask, and another attempt would not either.
     [again] = read(of(), HF_ENDPOINT="http://127.0.0.1:9")
     earlier, other, never = read(
         of(commit=REVIEWS.refs["main"]), of(revision=MENDED), {"hub": "someone/else"}, HF_HUB_OFFLINE="1"
     )
     assert again["text"] == earlier["text"] == [f"main train {n}" for n in range(50)]
     for answer in (other, never):
-        assert (answer["code"], answer["retryable"]) == ("hub_unreachable", True)
+        assert (answer["code"], answer["retryable"]) == ("data_not_found", False)
+        assert "HF_HUB_OFFLINE" in answer["message"]

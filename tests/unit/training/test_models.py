@@ -1,5 +1,6 @@
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from transformers import BertForSequenceClassification
 from app.specs import JobSpec
 from worker.training.errors import ArchitectureUnsupported, ModelConfigInvalid, ModelNotFound, ModelRefused
 from worker.training.models.pretrained import load_config, load_tokenizer, locate, token_limit
+from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
 from worker.training.tasks import TASKS
 
@@ -24,7 +26,9 @@ def folder(models_dir: Path, tmp_path: Path) -> Path:
 
 
 def find(spec: JobSpec, models: Path | None) -> Path:
-    return locate(TrainingRequest(spec, Path("/nowhere"), {}, models, {}, None, None)).folder
+    with tempfile.TemporaryDirectory() as out:
+        request = TrainingRequest(spec, Path(out), {}, models, {}, None, None)
+        return locate(request, Reporter(request.out_dir)).folder
 
 
 def build(spec: JobSpec, folder: Path) -> tuple[Any, tuple[str, ...]]:

@@ -22,7 +22,7 @@ from huggingface_hub.file_download import repo_folder_name
 
 from app.specs.data import DataSource, HubData, UploadedData
 from worker.training.downloads import reported
-from worker.training.errors import NO_ROOM, ColumnMissing, DataNeedsCode, DataNotFound, HubUnreachable, NoRows
+from worker.training.errors import NO_ROOM, ColumnMissing, DataNeedsCode, DataNotFound, HubUnreachable, NoRows, nearest
 from worker.training.inputs.table import BATCH, FILE, LINE, ROW, Column, Table
 from worker.training.reports import Reporter
 
@@ -126,6 +126,8 @@ def _builder(source: HubData, commit: str | None) -> datasets.DatasetBuilder:
     found = datasets.load_dataset_builder(source.hub, source.config, revision=revision)
     # If the hub is unreachable, `datasets` takes the newest revision that was ever prepared here.
     if isinstance(found, Cache) and revision is not None and str(found.hash) != revision:
+        if _is_offline():
+            raise _not_in_cache(source)
         raise HubUnreachable(f"dataset '{source.hub}' at '{revision}' could not be fetched, and is not in the cache")
     return found
 
@@ -140,6 +142,8 @@ def _translated_errors(source: HubData) -> Iterator[None]:
     except (OSError, httpx2.HTTPError) as error:
         if isinstance(error, OSError) and error.errno in NO_ROOM:
             raise
+        if _is_offline():
+            raise _not_in_cache(source) from error
         raise HubUnreachable(f"dataset '{source.hub}' could not be fetched: {error}") from error
     except (ValueError, RuntimeError, DatasetsError) as error:
         cause = error.__cause__
@@ -152,6 +156,21 @@ def _translated_errors(source: HubData) -> Iterator[None]:
         # An unknown config or split, unreadable files, or a README that does not match the files.
         kind = f"{type(error).__name__}: " if isinstance(error, DatasetsError) else ""
         raise DataNotFound(f"dataset '{source.hub}': {kind}{error}{f': {cause}' if cause else ''}") from error
+
+
+def _is_offline() -> bool:
+    return constants.HF_HUB_OFFLINE or datasets.config.HF_HUB_OFFLINE
+
+
+def _not_in_cache(source: HubData) -> DataNotFound:
+    # Another attempt would not ask the hub either.
+    revision = f" at '{source.revision}'" if source.revision else ""
+    known = [path.name.replace("___", "/") for path in Path(datasets.config.HF_DATASETS_CACHE).glob("*___*")]
+    return DataNotFound(
+        f"this worker does not use the hub (HF_HUB_OFFLINE), and its cache does not hold dataset '{source.hub}'{revision}."
+        f"{nearest(source.hub, known)}",
+        "Check the id of the dataset, or download the dataset into the worker's cache first.",
+    )
 
 
 def _names_by_column(features: Any) -> dict[str, list[str]]:
