@@ -116,8 +116,8 @@ class JobAnswer(BaseModel):
     )
     preflight: dict[str, Any] | None = Field(
         description="What is known before training. `data`: unusable rows, classes, label drift, rows that are "
-        "in two splits, warnings. `tokens`: lengths, and truncated rows. `steps`: seconds per step, "
-        "peak memory, ETA."
+        "in two splits, warnings. `tokens`: lengths, and truncated rows. `steps`: seconds per step, peak memory, ETA. "
+        "`download`: bytes from the hub, ETA. `warnings`: all messages of the newest attempt."
     )
     created_at: Time
     first_started_at: Time | None = Field(description="When the first attempt began.")

@@ -1,4 +1,4 @@
-"""Every task, as its users run it: posted over HTTP, trained by a worker, downloaded, and asked by plain libraries."""
+"""Every task, as its users run it: posted over HTTP, trained by a worker, downloaded, and loaded by plain libraries."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def test_a_job_of_every_task_ends_with_a_model_that_plain_libraries_load(local: 
     for task, job_id in jobs.items():
         job = local.wait_for_end(job_id, 300)
         assert job["status"] == "succeeded", (task, job["error"])
-        assert job["preflight"].keys() == {"data", "tokens", "steps"}, task
+        assert job["preflight"].keys() == {"data", "tokens", "steps", "warnings"}, task
         assert job["preflight"]["steps"]["eta_seconds"] > 0, task
         # Where the conformance suite has the model before and after training.
         own = tmp_path / task

@@ -161,7 +161,8 @@ def _report_findings(survey: Survey, checked: dict[str, Table], report: Reporter
     if is_streamed:
         report.note(f"train is streamed; these findings are about its first {len(checked['train'])} rows")
     findings = survey.findings(is_complete=not is_streamed)
-    report.preflight(data=findings)
+    # The list replaces that of an earlier attempt, also where it is empty.
+    report.preflight(data=findings, warnings=report.warnings)
     for warning in findings["warnings"]:
         report.warn(warning["message"])
 
