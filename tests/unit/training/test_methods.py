@@ -12,7 +12,8 @@ from tiny import make_model
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from app.specs import JobSpec
-from worker.training.evaluation.prediction import learned, training_step
+from worker.training.evaluation.prediction import training_step
+from worker.training.loop.feed import learned
 from worker.training.methods import load_trainable
 
 Make = Callable[..., JobSpec]

@@ -26,7 +26,8 @@ from app.specs import JobSpec
 from worker.training.checkpoints.folders import newest_valid
 from worker.training.errors import ModelConfigInvalid, ModelRefused, RowTooLong
 from worker.training.evaluation.evaluation import split_of
-from worker.training.evaluation.prediction import forward, gather, learned, training_step
+from worker.training.evaluation.prediction import forward, gather, training_step
+from worker.training.loop.feed import learned
 from worker.training.loop.losses import CrossEntropy
 from worker.training.methods import load_published, load_trainable
 from worker.training.models.pretrained import load_config, load_tokenizer

@@ -15,7 +15,7 @@ from transformers import AutoModelForTokenClassification, PreTrainedTokenizerFas
 from app.specs import JobSpec
 from worker.training.errors import ModelRefused, RowTooLong
 from worker.training.evaluation.metrics import compute
-from worker.training.evaluation.metrics.tagging import TAGS, UNTOLD, per_class
+from worker.training.evaluation.metrics.tagging import TAGS, UNPREDICTED, per_class
 from worker.training.inputs.sources import class_names, from_rows
 from worker.training.models.pretrained import load_tokenizer
 from worker.training.tasks import TASKS
@@ -185,7 +185,7 @@ def test_nothing_but_o_is_no_division_by_zero(tmp_path: Path) -> None:
 
 
 def test_without_a_scheme_words_are_counted_and_untold_ones_are_wrong(tmp_path: Path) -> None:
-    true, guess = [0, 1, 1, 2, 0], [0, 1, 0, 2, UNTOLD]
+    true, guess = [0, 1, 1, 2, 0], [0, 1, 0, 2, UNPREDICTED]
     found = compute(TAGS, ["f1", "accuracy"], guess, true, tmp_path)
     assert found["accuracy"] == pytest.approx(3 / 5)
     assert found["f1"] == pytest.approx(f1_of_classes(true, guess, labels=[0, 1, 2], average="macro"))
