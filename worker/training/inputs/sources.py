@@ -13,7 +13,7 @@ import datasets
 import httpx2
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import config as streaming
+from datasets import config as datasets_config
 from datasets.exceptions import DatasetsError
 from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as BUILDERS  # pyright: ignore[reportPrivateUsage]
 from datasets.packaged_modules.cache.cache import Cache
@@ -100,7 +100,7 @@ def _streamed(split: str, source: HubData, columns: Mapping[str, str], commit: s
     with _translated_errors(source):
         builder = _builder(source, commit)
         # The default is 20 tries. They take ten minutes, in which no request to stop is noticed.
-        streaming.STREAMING_READ_MAX_RETRIES = STREAM_TRIES
+        datasets_config.STREAMING_READ_MAX_RETRIES = STREAM_TRIES
         rows = cast("datasets.IterableDataset", builder.as_streaming_dataset(split=source.split))
     names = _names_by_column(rows.features)
 
@@ -159,13 +159,13 @@ def _translated_errors(source: HubData) -> Iterator[None]:
 
 
 def _is_offline() -> bool:
-    return constants.HF_HUB_OFFLINE or datasets.config.HF_HUB_OFFLINE
+    return constants.HF_HUB_OFFLINE or datasets_config.HF_HUB_OFFLINE
 
 
 def _not_in_cache(source: HubData) -> DataNotFound:
     # Another attempt would not ask the hub either.
     revision = f" at '{source.revision}'" if source.revision else ""
-    known = [path.name.replace("___", "/") for path in Path(datasets.config.HF_DATASETS_CACHE).glob("*___*")]
+    known = [path.name.replace("___", "/") for path in Path(datasets_config.HF_DATASETS_CACHE).glob("*___*")]
     return DataNotFound(
         f"this worker does not use the hub (HF_HUB_OFFLINE), and its cache does not hold dataset '{source.hub}'{revision}."
         f"{nearest(source.hub, known)}",
