@@ -23,7 +23,7 @@ from app.db import Database
 from app.settings import Settings
 from app.storage import Storage, open_storage
 
-START_SECONDS = 120.0
+START_SECONDS = 60.0
 Answer = dict[str, Any]
 
 
@@ -141,7 +141,7 @@ class Deployment:
         assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
         return done.stdout + done.stderr
 
-    def wait_for(self, job_id: str, reached: Callable[[Answer], bool], seconds: float = 300) -> Answer:
+    def wait_for(self, job_id: str, reached: Callable[[Answer], bool], seconds: float = 180) -> Answer:
         """Poll a job until it is as wanted."""
         client, deadline = self.client, time.monotonic() + seconds
         while True:
@@ -151,7 +151,7 @@ class Deployment:
             assert time.monotonic() < deadline, (f"not within {seconds} s", job, self.logs())
             time.sleep(0.1)
 
-    def wait_for_end(self, job_id: str, seconds: float = 300) -> Answer:
+    def wait_for_end(self, job_id: str, seconds: float = 180) -> Answer:
         return self.wait_for(job_id, lambda job: job["status"] in ("succeeded", "failed", "cancelled"), seconds)
 
     def wait_for_checkpoint(self, job_id: str) -> None:

@@ -8,6 +8,7 @@ A template with `{% generation %}` marks these places itself
 """
 
 import re
+from itertools import islice
 from typing import Any, cast
 
 from transformers.utils.chat_template_utils import render_jinja_template
@@ -72,7 +73,7 @@ def _exact(conversation: Conversation, number: int, whole: str, tokenizer: Any) 
 
 
 def _changed(conversation: Conversation, number: int, whole: str, tokenizer: Any) -> Stretch | None:
-    placeholder = "".join([chr(code) for code in PRIVATE_USE if chr(code) not in whole][:2])
+    placeholder = "".join(islice((chr(code) for code in PRIVATE_USE if chr(code) not in whole), 2))
     other = [*conversation]
     other[number] = {**conversation[number], "content": placeholder}
     text = _text(other, tokenizer)
