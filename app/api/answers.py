@@ -90,8 +90,8 @@ class JobAnswer(BaseModel):
         description="queued, running, paused, succeeded, failed or cancelled. The last three are final."
     )
     phase: str | None = Field(
-        description="What a running job is doing: preparing, downloading, tokenizing, profiling, profiling_evaluation, training, "
-        "evaluating or packaging."
+        description="What a running job is doing: preparing, downloading, tokenizing, training, evaluating "
+        "or packaging."
     )
     attempt: int = Field(description="How many times a worker has taken the job.")
     failures: int = Field(description="Attempts that failed.")

@@ -5,9 +5,10 @@ from app.jobs.outcomes import OutOfMemory
 from app.specs import JobSpec, Resolved
 
 GIB = 1024**3
-TRAINING = {"profiling": "profiling training steps", "training": "training"}
+# Workers of version 0.1 profile steps and an evaluation before training.
+TRAINING = {"training": "training", "profiling": "profiling training steps"}
 """The phases in which memory depends on the training batch, as the message names them."""
-EVALUATION = {"profiling_evaluation": "profiling the evaluation", "evaluating": "evaluating"}
+EVALUATION = {"evaluating": "evaluating", "profiling_evaluation": "profiling the evaluation"}
 """The phases in which memory depends on the evaluation batch, as the message names them."""
 
 

@@ -10,6 +10,7 @@ from app.specs.tasks import TASKS
 from app.specs.tasks.base import Limits, TaskSpec
 
 METHOD = "training.method.type"
+BATCHING = "training.batching"
 
 
 def incompatibility(spec: Any) -> tuple[str, str] | None:
@@ -24,7 +25,7 @@ def incompatibility(spec: Any) -> tuple[str, str] | None:
         ),
         (
             f"the task {spec.task.type}",
-            {METHOD: spec.task.methods, **spec.task.supported},
+            {**_ways(type(spec.task)), **spec.task.supported},
             {name: _of_task(task) for name, task in TASKS.items()},
         ),
     ]
@@ -65,7 +66,11 @@ def _of_engine(engine: str) -> Limits:
 
 
 def _of_task(task: type[TaskSpec]) -> Limits:
-    return {METHOD: task.methods, **task.limits}
+    return {**_ways(task), **task.limits}
+
+
+def _ways(task: type[TaskSpec]) -> Limits:
+    return {METHOD: task.methods, BATCHING: ("auto", *task.batchings)}
 
 
 def _at(spec: Any, path: str) -> list[Any]:

@@ -35,7 +35,16 @@ class Resolved(BaseModel):
     )
     rows: dict[str, int] = Field(description="Split to the number of rows used, unless it is streamed.")
     skipped_rows: int = Field(description="Unusable rows left out, with on_bad_row 'skip'.")
+    batching: str = Field(
+        default="random",
+        description="Which rows share a batch: length, random or no_duplicates. Jobs of earlier versions are random.",
+    )
     versions: dict[str, str] = Field(description="Versions of Python and of the packages that affect results.")
+
+    @property
+    def rows_per_step(self) -> int:
+        """Rows of an optimizer step. Halving the batch size keeps their number."""
+        return self.batch_size * self.gradient_accumulation
 
     @classmethod
     def read(cls, stored: Mapping[str, Any], asked_accumulation: int) -> "Resolved":

@@ -93,6 +93,12 @@ class Training(Strict):
         default=None, ge=1, le=100_000_000, description="Optimizer steps; overrides `epochs`."
     )
     batch_size: BatchSize = Field(default=8, description="Rows per forward pass, 1 to 4096, or `auto`, which is 16.")
+    batching: Literal["auto", "length", "random", "no_duplicates"] = Field(
+        default="auto",
+        description="Which rows share a batch: `length` are rows of similar length, which need little padding, in "
+        "steps of random order; `random` are any rows; `no_duplicates` are rows without a common text, for tasks whose "
+        "other rows are negative examples. `auto` is `no_duplicates` for those tasks, otherwise `length`.",
+    )
     gradient_accumulation: int = Field(default=1, ge=1, le=4096, description="Forward passes per optimizer step.")
     optimizer: Literal["adamw", "adafactor", "sgd"] = Field(default="adamw", description="The optimizer.")
     learning_rate: float = Field(default=5e-5, gt=0, le=1, description="The peak learning rate.")

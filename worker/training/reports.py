@@ -2,7 +2,7 @@
 
 Every record has `type` and `time` (seconds since the epoch):
 
-    phase       phase: preparing, downloading, tokenizing, profiling, profiling_evaluation, training, evaluating or packaging
+    phase       phase: preparing, downloading, tokenizing, training, evaluating or packaging
     resolved    resolved: what defaults and `auto` became, where the request brought none; again where the sequences of
                 train, once they are counted, make other steps than its rows would
     preflight   preflight: download, data, tokens, steps, warnings; all that was found out so far, each time

@@ -10,6 +10,7 @@ import datasets
 import torch
 from transformers.utils import logging as transformers_logging
 
+from worker.training.checkpoints.checkpoint_manager import TrainedModel
 from worker.training.engines import ENGINES, Engine
 from worker.training.errors import InternalError, Stopped, TrainingError
 from worker.training.evaluation.diagnosis import diagnose
@@ -17,8 +18,7 @@ from worker.training.evaluation.evaluation import SplitEvaluation, evaluate
 from worker.training.evaluation.prediction import with_references
 from worker.training.export.package import FinalEvaluation, package
 from worker.training.inputs.data import load_data
-from worker.training.loop.state import TrainingState
-from worker.training.methods import export
+from worker.training.methods import export, publishes_as_trained
 from worker.training.planning.plan import Plan
 from worker.training.planning.planner import make_plan
 from worker.training.reports import Reporter
@@ -68,7 +68,7 @@ def _attempt(request: TrainingRequest, report: Reporter, stop: threading.Event) 
     final = plan if trained.is_saved else replace(plan, stop=threading.Event())
     report.phase("evaluating")
     folder = export(final, trained.folder)
-    evaluation = _evaluate(final, engine, trained.state, folder)
+    evaluation = _evaluate(final, engine, trained, folder)
     for warning in diagnose(report.series, evaluation.metrics, evaluation.chance):
         report.warn(warning)
     report.phase("packaging")
@@ -77,13 +77,17 @@ def _attempt(request: TrainingRequest, report: Reporter, stop: threading.Event) 
     report.result("succeeded", trained.state.step, metrics=evaluation.metrics, model_path="model")
 
 
-def _evaluate(plan: Plan, engine: Engine, state: TrainingState, folder: Path) -> FinalEvaluation:
+def _evaluate(plan: Plan, engine: Engine, trained: TrainedModel, folder: Path) -> FinalEvaluation:
+    state, known = trained.state, trained.evaluation if publishes_as_trained(plan) else None
     metrics: dict[str, float | None] = {}
     evaluations: dict[str, SplitEvaluation] = {}
     for split in ("eval", "test"):
         if split not in plan.encoded:
             continue
-        evaluations[split] = evaluate(plan, split, engine.predict(plan, folder, split))
+        if split == "eval" and known is not None:
+            evaluations[split] = known
+        else:
+            evaluations[split] = evaluate(plan, split, engine.predict(plan, folder, split))
         metrics |= evaluations[split].metrics
         if split == "test" or not plan.spec.evaluates:
             plan.report.metric(state.step, round(state.epoch, 4), evaluations[split].metrics)
@@ -106,7 +110,7 @@ def _step_of(checkpoint: Path | None) -> int:
 
 def _clear_scratch(request: TrainingRequest) -> None:
     # These are leftovers of a killed attempt. A checkpoint to resume from may also be in this folder, so it stays.
-    for name in ("trainer", "checkpoint", "tensorflow", "initial", "final", "published", "profiling", "model"):
+    for name in ("trainer", "checkpoint", "tensorflow", "initial", "final", "published", "model"):
         shutil.rmtree(request.out_dir / "staging" / name, ignore_errors=True)
 
 

@@ -45,6 +45,8 @@ class TaskSpec(Strict):
     """Engines that can train this task."""
     methods: ClassVar[tuple[str, ...]] = ("full", "lora", "qlora", "freeze")
     """Methods that this task can be trained with."""
+    batchings: ClassVar[tuple[str, ...]] = ("length", "random")
+    """Which rows can share a batch (`training.batching`). The first is the default."""
     streams: ClassVar[bool] = True
     """Whether train can be streamed. It cannot if every row is needed before the first step."""
     limits: ClassVar[Limits] = {}

@@ -17,6 +17,7 @@ class SentenceEmbedding(TaskSpec):
         Role("negative", ("neg",), is_required=False),
     )
     methods: ClassVar[tuple[str, ...]] = ("full", "lora")
+    batchings: ClassVar[tuple[str, ...]] = ("no_duplicates", "length", "random")
     example: ClassVar[Example] = {
         "name": "search",
         "task": {"type": "sentence-embedding"},

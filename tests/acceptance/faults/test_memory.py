@@ -55,7 +55,7 @@ def test_a_batch_that_does_not_fit_fails_with_the_peak_and_what_to_change_and_th
     assert "gradient_accumulation 2" in done["error"]["hint"]
     details = done["error"]["details"]
     assert 0.2 * GIB < details["peak_bytes"] < LIMIT
-    assert (details["phase"], details["batch_size"], details["device"]) == ("profiling", 16, "cpu")
+    assert (details["phase"], details["batch_size"], details["device"]) == ("training", 16, "cpu")
     after = limited.client.post("/v1/jobs", spec())
     assert limited.wait_for_end(after["id"])["status"] == "succeeded"
     assert worker.popen.poll() is None
@@ -92,7 +92,7 @@ def test_an_evaluation_that_does_not_fit_halves_its_own_batch_only(limited: Depl
     assert resolved["eval_batch_size"] < 32
     events = limited.client.events(done["id"], 0)
     failures = [event["data"]["error"] for event in events if event["data"].get("reason") == "out_of_memory"]
-    assert failures[0]["details"]["phase"] == "profiling_evaluation"
+    assert failures[0]["details"]["phase"] == "evaluating"
 
 
 @pytest.mark.faults

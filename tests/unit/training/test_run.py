@@ -34,7 +34,7 @@ def test_a_job_succeeds_and_its_model_loads_with_plain_transformers(spec: Make, 
     assert set(done.result["metrics"]) == {"eval_accuracy", "eval_f1", "eval_loss", "train_loss"}
     assert done.result["model_path"] == "model"
     phases = [record["phase"] for record in done.of("phase")]
-    assert phases[:5] == ["preparing", "tokenizing", "profiling", "profiling_evaluation", "training"]
+    assert phases[:5] == ["preparing", "tokenizing", "training", "evaluating", "training"]
     assert list(done.series("eval_accuracy")) == [0, 6, 12]
     assert len(done.series("loss")) == 12
     assert {"loss", "learning_rate", "grad_norm"} <= set(done.of("metric")[1]["values"])

@@ -16,10 +16,8 @@ from transformers import (
 
 from app.specs import JobSpec
 from worker.training.engines.trainer import TunesmithTrainer
-from worker.training.loop.pace import Pace
 from worker.training.loop.state import TrainingState
 from worker.training.planning.plan import Plan
-from worker.training.reports import Record, Reporter
 
 
 def test_the_head_learns_at_a_rate_of_its_own(spec: Callable[..., JobSpec], plan: Callable[[JobSpec], Plan]) -> None:
@@ -35,25 +33,6 @@ def test_the_head_learns_at_a_rate_of_its_own(spec: Callable[..., JobSpec], plan
         assert rates[id(weight)] == (0.5 if name.startswith("classifier.") else 0.01), name
     assert decays[id(named["classifier.weight"])] == 0.1
     assert decays[id(named["classifier.bias"])] == 0.0
-
-
-def test_progress_comes_at_the_first_and_last_step_and_once_a_second(
-    spec: Callable[..., JobSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [0.0]
-    monkeypatch.setattr("worker.training.loop.pace.time.monotonic", lambda: now[0])
-    records: list[Record] = []
-    state = TrainingState(spec(), 10, 5, None)
-    pace = Pace(Reporter(tmp_path, records.append), state, 4)
-    for step in range(1, 11):
-        now[0] += 0.4
-        state.step = step
-        pace.tick()
-        with pace.aside():
-            now[0] += 0.2
-    assert [record["step"] for record in records] == [1, 3, 5, 7, 9, 10]
-    assert all(record["samples_per_second"] == 10.0 for record in records)
-    assert [record["eta_seconds"] for record in records] == pytest.approx([3.6, 2.8, 2.0, 1.2, 0.4, 0.0])
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.training.checkpoints.folders import commit, folder_name, rotate
+from worker.training.evaluation.evaluation import SplitEvaluation
 from worker.training.loop.state import TrainingState
 from worker.training.planning.plan import Plan
 
@@ -19,6 +20,8 @@ class TrainedModel:
     """Whether there is a checkpoint of the last step, so that a stop from here on loses nothing."""
     exports: Path | None = None
     """A folder of files to publish with the model."""
+    evaluation: SplitEvaluation | None = None
+    """The evaluation of exactly these weights on eval, if this attempt has made it."""
 
 
 class CheckpointManager:
@@ -27,6 +30,7 @@ class CheckpointManager:
     def __init__(self, plan: Plan, state: TrainingState) -> None:
         self._plan, self._state = plan, state
         self._folder = plan.out_dir / "checkpoints"
+        self._evaluation: tuple[int, SplitEvaluation] | None = None
         self._last: tuple[int, Path] | None = (state.step, plan.resume_from) if plan.resume_from else None
         self._find_best()
 
@@ -39,6 +43,16 @@ class CheckpointManager:
     def best(self) -> Path | None:
         """The checkpoint of the best step."""
         return self._place(self._state.best_step) if self._state.best_step is not None else None
+
+    def evaluated(self, evaluation: SplitEvaluation) -> None:
+        """Record an evaluation of the current step in the state, and keep it for as long as its model may be published.
+
+        Raises LossNotFinite.
+        """
+        state = self._state
+        state.evaluated(evaluation.metrics)
+        if state.is_best or state.best_step is None:
+            self._evaluation = state.step, evaluation
 
     def put(self, staging: Path) -> None:
         """Commit the staged folder as the checkpoint of the current step. Raises OSError if the disk refuses."""
@@ -64,12 +78,16 @@ class CheckpointManager:
         """The model to publish: the best, otherwise the last. None if the run was stopped before the end."""
         if not self._state.finished or self._state.evaluation_due:
             return TrainedModel(self._state, None, is_saved=self.current is not None)
-        folder = self.best or self.current
+        folder, evaluation = self.best or self.current, self._of_published()
         if folder is None:
             folder = self._plan.scratch / "final"
             model.save_pretrained(folder)
             self._plan.tokenizer.save_pretrained(folder)
-        return TrainedModel(self._state, folder, is_saved=self.current is not None)
+        return TrainedModel(self._state, folder, is_saved=self.current is not None, evaluation=evaluation)
+
+    def _of_published(self) -> SplitEvaluation | None:
+        step, evaluation = self._evaluation or (None, None)
+        return evaluation if step == (self._state.best_step or self._state.step) else None
 
     def _find_best(self) -> None:
         # The best model so far has a checkpoint of its own. It may not have been moved here with the newest one.

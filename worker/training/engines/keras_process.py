@@ -55,6 +55,11 @@ class KerasProcess:
                 pipe.close()
         self._process.wait()
 
+    @property
+    def pid(self) -> int:
+        """The pid of the process."""
+        return self._process.pid
+
     def wait_until_ready(self, stop: threading.Event) -> None:
         """Wait for the model to be loaded. Raises Stopped, and what `ask` raises."""
         self._receive(stop, interrupts=False)

@@ -27,12 +27,12 @@ from worker.training.engines.protocol import Engine
 from worker.training.errors import LossNotFinite, Stopped
 from worker.training.evaluation.evaluation import evaluate
 from worker.training.evaluation.prediction import forward, gather, predict, training_step
+from worker.training.loop.batching import EpochSampler
 from worker.training.loop.feed import feed
 from worker.training.loop.optimizers import optimizer_of
-from worker.training.loop.pace import Pace
-from worker.training.loop.profiling import profile
+from worker.training.loop.pace import Pace, hidden_size
 from worker.training.loop.state import TrainingState
-from worker.training.methods import load_trainable
+from worker.training.methods import load_trainable, publishes_as_trained
 from worker.training.planning.plan import Answers, Plan
 from worker.training.tasks.protocol import Batch, set_epoch
 
@@ -42,7 +42,6 @@ class PytorchEngine(Engine):
 
     def train(self, plan: Plan) -> TrainedModel:
         """Train, evaluate and save. Raises LossNotFinite."""
-        profile(plan)
         plan.report.phase("training")
         loop = Loop(plan)
         loop.run()
@@ -70,7 +69,6 @@ class Loop:
             else TrainingState.begin(plan.spec, resolved, self.per_epoch, plan.head)
         )
         self.checkpoints = CheckpointManager(plan, self.state)
-        self.pace = Pace(plan.report, self.state, resolved.batch_size * resolved.gradient_accumulation)
         self.task_step = training_step(plan)
         self.accelerator = _accelerator(plan)
         model = load_trainable(plan)
@@ -88,7 +86,7 @@ class Loop:
         loader = DataLoader(
             cast("Any", feed(plan)),
             batch_size=resolved.batch_size,
-            shuffle=not plan.is_streamed,
+            sampler=None if plan.is_streamed else EpochSampler(plan),
             collate_fn=cast("Any", self.collate),
             pin_memory=resolved.device == "cuda",
         )
@@ -96,6 +94,7 @@ class Loop:
             model, optimizer, cast("Any", loader), scheduler
         )
         self.to_restore = plan.resume_from
+        self.pace = Pace(plan, self.state, hidden_size(model), is_evaluated_again=not publishes_as_trained(plan))
         self.logged_loss, self.logged_step = self.state.loss_sum, self.state.step
         self.unlogged_loss = torch.zeros((), device=self.accelerator.device)
         self.is_stopped = False
@@ -191,21 +190,21 @@ class Loop:
         plan = self.plan
         plan.report.phase("evaluating")
         try:
-            with self.pace.aside():
+            with self.pace.aside("evaluation"):
                 batches = forward(self.model, plan, "eval", self.task_step)
-                metrics = evaluate(plan, "eval", gather(batches, len(plan.encoded["eval"]))).metrics
+                evaluation = evaluate(plan, "eval", gather(batches, len(plan.encoded["eval"])))
         except Stopped:
             self.is_stopped = True
             return
-        self.state.evaluated(metrics)
-        plan.report.metric(self.state.step, round(self.state.epoch, 4), metrics)
+        self.checkpoints.evaluated(evaluation)
+        plan.report.metric(self.state.step, round(self.state.epoch, 4), evaluation.metrics)
         if not self.state.finished:
             plan.report.phase("training")
 
     def save(self) -> None:
         """Commit a checkpoint of this step."""
         folder = self.plan.scratch / "checkpoint"
-        with self.pace.aside():
+        with self.pace.aside("checkpoint"):
             self.bare_model().save_pretrained(folder)
             self.plan.tokenizer.save_pretrained(folder)
             torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")

@@ -27,6 +27,7 @@ from worker.training.errors import ArchitectureUnsupported, EngineMissing, LossN
 from worker.training.evaluation.evaluation import evaluate
 from worker.training.evaluation.prediction import forward, gather, predict, training_step
 from worker.training.keras import environment as tensorflow_environment
+from worker.training.loop.batching import order_of_epoch
 from worker.training.loop.decay import decaying_names
 from worker.training.loop.pace import Pace
 from worker.training.loop.state import TrainingState
@@ -96,7 +97,7 @@ class Loop:
     ) -> None:
         self.plan, self.state, self.checkpoints, self.keras, self.folder = plan, state, checkpoints, keras, folder
         self.task_step = training_step(plan)
-        self.rows_per_step = plan.resolved.batch_size * plan.resolved.gradient_accumulation
+        self.rows_per_step = plan.resolved.rows_per_step
         self.rate_of = _rates(plan)
         self.logged_loss, self.logged_step = state.loss_sum, state.step
         self.first_step = state.step
@@ -106,7 +107,7 @@ class Loop:
         """Train until no step is left or a stop is requested. Raises Stopped before the first step."""
         self.see_that_pytorch_agrees(self.plan.initial)
         # Only now, because loading TensorFlow is no training.
-        self.pace = Pace(self.plan.report, self.state, self.rows_per_step)
+        self.pace = Pace(self.plan, self.state, None, is_evaluated_again=True, process=self.keras.pid)
         if self.state.evaluation_due:
             self.evaluate()
         self.is_stopped |= self.plan.stop.is_set()
@@ -114,7 +115,7 @@ class Loop:
         while not self.state.finished and not self.is_stopped:
             epoch, done = divmod(self.state.step, self.state.steps_per_epoch)
             if not done or not order:
-                order = _order(self.plan, epoch)
+                order = order_of_epoch(self.plan, epoch)
             self.step(order[done * self.rows_per_step : (done + 1) * self.rows_per_step])
 
     def step(self, rows: list[int]) -> None:
@@ -152,7 +153,7 @@ class Loop:
         plan, state = self.plan, self.state
         plan.report.phase("evaluating")
         try:
-            with self.pace.aside():
+            with self.pace.aside("evaluation"):
                 metrics = evaluate(plan, "eval", self.predictions("eval", plan.stop)).metrics
         except Stopped:
             self.is_stopped = True
@@ -175,7 +176,7 @@ class Loop:
 
     def save(self) -> None:
         """Commit a checkpoint of this step."""
-        with self.pace.aside():
+        with self.pace.aside("checkpoint"):
             folder = self.plan.scratch / "checkpoint"
             self.save_pretrained(folder)
             self.plan.tokenizer.save_pretrained(folder)
@@ -276,12 +277,6 @@ def _write(plan: Plan, split: str, tokens: list[str], folder: Path) -> Path:
 
 def _targets(plan: Plan, split: str) -> list[int]:
     return cast("Any", plan.encoded[split].data).column("labels").to_pylist()
-
-
-def _order(plan: Plan, epoch: int) -> list[int]:
-    # As `accelerate` shuffles with a seedable sampler, so that all engines go over the rows alike.
-    shuffled = torch.Generator().manual_seed(plan.spec.training.seed + epoch)
-    return torch.randperm(len(plan.encoded["train"]), generator=shuffled).tolist()
 
 
 def _rates(plan: Plan) -> Callable[[int], float]:

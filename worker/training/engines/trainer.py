@@ -17,11 +17,11 @@ from worker.training.engines.protocol import Engine
 from worker.training.errors import LossNotFinite, Stopped
 from worker.training.evaluation.evaluation import evaluate
 from worker.training.evaluation.prediction import forward, gather, predict, training_step
+from worker.training.loop.batching import EpochSampler
 from worker.training.loop.feed import feed
-from worker.training.loop.pace import Pace
-from worker.training.loop.profiling import profile
+from worker.training.loop.pace import Pace, hidden_size
 from worker.training.loop.state import TrainingState
-from worker.training.methods import load_trainable
+from worker.training.methods import load_trainable, publishes_as_trained
 from worker.training.planning.plan import Answers, Plan
 from worker.training.tasks.protocol import Batch, set_epoch
 
@@ -34,7 +34,6 @@ class TrainerEngine(Engine):
 
     def train(self, plan: Plan) -> TrainedModel:
         """Train, evaluate and save. Raises LossNotFinite."""
-        profile(plan)
         plan.report.phase("training")
         training_state = _training_state(plan)
         trainer = TunesmithTrainer(plan, training_state)
@@ -62,10 +61,11 @@ class TunesmithTrainer(Trainer):
         self.plan, self.training_state = plan, training_state
         self.task_step = training_step(plan)
         self.checkpoints = CheckpointManager(plan, training_state)
-        self.pace = Pace(plan.report, training_state, plan.resolved.batch_size * plan.resolved.gradient_accumulation)
         self.earlier_loss = training_state.loss_sum
+        model = load_trainable(plan)
+        self.pace = Pace(plan, training_state, hidden_size(model), is_evaluated_again=not publishes_as_trained(plan))
         super().__init__(
-            model=load_trainable(plan),
+            model=model,
             args=_arguments(plan),
             train_dataset=cast("Any", feed(plan)),
             data_collator=cast("Any", plan.task.collate(plan.tokenizer, plan.spec, plan.resolved.max_length)),
@@ -82,6 +82,9 @@ class TunesmithTrainer(Trainer):
     ) -> torch.Tensor:
         """The loss of one batch, divided by the items of the whole optimizer step."""
         return self.task_step(model, cast("Batch", inputs)).loss_sum / num_items_in_batch
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
+        return EpochSampler(self.plan)
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Zero: Trainer would count them from a batch of its own shape, and nobody reads the number."""
@@ -108,14 +111,15 @@ class TunesmithTrainer(Trainer):
         """Evaluate the current model on eval. If a stop is requested meanwhile, end training with a checkpoint instead."""
         self.plan.report.phase("evaluating")
         try:
-            with self.pace.aside():
+            with self.pace.aside("evaluation"):
                 batches = forward(self.model, self.plan, "eval", self.task_step)
-                metrics = evaluate(self.plan, "eval", gather(batches, len(self.plan.encoded["eval"]))).metrics
+                evaluation = evaluate(self.plan, "eval", gather(batches, len(self.plan.encoded["eval"])))
         except Stopped:
             self.control.should_evaluate = False
             self.control.should_save = self.control.should_training_stop = True
             return {}
-        self.training_state.evaluated(metrics)
+        self.checkpoints.evaluated(evaluation)
+        metrics = evaluation.metrics
         self.log(cast("dict[str, float]", dict(metrics)))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.control.should_save = self.training_state.is_best or self.training_state.checkpoint_due
@@ -172,7 +176,7 @@ class Follow(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Commit what Trainer just wrote into scratch."""
-        with self._trainer.pace.aside():
+        with self._trainer.pace.aside("checkpoint"):
             self._trainer.checkpoints.put(Path(cast("str", args.output_dir)) / f"checkpoint-{state.global_step}")
 
 

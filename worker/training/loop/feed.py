@@ -15,6 +15,7 @@ from typing import cast
 
 import datasets
 import numpy as np
+import pyarrow as pa
 from torch.utils.data import IterableDataset
 
 from app.specs.data import HubData
@@ -22,9 +23,10 @@ from app.specs.rows import row_problems
 from worker.training.errors import BadRows, NoRows, Stopped
 from worker.training.inputs.data import read_targets
 from worker.training.inputs.table import BATCH, ROW, Row, Table
+from worker.training.loop.batching import by_length, texts, without_duplicates
 from worker.training.planning.plan import Plan
 from worker.training.tasks.protocol import Features
-from worker.training.tokens.tokenization import compact
+from worker.training.tokens.tokenization import compact, lengths
 
 
 def feed(plan: Plan) -> "datasets.Dataset | Stream":
@@ -50,7 +52,7 @@ class Stream(IterableDataset[Features]):
         self._tables, self._encoder = tables, plan.encoder
         self._spec, self._resolved, self._report, self._stop = plan.spec, plan.resolved, plan.report, plan.stop
         self._held = cast("HubData", plan.spec.data.train).shuffle_buffer
-        self._learned = plan.report.step * plan.resolved.batch_size * plan.resolved.gradient_accumulation
+        self._learned = plan.report.step * plan.resolved.rows_per_step
         self._given = 0
 
     def __iter__(self) -> Iterator[Features]:
@@ -96,8 +98,21 @@ class Stream(IterableDataset[Features]):
                 name: values for name, values in encoded.items() if name != "truncated" and not name.startswith("_")
             }
             # The same types as from the Arrow file of a split that is not streamed.
-            sequences = cast("list[Features]", compact(features).to_pylist())
-            yield from (sequences[place] for place in draw.permutation(len(sequences)))
+            table = compact(features)
+            sequences = cast("list[Features]", table.to_pylist())
+            yield from (sequences[place] for place in self._order(table, draw))
+
+    def _order(self, table: pa.Table, draw: np.random.Generator) -> list[int]:
+        size = self._resolved.rows_per_step
+        # Rows that complete the step that the rows before began.
+        lead = min(-self._given % size, len(table))
+        match self._resolved.batching:
+            case "length":
+                return by_length(lengths(table), size, draw, lead)
+            case "no_duplicates":
+                return without_duplicates(texts(table), size, draw, lead)
+            case _:
+                return draw.permutation(len(table)).tolist()
 
     def _breathe(self) -> None:
         self._report.alive()

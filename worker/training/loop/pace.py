@@ -1,35 +1,73 @@
-"""How fast training goes: at most one progress record a second, and an estimate of what is left."""
+"""How fast training goes: at most one progress record a second, an estimate of what is left, and `preflight.steps`.
 
+a step takes a + b * its work seconds        fitted to the steps so far (see `workload`)
+remaining time = steps + evaluations + checkpoints to come
+"""
+
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
 
+from worker.training.loop.peak_memory import peak_bytes, reset_peak
 from worker.training.loop.state import TrainingState
-from worker.training.reports import Reporter
+from worker.training.loop.workload import Workload
+from worker.training.planning.plan import Plan
 
 INTERVAL = 1.0
+MEASURED_SHARE, FEWEST_STEPS = 0.05, 3
+"""`preflight.steps` comes after this share of the steps, but at least after so many."""
+FITTED_STEPS = 4
+"""The fewest steps to which a line is fitted. Before, a step takes as long as its work says."""
+FORWARD_SHARE = 1 / 3
+"""The forward pass of a step, as a share: an evaluation's time before the first one."""
+Aside = Literal["evaluation", "checkpoint"]
 
 
 class Pace:
-    """Counts training time only: what evaluation and saving take is left out of the speed."""
+    """Counts training time. What evaluations and checkpoints take is counted apart.
 
-    def __init__(self, report: Reporter, state: TrainingState, rows_per_step: int) -> None:
-        self._report, self._state, self._rows_per_step = report, state, rows_per_step
-        self._first_step = state.step
-        self._started = self._last = time.monotonic()
-        self._aside = 0.0
-        self._has_reported = False
+    `process` is the pid of the process that computes, if it is not this one.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        state: TrainingState,
+        hidden_size: int | None,
+        *,
+        is_evaluated_again: bool,
+        process: int | None = None,
+    ) -> None:
+        self._plan, self._report, self._state = plan, plan.report, state
+        self._is_evaluated_again = is_evaluated_again and state.spec.evaluates
+        self._workload = Workload(plan, hidden_size)
+        self._fit, self._asides = Fit(), dict[str, list[float]]()
+        self._started = self._last = self._last_tick = time.monotonic()
+        self._first_step, self._first_seconds, self._aside = state.step, 0.0, 0.0
+        self._has_reported, self._reported = False, dict[str, float]()
+        self._process = process
+        reset_peak(plan.resolved.device, process)
 
     @contextmanager
-    def aside(self) -> Iterator[None]:
+    def aside(self, kind: Aside) -> Iterator[None]:
         """Time spent in here is not training."""
         began = time.monotonic()
         yield
-        self._aside += time.monotonic() - began
+        seconds = time.monotonic() - began
+        self._asides.setdefault(kind, []).append(seconds)
+        self._aside += seconds
+        self._last_tick += seconds
+        if self._reported:
+            self._report_steps()
 
     def tick(self) -> None:
         """After a step: report progress if it is time, or the first or last step."""
         now, state = time.monotonic(), self._state
+        self._measure(now - self._last_tick)
+        self._last_tick = now
         if self._has_reported and now - self._last < INTERVAL and not state.finished:
             return
         steps, spent = state.step - self._first_step, now - self._started - self._aside
@@ -38,7 +76,130 @@ class Pace:
             step=state.step,
             of=state.total_steps,
             epoch=round(state.epoch, 4),
-            samples_per_second=round(rate * self._rows_per_step, 2) if rate else None,
-            eta_seconds=round((state.total_steps - state.step) / rate, 1) if rate else None,
+            samples_per_second=round(rate * self._plan.resolved.rows_per_step, 2) if rate else None,
+            # The final evaluation and the packaging that may follow are not training.
+            eta_seconds=0.0 if state.finished else round(self.eta_seconds, 1),
         )
         self._last, self._has_reported = now, True
+
+    @property
+    def eta_seconds(self) -> float:
+        """The estimated seconds from here to the end of the job."""
+        state = self._state
+        steps, work = (
+            state.total_steps - state.step,
+            self._workload.remaining(state.step) if not state.finished else 0.0,
+        )
+        evaluations = state.evaluations_left + int(self._is_evaluated_again)
+        saves = state.checkpoints_left
+        return (
+            self._fit.seconds(steps, work)
+            + evaluations * self._seconds_of("evaluation")
+            + saves * self._seconds_of("checkpoint")
+            + self._seconds_of_test()
+        )
+
+    def _measure(self, seconds: float) -> None:
+        state = self._state
+        done = state.step - self._first_step
+        self._fit.add(self._workload.of_step(state.step - 1), seconds)
+        if done == 1:
+            self._first_seconds = seconds
+        enough = max(FEWEST_STEPS, math.ceil(MEASURED_SHARE * state.total_steps))
+        if self._plan.is_first_attempt and not self._reported and (done >= enough or state.finished):
+            self._report_steps()
+
+    def _report_steps(self) -> None:
+        found = {
+            "evaluation_seconds": self._seconds_of("evaluation"),
+            "checkpoint_seconds": self._seconds_of("checkpoint"),
+        }
+        known = {name: len(seconds) for name, seconds in self._asides.items() if seconds}
+        if self._reported and known.keys() <= self._reported.keys():
+            return
+        if not self._reported:
+            self._steps = self._of_steps()
+        self._reported = {"steps": 1.0, **known}
+        self._report.preflight(steps={**self._steps, **{name: round(value, 4) for name, value in found.items()}})
+
+    def _of_steps(self) -> dict[str, float | int | None]:
+        state = self._state
+        done = state.step - self._first_step
+        longest = max(self._workload.of_step(step) for step in range(self._first_step, state.step))
+        spent = sum(sum(seconds) for seconds in self._asides.values())
+        return {
+            "batches": done * self._plan.resolved.gradient_accumulation,
+            "first_seconds": round(self._first_seconds, 4),
+            "step_seconds": round(self._fit.seconds(1, self._workload.remaining(0) / state.total_steps), 4),
+            "longest_step_seconds": round(self._fit.seconds(1, longest), 4),
+            "peak_bytes": peak_bytes(self._plan.resolved.device, self._process),
+            "eta_seconds": round(self._fit.total + spent + self.eta_seconds, 2),
+        }
+
+    def _seconds_of(self, kind: Aside) -> float:
+        measured = self._asides.get(kind)
+        if measured:
+            return sum(measured) / len(measured)
+        if kind == "checkpoint" or "eval" not in self._plan.encoded or self._plan.is_streamed:
+            return 0.0
+        return FORWARD_SHARE * self._fit.seconds(0, self._workload.of_evaluation("eval"))
+
+    def _seconds_of_test(self) -> float:
+        encoded = self._plan.encoded
+        if "test" not in encoded:
+            return 0.0
+        if self._asides.get("evaluation"):
+            return self._seconds_of("evaluation") * len(encoded["test"]) / len(encoded["eval"])
+        return FORWARD_SHARE * self._fit.seconds(0, self._workload.of_evaluation("test"))
+
+
+def hidden_size(model: Any) -> int | None:
+    """Numbers in a hidden vector of a model of transformers; None if its configuration has no such field."""
+    return getattr(model.config.get_text_config(), "hidden_size", None)
+
+
+@dataclass
+class Fit:
+    """Seconds as a line over work, by least squares, neither part of it negative."""
+
+    total: float = 0.0
+    """The seconds of all steps."""
+    _first: tuple[float, float] | None = None
+    _count: int = 0
+    _works: float = 0.0
+    _seconds: float = 0.0
+    _squares: float = 0.0
+    _products: float = 0.0
+
+    def add(self, work: float, seconds: float) -> None:
+        """Add a step."""
+        self.total += seconds
+        if self._first is None:
+            self._first = work, seconds
+            return
+        self._count += 1
+        self._works += work
+        self._seconds += seconds
+        self._squares += work * work
+        self._products += work * seconds
+
+    def seconds(self, steps: float, work: float) -> float:
+        """The seconds of so many steps of so much work in all."""
+        each, rate = self._line()
+        return steps * each + work * rate
+
+    def _line(self) -> tuple[float, float]:
+        if not self._count:
+            # The first step warms up kernels and memory, so it counts only while there is no other.
+            work, seconds = self._first or (1.0, 0.0)
+            return 0.0, seconds / work
+        proportional = 0.0, self._seconds / self._works
+        mean_work, mean_seconds = self._works / self._count, self._seconds / self._count
+        spread = self._squares / self._count - mean_work**2
+        if self._count < FITTED_STEPS or spread <= 1e-6 * mean_work**2:
+            return proportional
+        rate = (self._products / self._count - mean_work * mean_seconds) / spread
+        if rate <= 0:
+            return mean_seconds, 0.0
+        each = mean_seconds - rate * mean_work
+        return (each, rate) if each >= 0 else proportional

@@ -92,6 +92,18 @@ class TrainingState:
         return self._comes(self.spec.checkpoints.strategy, self.spec.checkpoints.every)
 
     @property
+    def evaluations_left(self) -> int:
+        """How many evaluations come after this step, the one that is due now included."""
+        if not self.spec.evaluates:
+            return 0
+        return self._left(self.spec.evaluation.strategy, self.spec.evaluation.every) + int(self.evaluation_due)
+
+    @property
+    def checkpoints_left(self) -> int:
+        """How many checkpoints come after this step, without those of a new best."""
+        return self._left(self.spec.checkpoints.strategy, self.spec.checkpoints.every)
+
+    @property
     def is_best(self) -> bool:
         """Whether the model of this step is the best so far."""
         return self.best_step == self.step
@@ -124,12 +136,21 @@ class TrainingState:
         """Drop the best so far, because its checkpoint is gone."""
         self.best_step, self.best_metrics = None, {}
 
+    def _left(self, strategy: str, every: int | None) -> int:
+        if strategy == "none" or self.finished:
+            return 0
+        period = self._period(strategy, every)
+        return math.ceil(self.total_steps / period) - self.step // period
+
+    def _period(self, strategy: str, every: int | None) -> int:
+        return every if strategy == "steps" and every else self.steps_per_epoch
+
     def _comes(self, strategy: str, every: int | None) -> bool:
         if strategy == "none" or self.step == 0:
             return False
         if self.finished:
             return True
-        return self.step % (every if strategy == "steps" and every else self.steps_per_epoch) == 0
+        return self.step % self._period(strategy, every) == 0
 
     def _gain(self, metrics: Mapping[str, float | None]) -> float:
         # By how much this evaluation is better than the best before it, whichever way the metric points.

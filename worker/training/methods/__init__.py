@@ -7,6 +7,8 @@ from worker.training.methods.freeze import FreezeMethod
 from worker.training.methods.full import FullMethod
 from worker.training.methods.lora import ADAPTER, LoraMethod, QloraMethod
 from worker.training.methods.protocol import Method
+from worker.training.models import attention
+from worker.training.models.dropout import use_fast_dropout
 from worker.training.planning.plan import Plan
 
 METHODS: dict[str, Method] = {
@@ -19,7 +21,11 @@ METHODS: dict[str, Method] = {
 
 def load_trainable(plan: Plan) -> Any:
     """The model that training begins or goes on with. Raises ModelRefused or ModelConfigInvalid."""
-    return METHODS[plan.spec.training.method.type].load(plan, plan.initial, trainable=True)
+    model = METHODS[plan.spec.training.method.type].load(plan, plan.initial, trainable=True)
+    if plan.resolved.device == "cpu":
+        attention.register()
+        use_fast_dropout(model)
+    return model
 
 
 def load_published(plan: Plan, folder: Path) -> Any:
@@ -29,9 +35,14 @@ def load_published(plan: Plan, folder: Path) -> Any:
     return plan.task.load_model(folder, plan.spec).to(plan.resolved.device)
 
 
+def publishes_as_trained(plan: Plan) -> bool:
+    """Whether an evaluation in training holds for what is published."""
+    return METHODS[plan.spec.training.method.type].publishes_as_trained(plan.spec)
+
+
 def export(plan: Plan, folder: Path) -> Path:
     """The folder to publish for the checkpoint in `folder`."""
     return METHODS[plan.spec.training.method.type].export(plan, folder)
 
 
-__all__ = ["METHODS", "Method", "export", "load_published", "load_trainable"]
+__all__ = ["METHODS", "Method", "export", "load_published", "load_trainable", "publishes_as_trained"]

@@ -42,6 +42,10 @@ class FreezeMethod:
         freeze(model, cast("FreezeSpec", plan.spec.training.method).layers, plan.head)
         return model
 
+    def publishes_as_trained(self, spec: JobSpec) -> bool:
+        """Always."""
+        return True
+
     def export(self, plan: Plan, folder: Path) -> Path:
         """The checkpoint as it is."""
         return folder

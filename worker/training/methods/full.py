@@ -23,6 +23,10 @@ class FullMethod:
         """The model, whole."""
         return plan.task.load_model(folder, plan.spec)
 
+    def publishes_as_trained(self, spec: JobSpec) -> bool:
+        """Always."""
+        return True
+
     def export(self, plan: Plan, folder: Path) -> Path:
         """The checkpoint as it is."""
         return folder

@@ -45,6 +45,10 @@ class LoraMethod:
         """The base model with the adapter of the folder."""
         return _with_adapter(plan, folder, trainable=trainable, model=self.prepared(self.base(plan)))
 
+    def publishes_as_trained(self, spec: JobSpec) -> bool:
+        """Whether the adapter is published. Merging rounds the weights."""
+        return cast("LoraSpec", spec.training.method).export == "adapter"
+
     def export(self, plan: Plan, folder: Path) -> Path:
         """The adapter with the name of its base, or one merged model."""
         published = plan.scratch / "published"
@@ -72,6 +76,10 @@ class LoraMethod:
 
 class QloraMethod(LoraMethod):
     """An adapter on a model in 4 bits."""
+
+    def publishes_as_trained(self, spec: JobSpec) -> bool:
+        """Never: what is published is evaluated on its base as it is loaded again."""
+        return False
 
     def kind(self) -> dict[str, Any]:
         """In 4-bit NormalFloat, its scales quantized too, computing in bf16."""

@@ -26,6 +26,10 @@ class Method(Protocol):
         """The model of the initial folder or of a checkpoint, ready for training or for prediction."""
         ...
 
+    def publishes_as_trained(self, spec: JobSpec) -> bool:
+        """Whether the published weights are exactly the trained ones, so that an evaluation in training holds for them."""
+        ...
+
     def export(self, plan: Plan, folder: Path) -> Path:
         """The folder to publish for the checkpoint in `folder`: itself, or one made from it in the plan's scratch folder."""
         ...

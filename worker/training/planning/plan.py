@@ -38,7 +38,7 @@ class Plan:
     report: Reporter
     stop: threading.Event
     is_first_attempt: bool = False
-    """Whether no earlier attempt has profiled the job."""
+    """Whether no earlier attempt has measured the job."""
     threads: int | None = None
     """CPU threads, for engines that compute in a process of their own."""
     tensorflow_python: Path | None = None

@@ -82,6 +82,7 @@ def _first_resolution(
         precision=_precision(training.precision, device),
         batch_size=batch_size,
         gradient_accumulation=training.gradient_accumulation,
+        batching=spec.task.batchings[0] if training.batching == "auto" else training.batching,
         eval_batch_size=eval_batch,
         device=device,
         max_length=asked if token_limit is None else min(asked, token_limit),

@@ -84,12 +84,16 @@ def tokenize(
     return encoded
 
 
-def lengths(encoded: datasets.Dataset) -> list[int]:
+def lengths(encoded: datasets.Dataset | pa.Table) -> list[int]:
     """Tokens of each sequence; where it has several parts, of all of them."""
-    columns = cast("Any", encoded.data)
-    parts = [columns.column(name) for name in encoded.column_names if name.endswith("input_ids")]
-    counts = [cast("Any", pc).list_value_length(part).to_numpy() for part in parts]
+    counts = [cast("Any", pc).list_value_length(part).to_numpy() for part in input_ids(encoded)]
     return cast("list[int]", np.sum(counts, axis=0).tolist())
+
+
+def input_ids(encoded: datasets.Dataset | pa.Table) -> list[Any]:
+    """The columns of tokens, one for each part of a sequence."""
+    columns = encoded if isinstance(encoded, pa.Table) else cast("Any", encoded.data)
+    return [columns.column(name) for name in encoded.column_names if name.endswith("input_ids")]
 
 
 def compact(features: dict[str, list[Any]]) -> pa.Table:
