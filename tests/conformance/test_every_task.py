@@ -12,6 +12,7 @@ import pytest
 import torch
 from keras_environment import warm_tensorflow_python
 from kinds import KINDS, Kind
+from torch_dropout import use_torch_dropout
 
 from app.specs import TASKS, JobSpec
 from app.specs.compatibility import methods_for
@@ -24,6 +25,8 @@ from worker.training.run import run
 pytestmark = pytest.mark.numeric
 GOLDEN = Path(__file__).parent / "golden_tiny_losses.json"
 """The losses of the first steps of each task with engine trainer and method full."""
+GOLDEN_RANDOM = Path(__file__).parent / "golden_tiny_losses_random.json"
+"""The same of versions whose batches were random, and whose dropout was torch's."""
 METHODS: dict[str, dict[str, Any]] = {
     "full": {"type": "full"},
     "lora": {"type": "lora", "rank": 8},
@@ -105,3 +108,13 @@ def test_the_first_losses_are_those_that_were_written_down(task: str, tmp_path: 
     losses = series(train(body(task, "trainer", "full", max_steps=5), KINDS[task], tmp_path), "loss")
     # Another processor adds up in another order: with SSE, AVX2 and AVX-512 they differ by 3e-6 at most.
     assert losses == pytest.approx(json.loads(GOLDEN.read_text())[task], rel=1e-4)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_random_batches_give_the_losses_of_earlier_versions(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_torch_dropout(monkeypatch)
+    spec = body(task, "trainer", "full", max_steps=5, batching="random")
+    losses = series(train(spec, KINDS[task], tmp_path), "loss")
+    assert losses == pytest.approx(json.loads(GOLDEN_RANDOM.read_text())[task], rel=1e-4)

@@ -5,6 +5,7 @@ from typing import Any
 import datasets
 import pytest
 from tiny import sentences
+from torch_dropout import use_torch_dropout
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -36,8 +37,11 @@ def test_the_head_learns_at_a_rate_of_its_own(spec: Callable[..., JobSpec], plan
 
 
 @pytest.fixture
-def stock(models_dir: Path, tmp_path: Path) -> Callable[[int], tuple[list[dict[str, float]], bytes]]:
+def stock(
+    models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[int], tuple[list[dict[str, float]], bytes]]:
     """What a plain Trainer logs and ends in, given how many batches make a step; else as the spec fixture has it."""
+    use_torch_dropout(monkeypatch)
 
     def train(accumulation: int) -> tuple[list[dict[str, float]], bytes]:
         tokenizer = AutoTokenizer.from_pretrained(models_dir / "tiny")
@@ -73,10 +77,16 @@ def test_a_plain_job_ends_in_the_bytes_of_the_stock_trainer(
     spec: Callable[..., JobSpec], train: Callable[..., Any], stock: Callable[[int], Any]
 ) -> None:
     logs, weights = stock(1)
-    ours = train(spec(evaluation={"strategy": "epoch", "best_by": "loss"}, checkpoints={"strategy": "none"}))
+    ours = train(
+        spec(
+            training={"batching": "random"},
+            evaluation={"strategy": "epoch", "best_by": "loss"},
+            checkpoints={"strategy": "none"},
+        )
+    )
     assert list(ours.series("loss").values()) == [log["loss"] for log in logs]
     assert list(ours.series("grad_norm").values()) == [log["grad_norm"] for log in logs]
-    last = train(spec(evaluation={"strategy": "none"}), "last")
+    last = train(spec(training={"batching": "random"}, evaluation={"strategy": "none"}), "last")
     assert last.weights == weights
 
 
@@ -85,6 +95,6 @@ def test_accumulated_steps_average_where_the_stock_trainer_sums(
 ) -> None:
     # docs/engines/trainer.md speaks of this difference; should the stock Trainer mend it, that page has to follow.
     first = stock(3)[0][0]
-    ours = train(spec(training={"gradient_accumulation": 3}))
+    ours = train(spec(training={"gradient_accumulation": 3, "batching": "random"}))
     assert first["loss"] == pytest.approx(3 * ours.series("loss")[1], rel=1e-5)
     assert first["grad_norm"] == pytest.approx(3 * ours.series("grad_norm")[1], rel=1e-5)
