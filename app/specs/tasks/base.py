@@ -80,6 +80,11 @@ class TaskSpec(Strict):
         return next((role.name for role in self.known_roles if role.is_target and role.name in self.roles), None)
 
     @property
+    def has_negatives_in_batch(self) -> bool:
+        """Whether the other rows of a batch are negative examples, so that the loss depends on them."""
+        return "no_duplicates" in self.batchings
+
+    @property
     def supported(self) -> Limits:
         """The limits of this spec."""
         return self.limits

@@ -11,6 +11,7 @@ import torch
 from tiny import sentences
 
 from app.specs import JobSpec
+from worker.training.evaluation.prediction import batches_by_length
 from worker.training.loop.batching import EpochSampler, by_length, order_of_epoch, texts, without_duplicates
 from worker.training.planning.plan import Plan
 from worker.training.tokens.tokenization import lengths
@@ -132,3 +133,10 @@ def test_embeddings_are_trained_on_steps_without_duplicates(plan: Make) -> None:
 def test_a_task_without_negatives_refuses_to_avoid_duplicates(spec: Callable[..., JobSpec]) -> None:
     with pytest.raises(ValueError, match="works with sentence-embedding"):
         spec(training={"batching": "no_duplicates"})
+
+
+def test_a_batch_of_an_evaluation_ends_where_the_rest_would_be_padding() -> None:
+    tokens = [10, 500, 10, 480, 490, 12, 11, 470, 10, 13]
+    assert batches_by_length(tokens, 32, keeps_size=False) == [[1, 4, 3, 7], [9, 5, 6, 0, 2, 8]]
+    assert batches_by_length(tokens, 32, keeps_size=True) == [[1, 4, 3, 7, 9, 5, 6, 0, 2, 8]]
+    assert [len(batch) for batch in batches_by_length([5] * 10, 4, keeps_size=False)] == [4, 4, 2]

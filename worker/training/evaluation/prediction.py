@@ -14,6 +14,9 @@ from worker.training.planning.plan import Answers, Plan
 from worker.training.tasks.protocol import REFERENCE, Pass, TrainingStep
 from worker.training.tokens.tokenization import lengths
 
+FEWEST_ROWS, FILLED_SHARE = 4, 0.75
+"""On a CPU, a batch of at least so many rows takes no row that is shorter than this share of its longest."""
+
 
 @dataclass(frozen=True)
 class EvaluatedBatch:
@@ -54,20 +57,39 @@ def forward(model: Any, plan: Plan, split: str, step: TrainingStep) -> Iterator[
     encoded, size, device = plan.encoded[split], plan.resolved.eval_batch_size, plan.resolved.device
     task, spec = plan.task, plan.spec
     collate = task.collate(plan.tokenizer, spec, plan.resolved.max_length)
-    tokens = lengths(encoded)
-    order = sorted(range(len(encoded)), key=lambda place: -tokens[place])
     model.eval()
-    for start in range(0, len(order), size):
+    for places in batches_by_length(lengths(encoded), size, keeps_size=_keeps_size(plan)):
         if plan.stop.is_set():
             raise Stopped
         plan.report.alive()
-        places = order[start : start + size]
         features = [cast("dict[str, Any]", encoded[place]) for place in places]
         batch = collate(list(map(_inputs, features))).to(device)
         with torch.no_grad(), autocast(plan):
             found = step(model, batch)
             answers = task.answers(Pass(model, features, batch, found.outputs), spec, plan.tokenizer)
         yield EvaluatedBatch(places, answers, float(found.loss_sum), found.num_items)
+
+
+def batches_by_length(tokens: list[int], size: int, *, keeps_size: bool) -> list[list[int]]:
+    """Places of rows (so many tokens each) in batches of up to `size`, the longest first.
+
+    A batch ends early where the rest would be mostly padding, unless it is to keep its size.
+    """
+    order = sorted(range(len(tokens)), key=lambda place: -tokens[place])
+    batches: list[list[int]] = []
+    for place in order:
+        batch = batches[-1] if batches else []
+        is_full = not batch or len(batch) == size
+        is_padding = len(batch) >= FEWEST_ROWS and tokens[place] < FILLED_SHARE * tokens[batch[0]]
+        if is_full or (is_padding and not keeps_size):
+            batches.append([])
+        batches[-1].append(place)
+    return batches
+
+
+def _keeps_size(plan: Plan) -> bool:
+    # A GPU is quicker with large batches, and where the other rows of a batch are negative examples, the loss depends on it.
+    return plan.resolved.device != "cpu" or plan.spec.task.has_negatives_in_batch
 
 
 def gather(batches: Iterable[EvaluatedBatch], rows: int) -> Answers:
