@@ -78,10 +78,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def open_context(settings: Settings) -> ServiceContext:
     """Open the database, the storage and the broker of these settings."""
     storage = open_storage(settings.storage())
-    wakeup = open_wakeup(settings.broker_url)
+    database = Database(settings.database())
+    wakeup = open_wakeup(settings.broker_url, database)
     return ServiceContext(
         settings=settings,
-        database=Database(settings.database()),
+        database=database,
         storage=storage,
         wakeup=wakeup,
         hints=Hints(wakeup),

@@ -17,6 +17,7 @@ from app.specs.engines import ENGINE_FACTS
 from app.storage import open_storage
 from app.workspaces import clear_abandoned
 from worker import machine
+from worker.arrivals import Arrivals
 from worker.context import WorkerContext
 from worker.gpus import FreeGpus
 from worker.local import start_polling
@@ -63,7 +64,7 @@ def main() -> None:
     sweeper = Sweeper(
         context.database,
         context.policy,
-        open_wakeup(settings.broker_url),
+        open_wakeup(settings.broker_url, context.database),
         interval=settings.sweep_seconds,
         lease_seconds=settings.lease_seconds,
         engine_seconds=settings.engine_seconds,
@@ -73,7 +74,9 @@ def main() -> None:
     context.processes.warm_up()
     slots = Slots(context)
     log.info("worker %s takes jobs for %s in %s slots", context.worker_id, " and ".join(queues), settings.slots)
-    pollers = start_polling(context, slots)
+    arrivals = Arrivals(None if settings.broker_url else context.database, context.stopping)
+    arrivals.start()
+    pollers = start_polling(context, slots, arrivals)
     _consume_wake_ups(context, slots)
     context.stopping.wait()
     for poller in pollers:

@@ -2,17 +2,19 @@
 
 import threading
 
+from worker.arrivals import Arrivals
 from worker.context import WorkerContext
 from worker.slots import Slots
 
 
-def start_polling(context: WorkerContext, slots: Slots) -> list[threading.Thread]:
-    """Start one thread a slot, each looking for work every `poll_seconds` until the worker stops."""
+def start_polling(context: WorkerContext, slots: Slots, arrivals: Arrivals) -> list[threading.Thread]:
+    """Start one thread a slot. Each looks for work every `poll_seconds`, and when a job may have arrived, until the worker stops."""
 
     def poll() -> None:
         while not context.stopping.is_set():
+            count = arrivals.count
             slots.run_until_idle()
-            context.stopping.wait(context.settings.poll_seconds)
+            arrivals.wait(count, context.settings.poll_seconds)
 
     threads = [threading.Thread(target=poll, name=f"poll-{number}") for number in range(context.settings.slots)]
     for thread in threads:

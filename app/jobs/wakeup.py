@@ -7,6 +7,9 @@ from typing import Protocol
 from celery import Celery
 from kombu.exceptions import OperationalError
 
+from app.commits import notify
+from app.db import Database
+
 log = logging.getLogger(__name__)
 
 WAKE_TASK = "tunesmith.wake"
@@ -21,10 +24,21 @@ class Wakeup(Protocol):
 
 
 class NoWakeup:
-    """For one machine without a broker: workers poll."""
+    """Workers poll."""
 
     def hint(self, queue: str) -> None:
         """Do nothing; the poll finds the job."""
+
+
+class CommitWakeup:
+    """For a service without a broker: workers watch the database (see `app.commits`)."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def hint(self, queue: str) -> None:
+        """Announce the commit."""
+        notify(self._database)
 
 
 class CeleryWakeup:
@@ -48,9 +62,9 @@ class CeleryWakeup:
             connection.ensure_connection(max_retries=1, timeout=2)
 
 
-def open_wakeup(broker_url: str) -> Wakeup:
-    """Choose by URL: none means polling only."""
-    return CeleryWakeup(broker_url) if broker_url else NoWakeup()
+def open_wakeup(broker_url: str, database: Database) -> Wakeup:
+    """Choose by URL: without one, the database itself wakes the workers."""
+    return CeleryWakeup(broker_url) if broker_url else CommitWakeup(database)
 
 
 def broker(url: str) -> Celery:

@@ -25,7 +25,7 @@ def incompatibility(spec: Any) -> tuple[str, str] | None:
         ),
         (
             f"the task {spec.task.type}",
-            {**_ways(type(spec.task)), **spec.task.supported},
+            {**_ways(TASKS[spec.task.type]), **spec.task.supported},
             {name: _of_task(task) for name, task in TASKS.items()},
         ),
     ]

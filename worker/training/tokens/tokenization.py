@@ -92,7 +92,7 @@ def lengths(encoded: datasets.Dataset | pa.Table) -> list[int]:
 
 def input_ids(encoded: datasets.Dataset | pa.Table) -> list[Any]:
     """The columns of tokens, one for each part of a sequence."""
-    columns = encoded if isinstance(encoded, pa.Table) else cast("Any", encoded.data)
+    columns = cast("Any", encoded if isinstance(encoded, pa.Table) else encoded.data)
     return [columns.column(name) for name in encoded.column_names if name.endswith("input_ids")]
 
 
