@@ -32,8 +32,11 @@ class Service:
         return self.client.upload(path)["id"]
 
     def run(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Submit a job and poll until it has ended."""
-        job = self.client.post("/v1/jobs", body)
+        """Submit a job and poll until it has succeeded."""
+        return self.wait_for_end(self.client.post("/v1/jobs", body))
+
+    def wait_for_end(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Poll a job until it has succeeded. Raises SystemExit if it ended otherwise."""
         while job["status"] not in FINAL:
             time.sleep(0.05)
             job = self.client.get(f"/v1/jobs/{job['id']}")

@@ -41,6 +41,9 @@ def main(request_file: str, log_file: str, gpu: str | None) -> None:
     request = TrainingRequest.from_json(Path(request_file).read_text())
     if request.memory_bytes is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (request.memory_bytes, request.memory_bytes))
+    if request.threads is not None and request.threads > 1:
+        # Read when the first texts are tokenized. Nothing is forked from this process.
+        os.environ |= {"TOKENIZERS_PARALLELISM": "true", "RAYON_NUM_THREADS": str(request.threads)}
     report = Reporter(request.out_dir)
     if is_cold:
         report.note("cold start: the libraries were not preloaded, so this run took some seconds longer to begin")
