@@ -1,7 +1,7 @@
-"""How close the ETA of the preflight is to the actual time of training, with real reviews and a real encoder.
+"""How close the ETA after 5 % of the steps is to the actual time of training, with real reviews and a real encoder.
 
-Prints the estimate, the time from then to the end, and their ratio (1 is exact), for each engine and evaluation
-interval.
+Prints the estimate, the time from the beginning of training to the end of the job, and their ratio (1 is exact), for each
+engine and evaluation interval.
 """
 
 import json
@@ -61,8 +61,9 @@ def _run(folder: Path, files: dict[str, Path], models: Path, parts: dict[str, An
     command += [f"--dataset={name}={path}" for name, path in files.items()] + [f"--models-dir={models}"]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     records = [json.loads(line) for line in (folder / "out" / "reports.jsonl").read_text().splitlines()]
+    begun = next(record for record in records if record.get("phase") == "training")
     measured = next(record for record in records if "steps" in record.get("preflight", {}))
-    return measured["preflight"]["steps"]["eta_seconds"], records[-1]["time"] - measured["time"]
+    return measured["preflight"]["steps"]["eta_seconds"], records[-1]["time"] - begun["time"]
 
 
 if __name__ == "__main__":

