@@ -8,7 +8,9 @@ The order follows from the rows, the seed and the epoch alone, so a resumed run 
 which halving the batch size does not change: a step then has twice the passes.
 """
 
+from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, cast
 
 import datasets
@@ -20,6 +22,9 @@ from torch.utils.data import Sampler
 from worker.training.planning.plan import Plan
 from worker.training.tokens.tokenization import input_ids, lengths
 
+Texts = np.ndarray[Any, np.dtype[np.int64]]
+LOOKAHEAD = 20
+"""A step without duplicates is looked for among so many times its rows."""
 WINDOW_STEPS = 50
 """Rows are sorted by length within so many steps. Sorting all rows would always form the same batches."""
 
@@ -76,31 +81,53 @@ def by_length(tokens: list[int], size: int, draw: np.random.Generator, lead: int
     return [*first.tolist(), *shuffled.ravel().tolist(), *rest.tolist()]
 
 
-def without_duplicates(texts: list[set[bytes]], size: int, draw: np.random.Generator, lead: int = 0) -> list[int]:
+def without_duplicates(texts: Texts, size: int, draw: np.random.Generator, lead: int = 0) -> list[int]:
     """Places of rows (with these texts) in random order, in which each `size` places have no text in common.
 
-    The first step has `lead` rows if that is not 0. Rows that have duplicates in what is left come last.
+    The first step has `lead` rows if that is not 0. A step that would need a long search takes duplicates.
     """
-    waiting = dict.fromkeys(draw.permutation(len(texts)).tolist())
-    order: list[int] = []
+    rows, order = _Rows(texts, draw.permutation(len(texts)).tolist()), list[int]()
     wanted = lead or size
-    while step := _first_without_duplicates(waiting, texts, wanted):
-        if len(step) < wanted:
-            break
-        for place in step:
-            del waiting[place]
+    while step := rows.take(wanted):
         order += step
         wanted = size
-    return order + list(waiting)
+    return order
 
 
-def texts(encoded: datasets.Dataset | pa.Table) -> list[set[bytes]]:
-    """The texts of each row, as the bytes of their tokens."""
-    found = [set[bytes]() for _ in range(len(encoded))]
-    for column in input_ids(encoded):
-        for of_row, tokens in zip(found, column, strict=True):
-            of_row.add(cast("Any", tokens).values.to_numpy().tobytes())
-    return found
+def texts(encoded: datasets.Dataset | pa.Table) -> Texts:
+    """A number for each text of each row (rows, parts). Equal texts, by their tokens, have equal numbers."""
+    columns = [
+        [hash(cast("Any", tokens).values.to_numpy().tobytes()) for tokens in column] for column in input_ids(encoded)
+    ]
+    return np.asarray(columns, dtype=np.int64).T
+
+
+class _Rows:
+    """Rows to take. Those that clashed with a step come first in the next one."""
+
+    def __init__(self, texts: Texts, order: list[int]) -> None:
+        self._texts, self._rest, self._clashed = texts.tolist(), iter(order), deque[int]()
+
+    def take(self, count: int) -> list[int]:
+        """The next rows, without duplicates as far as they are found soon. Fewer than `count` if no more are left."""
+        step, seen, clashed = list[int](), set[int](), list[int]()
+        for place in islice(self._waiting(), LOOKAHEAD * count):
+            if seen.isdisjoint(self._texts[place]):
+                step.append(place)
+                seen.update(self._texts[place])
+                if len(step) == count:
+                    break
+            else:
+                clashed.append(place)
+        self._clashed.extendleft(reversed(clashed))
+        while self._clashed and len(step) < count:
+            step.append(self._clashed.popleft())
+        return step
+
+    def _waiting(self) -> Iterator[int]:
+        while self._clashed:
+            yield self._clashed.popleft()
+        yield from self._rest
 
 
 def _longest_first(tokens: list[int], size: int, draw: np.random.Generator) -> list[int]:
@@ -108,14 +135,3 @@ def _longest_first(tokens: list[int], size: int, draw: np.random.Generator) -> l
     places = np.argsort(-counts, kind="stable")
     longest, others = places[:size], places[size:]
     return [*longest.tolist(), *others[by_length(counts[others].tolist(), size, draw)].tolist()]
-
-
-def _first_without_duplicates(waiting: dict[int, None], texts: list[set[bytes]], size: int) -> list[int]:
-    step, seen = list[int](), set[bytes]()
-    for place in waiting:
-        if seen.isdisjoint(texts[place]):
-            step.append(place)
-            seen |= texts[place]
-            if len(step) == size:
-                break
-    return step
