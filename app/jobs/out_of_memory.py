@@ -64,7 +64,7 @@ def _batch(phase: str, resolved: Resolved | None) -> str:
 def _next_attempt(phase: str, smaller: Resolved) -> str:
     if phase in EVALUATION:
         return f"The job is retried automatically with evaluation batches of {smaller.eval_batch_size} rows."
-    rows = smaller.batch_size * smaller.gradient_accumulation
+    rows = smaller.rows_per_step
     return (
         f"The job is retried automatically with batch_size {smaller.batch_size} and gradient_accumulation "
         f"{smaller.gradient_accumulation}: a step still takes {rows} rows."

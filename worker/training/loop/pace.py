@@ -150,7 +150,12 @@ class Pace:
             return 0.0
         if self._asides.get("evaluation"):
             return self._seconds_of("evaluation") * len(encoded["test"]) / len(encoded["eval"])
-        return FORWARD_SHARE * self._fit.seconds(0, self._workload.of_evaluation("test"))
+        # The work of a stream is counted in steps, not in tokens.
+        return (
+            0.0
+            if self._plan.is_streamed
+            else FORWARD_SHARE * self._fit.seconds(0, self._workload.of_evaluation("test"))
+        )
 
 
 def hidden_size(model: Any) -> int | None:

@@ -23,6 +23,8 @@ class Workload:
         # A token's attention costs as much as all else at about twice as many tokens as a hidden vector has numbers.
         self._even = 2 * hidden_size if hidden_size else np.inf
         self._of_epoch = lru_cache(maxsize=2)(self._steps)
+        # Asked for each time progress is reported.
+        self.of_evaluation = lru_cache(self._of_split)
 
     def of_step(self, step: int) -> float:
         """The work of a step, counted from 0."""
@@ -42,9 +44,9 @@ class Workload:
         later = total - step - rest
         return float(steps[place : place + rest].sum() + later * steps.mean())
 
-    def of_evaluation(self, split: str) -> float:
+    def _of_split(self, split: str) -> float:
         """The work of the forward passes over a split, which have little padding."""
-        tokens = np.sort(lengths(self._plan.encoded[split]))[::-1]
+        tokens = np.asarray(lengths(self._plan.encoded[split]))
         return float((tokens * (1 + tokens / self._even)).sum())
 
     def _steps(self, epoch: int) -> Work:
