@@ -23,13 +23,6 @@ class Wakeup(Protocol):
         ...
 
 
-class NoWakeup:
-    """Workers poll."""
-
-    def hint(self, queue: str) -> None:
-        """Do nothing; the poll finds the job."""
-
-
 class CommitWakeup:
     """For a service without a broker: workers watch the database (see `app.commits`)."""
 

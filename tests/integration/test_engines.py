@@ -14,7 +14,7 @@ from app.jobs import lifecycle, waiting
 from app.jobs.decision import RetryPolicy
 from app.jobs.sweeper import sweep
 from app.jobs.tables import Event, Job
-from app.jobs.wakeup import NoWakeup
+from app.jobs.wakeup import CommitWakeup
 from app.specs.features import known_features
 from app.workers.tables import Worker
 
@@ -89,7 +89,7 @@ def notes(database: Database, job_id: str) -> list[dict[str, str]]:
 
 
 def sweep_after(database: Database, seconds: float) -> None:
-    sweep(database, POLICY, NoWakeup(), engine_seconds=seconds)
+    sweep(database, POLICY, CommitWakeup(database), engine_seconds=seconds)
 
 
 def test_a_job_is_claimed_only_by_a_worker_that_offers_its_engine(

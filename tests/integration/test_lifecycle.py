@@ -20,7 +20,7 @@ from app.jobs.outcomes import Outcome, Succeeded
 from app.jobs.states import JobStatus
 from app.jobs.sweeper import sweep
 from app.jobs.tables import Artifact, Event, Job
-from app.jobs.wakeup import NoWakeup
+from app.jobs.wakeup import CommitWakeup
 
 POLICY = RetryPolicy(max_failures=3, max_workers_lost=2, max_stalled=9, backoff_seconds=0)
 SPEC = {
@@ -133,7 +133,7 @@ def test_events_are_gapless_and_record_every_transition(database: Database, subm
 def test_a_worker_that_lost_its_lease_writes_nothing(database: Database, submit: Callable[..., str]) -> None:
     job_id = submit()
     assert (old := claim(database, "old", lease=-1)) is not None
-    assert sweep(database, POLICY, NoWakeup()) == 1
+    assert sweep(database, POLICY, CommitWakeup(database)) == 1
     assert (new := claim(database, "new")) is not None
     assert new.attempt == old.attempt + 1
     writes: list[Callable[..., object]] = [
@@ -208,7 +208,7 @@ def test_a_cancel_beats_a_retry_and_a_reclaim(database: Database, submit: Callab
         lifecycle.cancel(session, first)
         lifecycle.cancel(session, second)
         lifecycle.conclude(session, one, RETRYABLE, POLICY)
-    sweep(database, POLICY, NoWakeup())
+    sweep(database, POLICY, CommitWakeup(database))
     assert status(database, first) == status(database, second) == JobStatus.CANCELLED
 
 
@@ -260,7 +260,7 @@ def test_lost_workers_are_counted_apart_and_end_the_job_at_the_limit(
     job_id = submit()
     for expected in (JobStatus.QUEUED, JobStatus.FAILED):
         assert claim(database, lease=-1) is not None
-        sweep(database, POLICY, NoWakeup())
+        sweep(database, POLICY, CommitWakeup(database))
         assert status(database, job_id) == expected
     with database.read() as session:
         job = session.get_one(Job, job_id)
@@ -301,7 +301,7 @@ def test_a_queued_job_past_its_deadline_fails(database: Database, submit: Callab
     with database.write() as session:
         lifecycle.conclude(session, lease, RELEASED, POLICY)
         session.execute(update(Job).values(deadline_at=now() - 1))
-    sweep(database, POLICY, NoWakeup())
+    sweep(database, POLICY, CommitWakeup(database))
     assert status(database, job_id) == JobStatus.FAILED
 
 
@@ -357,7 +357,7 @@ def test_a_pause_beats_a_retry_and_a_reclaim_and_a_cancel_beats_a_pause(
         lifecycle.cancel(session, cancelled)
         assert leases[0] is not None
         assert lifecycle.conclude(session, leases[0], RETRYABLE, POLICY).edge.target == JobStatus.PAUSED
-    sweep(database, POLICY, NoWakeup())
+    sweep(database, POLICY, CommitWakeup(database))
     assert status(database, failing) == status(database, lost) == JobStatus.PAUSED
     assert status(database, cancelled) == JobStatus.CANCELLED
     with database.write() as session:

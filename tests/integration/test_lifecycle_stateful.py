@@ -37,7 +37,7 @@ from app.jobs.outcomes import Outcome, Succeeded
 from app.jobs.states import EDGES, TERMINAL, JobStatus
 from app.jobs.sweeper import sweep
 from app.jobs.tables import Artifact, Event, Job
-from app.jobs.wakeup import NoWakeup
+from app.jobs.wakeup import CommitWakeup
 from app.schema import metadata
 from app.webhooks.tables import Webhook, WebhookDelivery
 
@@ -137,7 +137,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
-        sweep(self.database, POLICY, NoWakeup())
+        sweep(self.database, POLICY, CommitWakeup(self.database))
 
     @invariant()
     def what_has_ended_stays_and_attempts_only_grow(self) -> None:

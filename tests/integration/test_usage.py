@@ -16,7 +16,7 @@ from app.jobs.outcomes import Failed, Stopped, StopReason, Succeeded
 from app.jobs.sweeper import sweep
 from app.jobs.tables import Artifact, Job
 from app.jobs.usage import Usage, usage
-from app.jobs.wakeup import NoWakeup
+from app.jobs.wakeup import CommitWakeup
 
 POLICY = RetryPolicy(max_failures=3, max_workers_lost=2, max_stalled=9, backoff_seconds=0)
 DIED = Failed(Failure.of(FailureCode.TRAINING_PROCESS_DIED, "x"))
@@ -121,7 +121,7 @@ def test_a_lost_worker_has_held_the_job_until_its_lease_ran_out(database: Databa
     job_id = submit()
     old = claim(database, lease=70)
     pass_seconds(database, 100)
-    assert sweep(database, POLICY, NoWakeup()) == 1
+    assert sweep(database, POLICY, CommitWakeup(database)) == 1
     assert used(database, job_id) == about(30, 70)
     with pytest.raises(LostLease), database.write() as session:
         lifecycle.conclude(session, old, DIED, POLICY)
