@@ -52,7 +52,7 @@ def test_one_that_was_stopped_past_its_lease_writes_nothing_more_and_serves_on(f
     stopped, other = sorted(workers, key=lambda worker: job["id"] not in worker.log)
     stopped.popen.send_signal(signal.SIGSTOP)
     pid = stopped.training_pid
-    second = fleet.wait_for(job["id"], lambda seen: seen["attempt"] == 2, 60)
+    second = fleet.wait_for(job["id"], lambda seen: seen["attempt"] == 2)
     assert second["workers_lost"] == 1
     stopped.popen.send_signal(signal.SIGCONT)
     wait_until(lambda: f"job {job['id']}: attempt 1 is no longer ours" in stopped.log, stopped)
