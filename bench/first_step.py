@@ -4,10 +4,8 @@ The peer is a script that starts, imports, loads, tokenizes and takes its first 
 The service reports progress with up to half a second of delay, which is part of its time.
 """
 
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "bench")]
 
 import reviews  # noqa: E402 - found by the line above
+from peer_script import run_script  # noqa: E402
 from service import Service, running_service  # noqa: E402
 
 CACHE = Path(os.environ.get("TUNESMITH_TEST_CACHE", Path.home() / ".cache" / "tunesmith-tests"))
@@ -61,12 +60,7 @@ def _first_step(service: Service, data: dict[str, Any]) -> float:
 
 
 def _first_step_of_script(files: dict[str, Path], model: Path, out: Path) -> float:
-    command = [sys.executable, str(ROOT / "bench" / "peers" / "classify.py"), "tuned", str(model)]
-    command += [str(files["train"]), str(files["eval"]), str(out)]
-    done = subprocess.run(
-        command, check=True, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}
-    )
-    return json.loads(done.stdout.splitlines()[-1])["first_step"]
+    return run_script("classify", "tuned", model, files["train"], files["eval"], out)[1]["first_step"]
 
 
 if __name__ == "__main__":

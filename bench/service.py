@@ -24,8 +24,8 @@ START_SECONDS = 120
 class Service:
     """A running service and its client."""
 
-    def __init__(self, client: Client) -> None:
-        self.client = client
+    def __init__(self, client: Client, folder: Path) -> None:
+        self.client, self.folder = client, folder
 
     def upload(self, path: Path) -> str:
         """Upload a file. Returns the id of the dataset."""
@@ -62,7 +62,7 @@ def running_service(models: Path) -> Iterator[Service]:
                 env={**os.environ, "TUNESMITH_DATA_DIR": str(data), "HF_HUB_OFFLINE": "1"},
             )
             try:
-                yield Service(_client(f"http://127.0.0.1:{port}", data / "api-key"))
+                yield Service(_client(f"http://127.0.0.1:{port}", data / "api-key"), data)
             finally:
                 up.send_signal(signal.SIGTERM)
                 up.wait()

@@ -9,9 +9,7 @@ tutorial has the same shape, so of many rows it takes a share, and its time for 
 """
 
 import argparse
-import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "bench")]
 
 import reviews  # noqa: E402 - found by the line above
+from peer_script import run_script  # noqa: E402
 from service import running_service  # noqa: E402
 
 CACHE = Path(os.environ.get("TUNESMITH_TEST_CACHE", Path.home() / ".cache" / "tunesmith-tests"))
@@ -105,14 +104,8 @@ def _ours(service: Any, files: dict[str, Path], engine: str) -> tuple[float, flo
 
 
 def _script(name: str, files: dict[str, Path], model: Path, folder: Path, share: float) -> tuple[float, float]:
-    command = [sys.executable, str(ROOT / "bench" / "peers" / "classify.py"), name, str(model)]
-    command += [str(files["train"]), str(files["eval"]), str(folder / name), str(share)]
-    began = time.perf_counter()
-    done = subprocess.run(
-        command, check=True, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}
-    )
-    seconds, found = time.perf_counter() - began, json.loads(done.stdout.splitlines()[-1])
-    return found["start"] + (seconds - found["start"]) / share, found["eval_accuracy"]
+    seconds, found = run_script("classify", name, model, files["train"], files["eval"], folder / name, share)
+    return found["start"] + (seconds - found["start"]) / share, found["metric"]
 
 
 if __name__ == "__main__":

@@ -1,42 +1,22 @@
 """The script that a user would run instead: `classify.py tutorial|tuned MODEL TRAIN.csv EVAL.csv OUT [SHARE]`.
 
 `tutorial` follows https://huggingface.co/docs/transformers/training. `tuned` is what an engineer makes of it on a CPU.
-With SHARE, only this share of the rows is used. Prints one JSON object: eval_accuracy, the seconds from the start of the
-process to the end of the first step (`first_step`) and to the beginning of training (`start`).
+With SHARE, only this share of the rows is used. Prints what `Clock` does.
 """
 
-import json
-import os
 import sys
-import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from clock import Clock
 from datasets import load_dataset
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
     Trainer,
-    TrainerCallback,
     TrainingArguments,
 )
-
-
-class Clock(TrainerCallback):
-    """Notes when training begins and when its first step ends, in seconds from the start of the process."""
-
-    def __init__(self) -> None:
-        self.noted: dict[str, float] = {}
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        """Note the beginning."""
-        self.noted["start"] = _since_start()
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        """Note the first step."""
-        self.noted.setdefault("first_step", _since_start())
 
 
 def main(kind: str, model: str, train: str, evaluation: str, out: str, share: str = "1") -> None:
@@ -72,15 +52,8 @@ def main(kind: str, model: str, train: str, evaluation: str, out: str, share: st
         callbacks=[clock],
     )
     trainer.train()
-    accuracy = next(log["eval_accuracy"] for log in trainer.state.log_history if "eval_accuracy" in log)
     trainer.save_model(out)
-    print(json.dumps({"eval_accuracy": accuracy, **clock.noted}))
-
-
-def _since_start() -> float:
-    # Field 22 of proc(5) is the start in clock ticks since boot.
-    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    clock.print(trainer.state.log_history, "eval_accuracy")
 
 
 if __name__ == "__main__":
