@@ -48,7 +48,7 @@ def test_the_folder_is_the_same_whatever_trained_it(trained: Any, pair: tuple[st
     verify(model)
     present = {path.relative_to(model).as_posix() for path in model.rglob("*") if path.is_file()}
     assert present >= FILES
-    assert not present & {"optimizer.pt", "scheduler.pt", "rng_state.pth", "tunesmith.json"}
+    assert not present & {"optimizer.safetensors", "scheduler.pt", "rng_state.pth", "tunesmith.json"}
     assert pair[0] in (model / "README.md").read_text()
     assert json.loads((model / "job.json").read_text())["spec"]["training"]["engine"] == pair[0]
     assert newest_valid(trained.folder / "checkpoints") is not None

@@ -110,7 +110,8 @@ class Reporter:
         self._append("result", status=status, step=step, **more)
 
     def _append(self, kind: str, **values: Any) -> None:
-        self.step = values.get("step", self.step)
+        # A checkpoint is reported when it is committed, and training has gone on.
+        self.step = max(self.step, values.get("step", 0))
         record = cast("Record", _finite({"type": kind, "time": time.time(), **values}))
         line = json.dumps(record, ensure_ascii=True, allow_nan=False).encode() + b"\n"
         with self._lock:

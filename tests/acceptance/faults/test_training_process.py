@@ -11,7 +11,7 @@ from deployment import Answer, Deployment, is_alive
 from injection import Kill, happened, injected, unhurried
 from tiny import sentences, spec
 
-FILES = ["config.json", "model.safetensors", "optimizer.pt", "rng_state.pth", "scheduler.pt", "tokenizer.json",
+FILES = ["config.json", "model.safetensors", "optimizer.safetensors", "rng_state.pth", "scheduler.pt", "tokenizer.json",
          "tokenizer_config.json", "trainer_state.json", "tunesmith.json"]  # fmt: skip
 """Of a checkpoint, in the order in which they are committed."""
 MODEL_FILES = ["README.md", "config.json", "evaluation/predictions.jsonl", "evaluation/report.json", "job.json",

@@ -1,13 +1,20 @@
-"""Keeps a run's checkpoints: commits the folder that an engine staged, reports it, and rotates."""
+"""Keeps a run's checkpoints: commits the folder that an engine staged, reports it, and rotates, while training goes on."""
 
-from dataclasses import dataclass
+import logging
+import shutil
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from worker.training.checkpoints.folders import commit, folder_name, rotate
+from worker.training.checkpoints.snapshot import Snapshot
 from worker.training.evaluation.evaluation import SplitEvaluation
 from worker.training.loop.state import TrainingState
 from worker.training.planning.plan import Plan
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -25,10 +32,16 @@ class TrainedModel:
 
 
 class CheckpointManager:
-    """The checkpoints of one attempt, in `OUT_DIR/checkpoints`."""
+    """The checkpoints of one attempt, in `OUT_DIR/checkpoints`.
+
+    A thread writes and commits one at a time. What goes wrong there is raised by the next call of `check`, `begin`,
+    `put` or `trained`. Leaving the context waits for the thread.
+    """
 
     def __init__(self, plan: Plan, state: TrainingState) -> None:
         self._plan, self._state = plan, state
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
         self._folder = plan.out_dir / "checkpoints"
         self._evaluation: tuple[int, SplitEvaluation] | None = None
         self._last: tuple[int, Path] | None = (state.step, plan.resume_from) if plan.resume_from else None
@@ -54,28 +67,39 @@ class CheckpointManager:
         if state.is_best or state.best_step is None:
             self._evaluation = state.step, evaluation
 
-    def put(self, staging: Path) -> None:
-        """Commit the staged folder as the checkpoint of the current step. Raises OSError if the disk refuses."""
-        state, checkpoints = self._state, self._plan.spec.checkpoints
+    def check(self) -> None:
+        """Raise what went wrong with the checkpoint before, such as OSError, if it has ended so."""
+        if self._writing is not None and self._writing.done():
+            self._wait()
+
+    def begin(self) -> Path:
+        """An empty folder in which to stage the next checkpoint, once the one before is committed. Raises OSError."""
+        self._wait()
+        staging = self._plan.scratch / "checkpoint"
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        return staging
+
+    def put(self, staging: Path, snapshot: Snapshot | None = None) -> None:
+        """Write the snapshot into the staged folder, and commit it as the checkpoint of the current step.
+
+        Returns at once if training may change what the snapshot holds. Raises OSError if the disk refuses.
+        """
+        self._wait()
+        state = self._state
         # Trainer's own arguments: a pickle that names folders of this machine, and resuming does not need it.
         (staging / "training_args.bin").unlink(missing_ok=True)
         state.save(staging)
         final = self._folder / folder_name(state.step)
-        metrics = state.metrics if state.evaluated_step == state.step else {}
-        facts = {"step": state.step, "epoch": state.epoch, "metrics": metrics, "best_step": state.best_step}
-        commit(staging, final, facts)
+        work = self._work(staging, final, snapshot, replace(state))
         self._last = (state.step, final)
-        self._plan.report.checkpoint(
-            step=state.step,
-            epoch=round(state.epoch, 4),
-            path=final.relative_to(self._plan.out_dir).as_posix(),
-            metrics=metrics,
-            is_best=state.is_best,
-        )
-        rotate(self._folder, checkpoints.keep if checkpoints.strategy != "none" else 1, state.best_step)
+        self._writing = self._writer.submit(work)
+        if snapshot is not None and not snapshot.is_copied:
+            self._wait()
 
     def trained(self, model: Any) -> TrainedModel:
         """The model to publish: the best, otherwise the last. None if the run was stopped before the end."""
+        self._wait()
         if not self._state.finished or self._state.evaluation_due:
             return TrainedModel(self._state, None, is_saved=self.current is not None)
         folder, evaluation = self.best or self.current, self._of_published()
@@ -84,6 +108,41 @@ class CheckpointManager:
             model.save_pretrained(folder)
             self._plan.tokenizer.save_pretrained(folder)
         return TrainedModel(self._state, folder, is_saved=self.current is not None, evaluation=evaluation)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.shutdown()
+        error = self._writing.exception() if self._writing is not None else None
+        if error is not None:
+            # A more important error is on its way.
+            log.error("the last checkpoint could not be written", exc_info=error)
+
+    def _work(self, staging: Path, final: Path, snapshot: Snapshot | None, state: TrainingState) -> Callable[[], None]:
+        checkpoints, report = self._plan.spec.checkpoints, self._plan.report
+        metrics = state.metrics if state.evaluated_step == state.step else {}
+
+        def work() -> None:
+            if snapshot is not None:
+                snapshot.write(staging)
+            facts = {"step": state.step, "epoch": state.epoch, "metrics": metrics, "best_step": state.best_step}
+            commit(staging, final, facts)
+            report.checkpoint(
+                step=state.step,
+                epoch=round(state.epoch, 4),
+                path=final.relative_to(self._plan.out_dir).as_posix(),
+                metrics=metrics,
+                is_best=state.is_best,
+            )
+            rotate(self._folder, checkpoints.keep if checkpoints.strategy != "none" else 1, state.best_step)
+
+        return work
+
+    def _wait(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def _of_published(self) -> SplitEvaluation | None:
         step, evaluation = self._evaluation or (None, None)

@@ -26,6 +26,7 @@ RESUME_ONLY = frozenset(
     {
         "manifest.json",
         "optimizer.pt",
+        "optimizer.safetensors",
         "rng_state.pth",
         "scaler.pt",
         "scheduler.pt",

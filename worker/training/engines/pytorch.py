@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from transformers import get_scheduler, set_seed
 
 from worker.training.checkpoints.checkpoint_manager import CheckpointManager, TrainedModel
+from worker.training.checkpoints.snapshot import Snapshot, load_optimizer
 from worker.training.engines.protocol import Engine
 from worker.training.errors import LossNotFinite, Stopped
 from worker.training.evaluation.evaluation import evaluate
@@ -44,8 +45,9 @@ class PytorchEngine(Engine):
         """Train, evaluate and save. Raises LossNotFinite."""
         plan.report.phase("training")
         loop = Loop(plan)
-        loop.run()
-        trained = loop.checkpoints.trained(loop.bare_model())
+        with loop.checkpoints:
+            loop.run()
+            trained = loop.checkpoints.trained(loop.bare_model())
         # Patched forwards reference their models. Without this they would still fill the GPU during the final evaluation.
         loop.accelerator.free_memory()
         del loop
@@ -148,6 +150,7 @@ class Loop:
         """Log, evaluate and save where it is due. A request to stop saves and skips the rest."""
         state = self.state
         self.pace.tick()
+        self.checkpoints.check()
         self.is_stopped = self.plan.stop.is_set()
         log_due = state.finished or state.step % self.plan.spec.training.logging_steps == 0
         evaluation_due = state.evaluation_due and not self.is_stopped
@@ -202,17 +205,15 @@ class Loop:
             plan.report.phase("training")
 
     def save(self) -> None:
-        """Commit a checkpoint of this step."""
-        folder = self.plan.scratch / "checkpoint"
+        """Take a checkpoint of this step. Most of it is written while training goes on."""
         with self.pace.aside("checkpoint"):
-            self.bare_model().save_pretrained(folder)
+            folder = self.checkpoints.begin()
             self.plan.tokenizer.save_pretrained(folder)
-            torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
             torch.save(self.scheduler.state_dict(), folder / "scheduler.pt")
             torch.save(_random_state(), folder / "rng_state.pth")
             if self.accelerator.scaler is not None:
                 torch.save(self.accelerator.scaler.state_dict(), folder / "scaler.pt")
-            self.checkpoints.put(folder)
+            self.checkpoints.put(folder, Snapshot(self.bare_model(), self.optimizer))
 
     def restore(self) -> None:
         """Once, load the optimizer, the schedule and the random state of the checkpoint. Its weights are loaded already."""
@@ -220,7 +221,7 @@ class Loop:
         if checkpoint is None:
             return
         device = self.accelerator.device
-        self.optimizer.load_state_dict(torch.load(checkpoint / "optimizer.pt", map_location=device, weights_only=True))
+        load_optimizer(self.optimizer, checkpoint, device)
         self.scheduler.load_state_dict(torch.load(checkpoint / "scheduler.pt", weights_only=True))
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(torch.load(checkpoint / "scaler.pt", weights_only=True))

@@ -60,23 +60,10 @@ class TensorflowEngine(Engine):
         plan.report.phase("training")
         _check(plan)
         state = _state(plan)
-        checkpoints = CheckpointManager(plan, state)
-        if state.finished and not state.evaluation_due and not plan.spec.export:
-            return checkpoints.trained(None)
-        folder = plan.scratch / "tensorflow"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        probed = _with_probe(plan)
-        with KerasProcess(cast("Path", plan.tensorflow_python), _request(probed, state, folder), folder) as keras:
-            loop = Loop(probed, state, checkpoints, keras, folder)
-            try:
-                keras.wait_until_ready(plan.stop)
-                loop.run()
-            except Stopped:
-                # Before the first step there is nothing to save.
-                return TrainedModel(state, None, is_saved=checkpoints.current is not None)
-            trained = checkpoints.trained(loop)
-            return loop.export(trained)
+        with CheckpointManager(plan, state) as checkpoints:
+            if state.finished and not state.evaluation_due and not plan.spec.export:
+                return checkpoints.trained(None)
+            return _trained(plan, state, checkpoints)
 
     def predict(self, plan: Plan, folder: Path, split: str) -> Answers:
         """Run a saved model over a split, in PyTorch. Raises Stopped or ModelRefused."""
@@ -87,6 +74,23 @@ class Classifier(Protocol):
     """The task, as far as TensorFlow has to know its loss."""
 
     def soft_targets(self, spec: JobSpec, labels: list[str], targets: Sequence[int]) -> list[list[float]]: ...
+
+
+def _trained(plan: Plan, state: TrainingState, checkpoints: CheckpointManager) -> TrainedModel:
+    folder = plan.scratch / "tensorflow"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    probed = _with_probe(plan)
+    with KerasProcess(cast("Path", plan.tensorflow_python), _request(probed, state, folder), folder) as keras:
+        loop = Loop(probed, state, checkpoints, keras, folder)
+        try:
+            keras.wait_until_ready(plan.stop)
+            loop.run()
+        except Stopped:
+            # Before the first step there is nothing to save.
+            return TrainedModel(state, None, is_saved=checkpoints.current is not None)
+        trained = checkpoints.trained(loop)
+        return loop.export(trained)
 
 
 class Loop:
@@ -177,7 +181,7 @@ class Loop:
     def save(self) -> None:
         """Commit a checkpoint of this step."""
         with self.pace.aside("checkpoint"):
-            folder = self.plan.scratch / "checkpoint"
+            folder = self.checkpoints.begin()
             self.save_pretrained(folder)
             self.plan.tokenizer.save_pretrained(folder)
             self.checkpoints.put(folder)

@@ -13,6 +13,7 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from worker.training.checkpoints.checkpoint_manager import CheckpointManager, TrainedModel
+from worker.training.checkpoints.snapshot import Snapshot, load_optimizer
 from worker.training.engines.protocol import Engine
 from worker.training.errors import LossNotFinite, Stopped
 from worker.training.evaluation.evaluation import evaluate
@@ -37,12 +38,13 @@ class TrainerEngine(Engine):
         plan.report.phase("training")
         training_state = _training_state(plan)
         trainer = TunesmithTrainer(plan, training_state)
-        if training_state.evaluation_due:
-            trainer.evaluate()
-        if not training_state.finished and not plan.stop.is_set():
-            trainer.train(resume_from_checkpoint=str(plan.resume_from) if plan.resume_from else None)
-            training_state.loss_sum = trainer.loss_sum()
-        trained = trainer.checkpoints.trained(trainer.model)
+        with trainer.checkpoints:
+            if training_state.evaluation_due:
+                trainer.evaluate()
+            if not training_state.finished and not plan.stop.is_set():
+                trainer.train(resume_from_checkpoint=str(plan.resume_from) if plan.resume_from else None)
+                training_state.loss_sum = trainer.loss_sum()
+            trained = trainer.checkpoints.trained(trainer.model)
         # Trainer and its callback hold each other, and so the model, gradients and optimizer. Without a collection they
         # would still fill the GPU while the published model is evaluated.
         del trainer
@@ -107,6 +109,23 @@ class TunesmithTrainer(Trainer):
                 optimizer.add_param_group({**group, "params": apart, "lr": rate})
         return optimizer
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the tokenizer. The snapshot of `on_save` writes the model."""
+        self.plan.tokenizer.save_pretrained(cast("str", output_dir))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        torch.save(cast("Any", self.lr_scheduler).state_dict(), Path(output_dir) / "scheduler.pt")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            load_optimizer(cast("Any", self.optimizer), Path(checkpoint), self.args.device)
+            schedule = torch.load(Path(checkpoint) / "scheduler.pt", weights_only=True)
+            cast("Any", self.lr_scheduler).load_state_dict(schedule)
+
+    def snapshot(self) -> Snapshot:
+        """The model and the optimizer as they are now."""
+        return Snapshot(self.accelerator.unwrap_model(cast("Any", self.model)), cast("Any", self.optimizer))
+
     def evaluate(self, *_args: Any, **_kwargs: Any) -> dict[str, Any]:
         """Evaluate the current model on eval. If a stop is requested meanwhile, end training with a checkpoint instead."""
         self.plan.report.phase("evaluating")
@@ -152,6 +171,7 @@ class Follow(TrainerCallback):
         control.should_save = training_state.checkpoint_due
         control.should_log |= training_state.finished
         trainer.pace.tick()
+        trainer.checkpoints.check()
         if trainer.plan.stop.is_set():
             control.should_evaluate = False
             control.should_save = control.should_training_stop = True
@@ -175,9 +195,10 @@ class Follow(TrainerCallback):
             self._trainer.plan.report.metric(training_state.step, round(training_state.epoch, 4), values)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Commit what Trainer just wrote into scratch."""
-        with self._trainer.pace.aside("checkpoint"):
-            self._trainer.checkpoints.put(Path(cast("str", args.output_dir)) / f"checkpoint-{state.global_step}")
+        """Commit what Trainer just wrote into scratch, with a snapshot of the rest."""
+        trainer, folder = self._trainer, Path(cast("str", args.output_dir)) / f"checkpoint-{state.global_step}"
+        with trainer.pace.aside("checkpoint"):
+            trainer.checkpoints.put(folder, trainer.snapshot())
 
 
 def _training_state(plan: Plan) -> TrainingState:
