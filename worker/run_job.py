@@ -1,6 +1,7 @@
 """One job, top to bottom: claim → prepare → supervise → publish → conclude."""
 
 import logging
+import shutil
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -19,10 +20,11 @@ from worker.artifacts import store_artifact
 from worker.context import WorkerContext
 from worker.heartbeat import Heartbeat
 from worker.prepare import prepare
-from worker.supervise import supervise
+from worker.supervise import Assignment, supervise
 
 log = logging.getLogger(__name__)
 
+PREPARE_RETRY_SECONDS = 0.5
 CONCLUDE_RETRY_SECONDS = 2.0
 
 
@@ -75,7 +77,7 @@ def _attempt(
     context: WorkerContext, job: Job, lease: Lease, heartbeat: Heartbeat, folder: Path, gpu: str | None
 ) -> Outcome:
     try:
-        assignment = prepare(context, job, folder, gpu)
+        assignment = _prepared(context, job, heartbeat, folder, gpu)
         process = supervise(context, lease, heartbeat, assignment)
         result = process.result or {}
         if result.get("status") == "succeeded":
@@ -95,6 +97,23 @@ def _attempt(
         level = logging.ERROR if outcome.failure.code is FailureCode.INTERNAL_ERROR else logging.WARNING
         log.log(level, "job %s: attempt %s ends with an error", lease.job_id, lease.attempt, exc_info=error)
         return outcome
+
+
+def _prepared(
+    context: WorkerContext, job: Job, heartbeat: Heartbeat, folder: Path, gpu: str | None
+) -> Assignment:
+    """What the training process needs. It is tried again while the database does not answer and the lease holds."""
+    while True:
+        try:
+            return prepare(context, job, folder, gpu)
+        except DATABASE_AWAY as error:
+            log.warning("job %s: its start waits, the database does not answer: %s", job.id, error)
+            if heartbeat.lost.wait(PREPARE_RETRY_SECONDS):
+                raise LostLease from error
+            if context.stopping.is_set():
+                raise
+            for entry in folder.iterdir():
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def _rest_if_disk_is_full(context: WorkerContext, outcome: Outcome) -> None:
