@@ -9,6 +9,7 @@ from transformers import pipeline
 
 from worker.training.checkpoints.folders import newest_valid, verify
 
+pytestmark = pytest.mark.models
 GOLDEN = Path(__file__).parent / "golden_losses.json"
 """The losses of steps 1, 2, 5, 10 and 20 of each pair, on the CPU on which they were recorded."""
 FILES = {

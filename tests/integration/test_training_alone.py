@@ -53,6 +53,7 @@ def prepared(tmp_path: Path) -> list[str]:
     )
 
 
+@pytest.mark.models
 @pytest.mark.numeric
 def test_a_stopped_command_resumes_and_its_model_got_better(prepared: list[str], tmp_path: Path) -> None:
     first = subprocess.Popen(prepared, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)

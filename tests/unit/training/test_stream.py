@@ -219,7 +219,7 @@ def test_both_engines_see_the_same_rows_in_the_same_order(go: Go) -> None:
 @ENGINES
 def test_a_bad_row_far_into_a_stream_fails_or_is_left_out(go: Go, engine: str) -> None:
     asked = spec("spoiled", engine)
-    asked["training"]["max_steps"] = 400
+    asked["training"] |= {"max_steps": 100, "batch_size": 16}
     skipping = {**asked, "data": {**asked["data"], "on_bad_row": "skip"}}
     failed, skipped = go({"out": "fail", "spec": asked}, {"out": "skip", "spec": skipping})
     error = result(failed)["error"]
