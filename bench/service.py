@@ -19,6 +19,8 @@ from app.client import Client
 
 FINAL = ("succeeded", "failed", "cancelled")
 START_SECONDS = 120
+POLL_SECONDS = 0.25
+"""An answer takes the service some milliseconds, which training lacks on the same machine."""
 
 
 class Service:
@@ -38,7 +40,7 @@ class Service:
     def wait_for_end(self, job: dict[str, Any]) -> dict[str, Any]:
         """Poll a job until it has succeeded. Raises SystemExit if it ended otherwise."""
         while job["status"] not in FINAL:
-            time.sleep(0.05)
+            time.sleep(POLL_SECONDS)
             job = self.client.get(f"/v1/jobs/{job['id']}")
         if job["status"] != "succeeded":
             raise SystemExit(f"the job ended as {job['status']}: {job['error']}")

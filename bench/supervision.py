@@ -52,18 +52,21 @@ def main() -> None:
 
 
 def _in_service(service: Service, dataset: str) -> float:
+    began = time.time()
     job = service.client.post("/v1/jobs", {**SPEC, "data": {"train": {"dataset": dataset}, "eval": None}})
-    with _reports(service, job["id"]) as reports:
+    with _reports(service, began) as reports:
         service.wait_for_end(job)
         # The worker has deleted the file by now; what is open can still be read.
         return _seconds_of_steps(reports.read())
 
 
-def _reports(service: Service, job_id: str) -> IO[str]:
-    while True:
-        for path in service.folder.glob(f"**/*{job_id}*/**/reports.jsonl"):
-            return path.open(encoding="utf-8")
+def _reports(service: Service, began: float) -> IO[str]:
+    for _ in range(3000):
+        for path in service.folder.glob("**/out/reports.jsonl"):
+            if path.stat().st_ctime >= began:
+                return path.open(encoding="utf-8")
         time.sleep(0.02)
+    raise SystemExit("the training process reports nothing")
 
 
 def _by_hand(file: Path, models: Path, out: Path) -> float:
