@@ -55,11 +55,12 @@ def main() -> None:
 
 def _compare(task: str, models: Path, folder: Path) -> None:
     case, place = CASES[task], folder / task
-    files = _write(case, place)
+    train, evaluation = case.rows()
+    files = _write({"train": train, "eval": evaluation}, place)
     with running_service(models) as service:
         seconds, ours = _ours(service, task, case, files)
     theirs, noted = run_script(case.script, models / case.model, files["train"], files["eval"], place / "out")
-    print(f"{task}: {ours['data']['train_rows']} + {ours['data']['eval_rows']} rows")
+    print(f"{task}: {len(train)} + {len(evaluation)} rows")
     print(f"  ours    {seconds:7.1f} s    1.00 times ours   {case.metric} {ours['metrics'][case.metric]:.3f}")
     print(f"  script  {theirs:7.1f} s   {theirs / seconds:5.2f} times ours   {case.metric} {noted['metric']:.3f}")
 
@@ -70,10 +71,10 @@ def _models(folder: Path) -> Path:
     return models
 
 
-def _write(case: Case, folder: Path) -> dict[str, Path]:
+def _write(splits: dict[str, Rows], folder: Path) -> dict[str, Path]:
     folder.mkdir()
     files: dict[str, Path] = {}
-    for split, rows in zip(("train", "eval"), case.rows(), strict=True):
+    for split, rows in splits.items():
         files[split] = folder / f"{split}.jsonl"
         files[split].write_text("".join(json.dumps(row) + "\n" for row in rows))
     return files
