@@ -14,9 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, Bloom
 
 from app.specs import JobSpec
 from worker.training.errors import ModelRefused
+from worker.training.loop.losses import IGNORE_INDEX
 from worker.training.models.pretrained import load_tokenizer
 from worker.training.tasks import TASKS
 from worker.training.tokens.packing import packed
+from worker.training.tokens.padding import pad_right
 
 Train = Callable[..., Any]
 TASK = TASKS["causal-lm"]
@@ -197,9 +199,18 @@ def test_the_loss_is_the_models_own(tokenizer: Any, generator: Path) -> None:
     ]
     collate, step = TASK.collate(tokenizer, spec(), 64), TASK.training_step(spec(), [], None)
     batch = collate(features)
-    expected = model(**batch.inputs, labels=batch.targets["labels"]).loss
+    labels = pad_right([row["labels"] for row in features], batch.inputs["input_ids"].shape[1], IGNORE_INDEX)
+    expected = model(**batch.inputs, labels=labels).loss
     found = step(model, batch)
     assert torch.allclose(found.loss_sum / found.num_items, expected)
+    # Logits of places that nothing is learned from are not computed, or left out afterwards.
+    assert found.outputs["logits"].shape[1] == batch.targets["labels"].shape[1] < labels.shape[1] - 1
+
+    class Whole(torch.nn.Module):
+        def forward(self, **inputs: Any) -> Any:
+            return model(**inputs)
+
+    assert torch.allclose(step(Whole(), batch).loss_sum, found.loss_sum)
     # In two halves, each over the items of both, as with accumulation.
     parts = [step(model, collate(half)) for half in (features[:2], features[2:])]
     assert torch.allclose(sum(part.loss_sum for part in parts) / sum(part.num_items for part in parts), expected)

@@ -7,6 +7,7 @@ packed:  {"input_ids": [1, 4093, …, 2, 1, 17, …], "labels": […], "position
 """
 
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -105,7 +106,10 @@ class CausalLMTask(Task):
         }
 
     def collate(self, tokenizer: Any, spec: JobSpec, max_length: int) -> Collate:
-        """Pad on the right, to the longest of the batch or to `max_length`."""
+        """Pad on the right, to the longest of the batch or to `max_length`.
+
+        `kept` has the places whose next token is learned in any row, and `labels` (rows, kept) these next tokens.
+        """
         pad, always = tokenizer.pad_token_id, spec.tokenization.padding == "max_length"
 
         def collate(rows: list[Features]) -> Batch:
@@ -121,7 +125,10 @@ class CausalLMTask(Task):
             else:
                 inputs["attention_mask"] = attention_mask(tokens, width)
             # The first token of a sequence follows nothing.
-            return Batch(inputs, {"labels": targets}, num_items=int((targets[:, 1:] != IGNORE_INDEX).sum()))
+            following = targets[:, 1:]
+            learned = following != IGNORE_INDEX
+            kept = learned.any(0).nonzero()[:, 0]
+            return Batch(inputs, {"kept": kept, "labels": following[:, kept]}, num_items=int(learned.sum()))
 
         return collate
 
@@ -130,15 +137,14 @@ class CausalLMTask(Task):
         loss = CrossEntropy(label_smoothing=spec.training.label_smoothing)
 
         def step(model: Any, batch: Batch) -> StepResult:
-            outputs = model(**batch.inputs)
-            loss_sum = loss(outputs["logits"][:, :-1], batch.targets["labels"][:, 1:])
-            return StepResult(loss_sum, batch.num_items, outputs)
+            logits = _kept_logits(model, batch)
+            return StepResult(loss(logits, batch.targets["labels"]), batch.num_items, {"logits": logits})
 
         return step
 
     def answers(self, done: Pass, spec: JobSpec, tokenizer: Any) -> list[Any]:
         """Loss, right guesses and count of the learned tokens of each row."""
-        return token_answers(done.outputs["logits"][:, :-1], done.batch.targets["labels"][:, 1:])
+        return token_answers(done.outputs["logits"], done.batch.targets["labels"])
 
     def eval_prediction(self, split: Split, answers: list[Any]) -> EvalPrediction:
         """Losses and right guesses; the references are how many tokens they are of."""
@@ -165,6 +171,15 @@ class CausalLMTask(Task):
             'generate = pipeline("text-generation", model="FOLDER")\n'
             f'print(generate({asked}, max_new_tokens=100)[0]["generated_text"])'
         )
+
+
+def _kept_logits(model: Any, batch: Batch) -> Any:
+    """Logits (rows, kept, vocabulary). The others are not computed where the model can leave them out."""
+    kept = batch.targets["kept"]
+    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if "logits_to_keep" in signature(type(whole).forward).parameters:
+        return model(**batch.inputs, logits_to_keep=kept)["logits"]
+    return model(**batch.inputs)["logits"][:, kept]
 
 
 def keeps_rows_apart(model: Any) -> bool:
