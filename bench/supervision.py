@@ -62,7 +62,7 @@ def _in_service(service: Service, dataset: str) -> float:
 
 def _reports(service: Service, began: float) -> IO[str]:
     for _ in range(3000):
-        for path in service.folder.glob("**/out/reports.jsonl"):
+        for path in service.folder.glob("cache/work/*/out/reports.jsonl"):
             if path.stat().st_ctime >= began:
                 return path.open(encoding="utf-8")
         time.sleep(0.02)

@@ -18,7 +18,7 @@ from app.jobs import queries
 from app.jobs.lifecycle import Lease
 from app.jobs.tables import Artifact
 from app.storage import ObjectNotFound, Storage
-from worker.training.checkpoints.folders import MANIFEST, Manifest, verify
+from worker.training.checkpoints.folders import MANIFEST, Manifest, verify, verify_sizes
 from worker.training.errors import CheckpointBroken
 
 log = logging.getLogger(__name__)
@@ -28,16 +28,16 @@ RETRY_SECONDS = 2.0
 
 
 def store_artifact(storage: Storage, lease: Lease, folder: Path, kind: str, record: Record) -> Artifact:
-    """Verify a folder's manifest and upload all its files under the attempt's own prefix.
+    """Upload all files of a folder's manifest under the attempt's own prefix, and verify them on the way.
 
     Returns the row that records the artifact. Raises CheckpointBroken, StorageError.
     """
-    manifest = verify(folder)
+    manifest = verify_sizes(folder)
     prefix = f"jobs/{lease.job_id}/a{lease.attempt}/{folder.name}"
     for file in manifest.files:
         stored = storage.put_file(f"{prefix}/{file.path}", folder / file.path)
         if stored.sha256 != file.sha256:
-            raise CheckpointBroken(f"{file.path} changed while it was uploaded")
+            raise CheckpointBroken(f"{folder.name}: the bytes of {file.path} are not those of its manifest")
     storage.put_file(f"{prefix}/{MANIFEST}", folder / MANIFEST)
     return Artifact(
         id=new_id("art"),

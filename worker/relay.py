@@ -46,6 +46,8 @@ class Relay:
         self.resolved: Record | None = None
         """What this attempt resolved; None if an earlier attempt had."""
         self.phase = "preparing"
+        self.has_progress = False
+        """Whether a step was reported."""
 
     def forward(self) -> bool:
         """Copy all complete lines that exist now.
@@ -91,7 +93,7 @@ class Relay:
             elif kind in ("resolved", "preflight"):
                 columns[kind] = data[kind]
             elif kind == "progress":
-                columns["progress"] = data
+                columns["progress"], self.has_progress = data, True
                 if not self._progress_is_due(data):
                     continue
             # The checkpoint event is written with its row, when it is in storage; the result by the transition. What was

@@ -99,9 +99,7 @@ def _attempt(
         return outcome
 
 
-def _prepared(
-    context: WorkerContext, job: Job, heartbeat: Heartbeat, folder: Path, gpu: str | None
-) -> Assignment:
+def _prepared(context: WorkerContext, job: Job, heartbeat: Heartbeat, folder: Path, gpu: str | None) -> Assignment:
     """What the training process needs. It is tried again while the database does not answer and the lease holds."""
     while True:
         try:

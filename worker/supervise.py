@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 RELAY_SECONDS = 0.5
+FIRST_RELAY_SECONDS = 0.1
+"""Until the first step. Whoever waits for a job looks closest at its beginning."""
 RELAY_RETRY_SECONDS = 10.0
 WATCH_SECONDS = 0.2
 UPLOAD_PATIENCE_SECONDS = 300.0
@@ -195,7 +197,7 @@ def _take_checkpoints(uploads: CheckpointUploads) -> Callable[[Record], None]:
 
 
 def _carry(relay: Relay, heartbeat: Heartbeat, stopped: threading.Event) -> None:
-    while not stopped.wait(RELAY_SECONDS):
+    while not stopped.wait(RELAY_SECONDS if relay.has_progress else FIRST_RELAY_SECONDS):
         try:
             relay.forward()
         except LostLease:

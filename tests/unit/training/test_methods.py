@@ -15,6 +15,7 @@ from app.specs import JobSpec
 from worker.training.evaluation.prediction import training_step
 from worker.training.loop.feed import learned
 from worker.training.methods import load_trainable
+from worker.training.planning.initial import InitialModel
 
 Make = Callable[..., JobSpec]
 Train = Callable[..., Any]
@@ -146,7 +147,8 @@ def test_matrices_over_four_bits_learn_on_a_processor_too(
     four_bits = {**LORA, "type": "qlora"}
     asked = spec(model={"id": "local:wide"}, training={"method": four_bits}, resources={"gpus": "auto"})
     as_lora = spec(model={"id": "local:wide"}, training={"method": LORA})
-    ready = replace(plan(as_lora), spec=asked)
+    ready = plan(as_lora)
+    ready = replace(ready, spec=asked, initial=InitialModel(ready.initial.folder, ready.head))
     model = load_trainable(ready)
     kinds = {type(module).__name__ for module in model.modules()}
     assert "Linear4bit" in kinds

@@ -372,7 +372,7 @@ def test_answers_become_predictions_and_lines(plan: MakePlan) -> None:
 
 def test_the_batches_of_training_hold_nothing_that_a_model_does_not_take(plan: MakePlan) -> None:
     ready = plan(spec())
-    model = load_published(ready, ready.initial).train()
+    model = load_published(ready, ready.initial.folder).train()
     batch = TASK.collate(ready.tokenizer, ready.spec, 16)([learned(ready)[0], learned(ready)[1]])
     loss = training_step(ready)(model, batch).loss_sum
     loss.backward()

@@ -223,19 +223,19 @@ def test_a_result_that_pytorch_does_not_confirm_is_refused(
 ) -> None:
     ready = plan(spec())
     probed = replace(ready, encoded={**ready.encoded, "probe": ready.encoded["eval"]}, stop=Event())
-    model = ready.task.load_model(ready.initial, ready.spec)
+    model = ready.task.load_model(ready.initial.folder, ready.spec)
     logits = gather(forward(model, probed, "probe", training_step(ready)), len(sentences(10))).each
     logits = np.stack(logits)
-    compare(probed, ready.initial, logits)
-    compare(probed, ready.initial, logits + 5e-5)
+    compare(probed, ready.initial.folder, logits)
+    compare(probed, ready.initial.folder, logits + 5e-5)
 
-    weights = load_file(ready.initial / "model.safetensors")
+    weights = load_file(ready.initial.folder / "model.safetensors")
     for name, tampered in {
         "changed": {**weights, "classifier.bias": weights["classifier.bias"] + 0.001},
         "short": {key: weight for key, weight in weights.items() if key != "classifier.bias"},
         "long": {**weights, "classifier.scale": torch.ones(2)},
     }.items():
-        shutil.copytree(ready.initial, tmp_path / name)
+        shutil.copytree(ready.initial.folder, tmp_path / name)
         save_file(tampered, tmp_path / name / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ResultDiffers, match=r"up to 0\.001"):
         compare(probed, tmp_path / "changed", logits)

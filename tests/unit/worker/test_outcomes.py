@@ -108,7 +108,7 @@ def test_a_process_that_died_on_a_full_disk_is_the_disks_fault(tmp_path: Path, m
         (Unpreparable("a dataset is gone"), "input_gone"),
         (StorageFull("no room"), "storage_full"),
         (StorageError("no answer"), "storage_unavailable"),
-        (CheckpointBroken("model.safetensors changed while it was uploaded"), "checkpoint_broken"),
+        (CheckpointBroken("model: the bytes of model.safetensors are not those of its manifest"), "checkpoint_broken"),
         (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
         (OSError(errno.EIO, "I/O error"), "internal_error"),
         (ValueError("surprise"), "internal_error"),

@@ -109,7 +109,7 @@ class Loop:
 
     def run(self) -> None:
         """Train until no step is left or a stop is requested. Raises Stopped before the first step."""
-        self.see_that_pytorch_agrees(self.plan.initial)
+        self.see_that_pytorch_agrees(self.plan.initial.folder)
         # Only now, because loading TensorFlow is no training.
         self.pace = Pace(self.plan, self.state, None, is_evaluated_again=True, process=self.keras.pid)
         if self.state.evaluation_due:
@@ -191,7 +191,7 @@ class Loop:
         shutil.rmtree(folder, ignore_errors=True)
         self.keras.ask("save", folder=str(folder))
         # TensorFlow's own would name TensorFlow's class.
-        shutil.copyfile(self.plan.initial / "config.json", folder / "config.json")
+        shutil.copyfile(self.plan.initial.folder / "config.json", folder / "config.json")
         self.see_that_pytorch_agrees(folder)
 
     def see_that_pytorch_agrees(self, folder: Path) -> None:
@@ -221,7 +221,7 @@ def compare(plan: Plan, folder: Path, logits: np.ndarray[Any, Any]) -> None:
 
 
 def _check(plan: Plan) -> None:
-    kind = json.loads((plan.initial / "config.json").read_text(encoding="utf-8"))["model_type"]
+    kind = json.loads((plan.initial.folder / "config.json").read_text(encoding="utf-8"))["model_type"]
     if kind not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise ArchitectureUnsupported(f"the engine tensorflow cannot train a {kind} model; it can: {known}")
@@ -244,7 +244,7 @@ def _request(plan: Plan, state: TrainingState, folder: Path) -> dict[str, Any]:
     tokens = [name for name in plan.encoded["train"].column_names if name != "labels"]
     fill = {"input_ids": plan.tokenizer.pad_token_id, "token_type_ids": plan.tokenizer.pad_token_type_id}
     return {
-        "model": str(plan.initial),
+        "model": str(plan.initial.folder),
         "resume": plan.resume_from is not None,
         "threads": plan.threads,
         "seed": training.seed,
@@ -262,7 +262,7 @@ def _request(plan: Plan, state: TrainingState, folder: Path) -> dict[str, Any]:
         "passes": resolved.gradient_accumulation,
         "optimizer": training.optimizer,
         "weight_decay": training.weight_decay,
-        "decaying": sorted(decaying_names(plan.task.load_model(plan.initial, plan.spec))),
+        "decaying": sorted(decaying_names(plan.task.load_model(plan.initial.folder, plan.spec))),
         "max_grad_norm": training.max_grad_norm,
         "soft_targets": cast("Classifier", plan.task).soft_targets(plan.spec, resolved.labels, _targets(plan, "train")),
     }

@@ -21,7 +21,9 @@ METHODS: dict[str, Method] = {
 
 def load_trainable(plan: Plan) -> Any:
     """The model that training begins or goes on with. Raises ModelRefused or ModelConfigInvalid."""
-    model = METHODS[plan.spec.training.method.type].load(plan, plan.initial, trainable=True)
+    model = plan.initial.take()
+    if model is None:
+        model = METHODS[plan.spec.training.method.type].load(plan, plan.initial.folder, trainable=True)
     if plan.resolved.device == "cpu":
         attention.register()
         use_fast_dropout(model)

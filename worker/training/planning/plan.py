@@ -9,6 +9,7 @@ import datasets
 
 from app.specs import JobSpec, Resolved
 from worker.training.inputs.table import Table
+from worker.training.planning.initial import InitialModel
 from worker.training.planning.resolve import steps_per_epoch
 from worker.training.reports import Reporter
 from worker.training.tasks.protocol import Task
@@ -23,10 +24,8 @@ class Plan:
     resolved: Resolved
     task: Task
     tokenizer: Any
-    initial: Path
-    """The model folder that every engine starts from, new head included; when resuming, the checkpoint."""
-    head: tuple[str, ...]
-    """Names of the randomly initialized parameters."""
+    initial: InitialModel
+    """What every engine starts from, new head included; when resuming, the checkpoint."""
     tables: dict[str, Table]
     """Split to the rows used. Of a streamed train split, only the first rows."""
     encoded: dict[str, datasets.Dataset]
@@ -43,6 +42,11 @@ class Plan:
     """CPU threads, for engines that compute in a process of their own."""
     tensorflow_python: Path | None = None
     """The interpreter of the environment that has TensorFlow."""
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """Names of the randomly initialized parameters."""
+        return self.initial.head
 
     @property
     def encoder(self) -> Encoder:

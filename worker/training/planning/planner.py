@@ -1,7 +1,6 @@
 """Turns a request and its checked rows into the plan that an engine follows."""
 
 import threading
-from pathlib import Path
 from typing import Any
 
 from worker.training.engines import ENGINES
@@ -10,6 +9,7 @@ from worker.training.loop.state import TrainingState
 from worker.training.methods import METHODS
 from worker.training.methods.lora import ADAPTER
 from worker.training.models.pretrained import BaseModel, load_config, load_tokenizer, locate, token_limit
+from worker.training.planning.initial import InitialModel
 from worker.training.planning.plan import Plan
 from worker.training.planning.resolve import count_sequences, resolve
 from worker.training.reports import Reporter
@@ -30,7 +30,7 @@ def make_plan(request: TrainingRequest, task: Task, data: Data, report: Reporter
     task.check(spec, tokenizer, config)
     limit, versions = token_limit(config, tokenizer), ENGINES[spec.training.engine].versions(request.tensorflow_python)
     resolved = resolve(request, data, base.commit, limit, versions, report)
-    initial, head = _initial(request, task, base, resolved.labels, tokenizer, report)
+    initial = _initial(request, task, base, resolved.labels, tokenizer, report)
     report.phase("tokenizing")
     cache = open_cache(request.token_cache, request.token_cache_bytes)
     encoded = tokenize(data.splits, Encoder(task, tokenizer, spec, resolved), cache, scratch, report, stop)
@@ -42,7 +42,6 @@ def make_plan(request: TrainingRequest, task: Task, data: Data, report: Reporter
         task=task,
         tokenizer=tokenizer,
         initial=initial,
-        head=head,
         tables=data.splits,
         encoded=encoded,
         base=base.folder,
@@ -65,10 +64,9 @@ def _base(request: TrainingRequest, task: Task, report: Reporter) -> BaseModel:
 
 def _initial(
     request: TrainingRequest, task: Task, base: BaseModel, labels: list[str], tokenizer: Any, report: Reporter
-) -> tuple[Path, tuple[str, ...]]:
-    """The folder of the initial model, and the names of its randomly initialized parameters."""
+) -> InitialModel:
     if request.resume_from is not None:
-        return request.resume_from, TrainingState.head_at(request.resume_from)
+        return InitialModel(request.resume_from, TrainingState.head_at(request.resume_from))
     model, head = METHODS[request.spec.training.method.type].begin(task, base.folder, request.spec, labels)
     model.config.pad_token_id = tokenizer.pad_token_id
     if not head and request.spec.task.target_role is not None:
@@ -78,7 +76,4 @@ def _initial(
             "training.head_learning_rate is not used, because the head is not randomly initialized; "
             f"all weights learn at learning_rate {request.spec.training.learning_rate:g}"
         )
-    folder = request.out_dir / "staging" / "initial"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder, head
+    return InitialModel(request.out_dir / "staging" / "initial", head, model, tokenizer)
