@@ -10,10 +10,9 @@ import sys
 import threading
 from pathlib import Path
 
+from worker.training.allocator import keep_freed_memory
+
 PR_SET_PDEATHSIG = 1
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
-MALLOC_OPTIONS = {M_MMAP_THRESHOLD: 32 << 20, M_TRIM_THRESHOLD: (1 << 31) - 1, M_TOP_PAD: 64 << 20}
-"""In bytes; the first is the largest that glibc takes."""
 WARM = "worker.training.warm"
 
 
@@ -22,7 +21,7 @@ def main(request_file: str, log_file: str, gpu: str | None) -> None:
     os.setsid()
     _die_with_the_worker()
     _be_the_first_to_go()
-    _keep_freed_memory()
+    keep_freed_memory()
     _write_output_to(Path(log_file))
     os.environ["CUDA_VISIBLE_DEVICES"] = gpu or ""
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
@@ -72,13 +71,6 @@ def _die_with_the_worker() -> None:
 def _be_the_first_to_go() -> None:
     # If memory runs out, the kernel shall kill the training, which can resume, and not the worker or the database.
     Path("/proc/self/oom_score_adj").write_text("1000")
-
-
-def _keep_freed_memory() -> None:
-    # By default glibc returns each large tensor to the kernel as soon as it is freed, and the kernel fills the pages of
-    # the next one with zeros. That was a twentieth of a step of a BERT encoder over 512 tokens (mallopt(3)).
-    for option, value in MALLOC_OPTIONS.items():
-        ctypes.CDLL(None).mallopt(option, value)
 
 
 def _write_output_to(path: Path) -> None:

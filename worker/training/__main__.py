@@ -11,12 +11,15 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from worker.training.allocator import keep_freed_memory
+
 EXIT_CODES = {"succeeded": 0, "failed": 1, "stopped": 3}
 
 
 def main() -> int:
     """Read the command line, train with a progress bar, and say how it ended."""
     arguments, stop = _arguments(), _stop_on_signals()
+    keep_freed_memory()
     # Read when torch and tokenizers are imported, so it has to be set before.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
