@@ -27,6 +27,8 @@ CASES: dict[str, dict[str, Any]] = {
         "evaluation": {"strategy": "steps", "every": 20},
     },
     "lora": {"training": {"epochs": 2, "method": {"type": "lora"}}},
+    "freeze": {"training": {"epochs": 2, "method": {"type": "freeze", "layers": 3}}},
+    "tensorflow": {"training": {"engine": "tensorflow", "epochs": 1}},
 }
 
 

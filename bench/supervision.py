@@ -21,7 +21,7 @@ import reviews  # noqa: E402 - found by the line above
 from service import Service, running_service  # noqa: E402
 
 CACHE = Path(os.environ.get("TUNESMITH_TEST_CACHE", Path.home() / ".cache" / "tunesmith-tests"))
-RUNS, ROWS, THREADS = 3, 800, os.cpu_count() or 1
+RUNS, ROWS = 2, 400
 SPEC = {
     "task": {"type": "text-classification"},
     "model": "local:all-minilm-l6-v2",

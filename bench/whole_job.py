@@ -29,7 +29,7 @@ CACHE = Path(os.environ.get("TUNESMITH_TEST_CACHE", Path.home() / ".cache" / "tu
 WORDS_A_TOKEN = 0.8
 KINDS = {"mixed": (200, 40), "long": (48, 16), "short": (2000, 200)}
 """Train and eval rows."""
-TUTORIAL_ROWS = 200
+TUTORIAL_ROWS = 48
 """How many train rows the tutorial's script takes at most."""
 TOKENS = 512
 
