@@ -1,7 +1,7 @@
 """From `POST /v1/jobs` to the end of the first optimizer step, on a warm worker with cached tokens.
 
 The peer is a script that starts, imports, loads, tokenizes and takes its first step. Both take a step of 8 short rows.
-The service reports progress with up to half a second of delay, which is part of its time.
+The service relays the first step with up to a tenth of a second of delay, which is part of its time.
 """
 
 import os
