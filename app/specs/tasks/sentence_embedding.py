@@ -52,6 +52,13 @@ class SentenceEmbedding(TaskSpec):
         le=1000,
         description="The factor of the similarities in the loss: 1 / temperature.",
     )
+    mini_batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="Texts that the model takes at once. Memory is then needed for so many texts, while the loss "
+        "compares all texts of the batch. Each text is computed twice. Unset: the whole batch at once.",
+    )
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from app.specs import JobSpec
 from worker.training.evaluation.metrics import compute
 from worker.training.evaluation.metrics.retrieval import RETRIEVAL, finds
 from worker.training.models.pretrained import load_tokenizer
-from worker.training.tasks import TASKS
+from worker.training.tasks import TASKS, sentence_embedding
 
 Train = Callable[..., Any]
 TASK = TASKS["sentence-embedding"]
@@ -72,6 +72,38 @@ def test_the_loss_is_that_of_sentence_transformers(pooling: str, models_dir: Pat
     assert torch.allclose(found, MultipleNegativesRankingLoss(whole, scale=10.0)(features, torch.empty(0)), atol=1e-6)
 
 
+def gradients(models_dir: Path, mini_batch_size: int | None, *, dropout: bool) -> dict[str, torch.Tensor]:
+    asked = spec(task={"mini_batch_size": mini_batch_size})
+    tokenizer = load_tokenizer(models_dir / "tiny")
+    model = TASK.load_model(models_dir / "tiny", asked).train(dropout)
+    rows = [{**row, "_row": number} for number, row in enumerate(pairs(6), start=1)]
+    encoded = TASK.encode(rows, tokenizer, asked, [], 32, "train")
+    names = [name for name in encoded if name != "truncated"]
+    batch = TASK.collate(tokenizer, asked, 32)([{name: encoded[name][row] for name in names} for row in range(6)])
+    torch.manual_seed(3)
+    TASK.training_step(asked, [], None)(model, batch).loss_sum.backward()
+    return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+def alike(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(
+        torch.allclose(first[name], second[name], rtol=1e-4, atol=1e-5) for name in first
+    )
+
+
+@pytest.mark.parametrize("size", [1, 5, 11])
+def test_mini_batches_give_the_gradients_of_the_whole_batch(size: int, models_dir: Path) -> None:
+    assert alike(gradients(models_dir, None, dropout=False), gradients(models_dir, size, dropout=False))
+
+
+def test_a_mini_batch_that_is_computed_again_drops_the_same(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    again = gradients(models_dir, 5, dropout=True)
+    monkeypatch.setattr(sentence_embedding, "checkpoint", lambda encode, *part, **_: encode(*part))
+    once = gradients(models_dir, 5, dropout=True)
+    assert alike(once, again)
+    assert not alike(once, gradients(models_dir, 5, dropout=False))
+
+
 def test_ranks_and_accuracies_are_those_of_a_table_by_hand(tmp_path: Path) -> None:
     anchors, positives = np.eye(3), np.array([[1.0, 0, 0], [0.8, 0.6, 0], [0, 1.0, 0]])
     found = finds(anchors, positives, None)
@@ -106,9 +138,10 @@ def test_it_learns_what_belongs_together_and_loads_with_sentence_transformers(
 
 
 @pytest.mark.parametrize("engine", ["trainer", "pytorch"])
-def test_resuming_ends_where_an_undisturbed_run_does(train: Train, engine: str) -> None:
+@pytest.mark.parametrize("task", [{}, {"mini_batch_size": 5}], ids=["whole batches", "mini-batches"])
+def test_resuming_ends_where_an_undisturbed_run_does(train: Train, engine: str, task: dict[str, Any]) -> None:
     columns = {"columns": {"negative": "negative"}}
-    asked = spec(training={"engine": engine}, checkpoints={"strategy": "steps", "every": 5}, data=columns)
+    asked = spec(task=task, training={"engine": engine}, checkpoints={"strategy": "steps", "every": 5}, data=columns)
     whole = train(asked, "whole")
     stopped = train(asked, "stopped", stop_when=lambda record: record.get("step") == 7)
     again = train(

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, cast
 import datasets
 import numpy as np
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel
 
 from app.specs import JobSpec, Resolved
@@ -97,18 +98,15 @@ class SentenceEmbeddingTask(Task):
         ranking = MultipleNegativesRankingLoss(cast("Any", None), scale=asked.scale)
 
         def step(model: Any, batch: Batch) -> StepResult:
-            outputs = model(**batch.inputs)
-            vectors = _pooled(outputs["last_hidden_state"], batch.targets["mask"], asked.pooling)
+            vectors = _vectors(model, batch, asked)
             mean = ranking.compute_loss_from_embeddings(list(vectors), cast("Any", None))
-            return StepResult(mean * batch.num_items, batch.num_items, outputs)
+            return StepResult(mean * batch.num_items, batch.num_items, {"vectors": vectors})
 
         return step
 
     def answers(self, done: Pass, spec: JobSpec, tokenizer: Any) -> list[Any]:
         """The unit vectors of each row's parts (parts, dimensions; float32)."""
-        pooling = cast("SentenceEmbedding", spec.task).pooling
-        vectors = _pooled(done.outputs["last_hidden_state"], done.batch.targets["mask"], pooling)
-        return list(torch.nn.functional.normalize(vectors, dim=-1).transpose(0, 1).cpu().numpy())
+        return list(torch.nn.functional.normalize(done.outputs["vectors"], dim=-1).transpose(0, 1).cpu().numpy())
 
     def eval_prediction(self, split: Split, answers: list[Any]) -> EvalPrediction:
         """The rank of each positive among all, and whether it was nearer than the negative."""
@@ -155,14 +153,36 @@ class SentenceEmbeddingTask(Task):
         shutil.rmtree(written)
 
 
+def _vectors(model: Any, batch: Batch, asked: SentenceEmbedding) -> torch.Tensor:
+    """The vectors of all texts (parts, rows, dimensions; float32).
+
+    With `mini_batch_size`, only the vectors are kept for the backward pass, which computes one mini-batch after the other
+    again: the gradients are those of the whole batch (GradCache: Gao et al., 2021).
+    """
+    mask = batch.targets["mask"]
+    texts = mask.flatten(0, 1)
+
+    def encode(ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        hidden = model(input_ids=ids, attention_mask=attention_mask)["last_hidden_state"]
+        return _pooled(hidden, attention_mask, asked.pooling)
+
+    size = asked.mini_batch_size or len(texts)
+    if size >= len(texts):
+        vectors = encode(batch.inputs["input_ids"], texts)
+    else:
+        parts = zip(batch.inputs["input_ids"].split(size), texts.split(size), strict=True)
+        # It draws the same random numbers again for dropout.
+        vectors = torch.cat([cast("Any", checkpoint)(encode, *part, use_reentrant=False) for part in parts])
+    return vectors.view(*mask.shape[:2], -1)
+
+
 def _pooled(hidden: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
-    # (parts * rows, tokens, dimensions) to (parts, rows, dimensions).
-    weights = mask.unsqueeze(-1).float()
-    vectors = hidden.float().view(*weights.shape[:3], -1)
+    # (texts, tokens, dimensions) to (texts, dimensions).
+    vectors = hidden.float()
     if pooling == "cls":
-        first = weights.squeeze(-1).argmax(dim=-1)
-        return vectors.gather(2, first[..., None, None].expand(-1, -1, 1, vectors.shape[-1])).squeeze(2)
-    return (vectors * weights).sum(dim=2) / weights.sum(dim=2).clamp(min=1)
+        return vectors[torch.arange(len(vectors), device=vectors.device), mask.argmax(dim=-1)]
+    weights = mask.unsqueeze(-1).float()
+    return (vectors * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
 TASK = SentenceEmbeddingTask()
