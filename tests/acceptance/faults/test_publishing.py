@@ -10,9 +10,9 @@ from tiny import spec
 
 MODEL = r"/out/model"
 KILLS = (
-    # The weights are read once to verify the folder, and once to upload them.
-    Kill("open", rf"{MODEL}/model\.safetensors$", nth=2),
-    # The manifest is read to verify the folder, to upload it, and, when it is in storage, for the row's checksum.
+    # The weights are read once, to upload them.
+    Kill("open", rf"{MODEL}/model\.safetensors$"),
+    # The manifest is read to check the folder, to upload it, and, when it is in storage, for the row's checksum.
     Kill("open", rf"{MODEL}/manifest\.json$", nth=3),
 )
 
