@@ -23,7 +23,7 @@ from app.db import Database
 from app.settings import Settings
 from app.storage import Storage, open_storage
 
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 Answer = dict[str, Any]
 
 
