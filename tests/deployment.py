@@ -24,6 +24,8 @@ from app.settings import Settings
 from app.storage import Storage, open_storage
 
 START_SECONDS = 180.0
+WAIT_SECONDS = 400.0
+"""How long a job may take to get anywhere. A limit for what hangs, not a speed: a busy machine may be ten times slower."""
 Answer = dict[str, Any]
 
 
@@ -141,7 +143,7 @@ class Deployment:
         assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
         return done.stdout + done.stderr
 
-    def wait_for(self, job_id: str, reached: Callable[[Answer], bool], seconds: float = 180) -> Answer:
+    def wait_for(self, job_id: str, reached: Callable[[Answer], bool], seconds: float = WAIT_SECONDS) -> Answer:
         """Poll a job until it is as wanted."""
         client, deadline = self.client, time.monotonic() + seconds
         while True:
@@ -151,7 +153,7 @@ class Deployment:
             assert time.monotonic() < deadline, (f"not within {seconds} s", job, self.logs())
             time.sleep(0.1)
 
-    def wait_for_end(self, job_id: str, seconds: float = 180) -> Answer:
+    def wait_for_end(self, job_id: str, seconds: float = WAIT_SECONDS) -> Answer:
         return self.wait_for(job_id, lambda job: job["status"] in ("succeeded", "failed", "cancelled"), seconds)
 
     def wait_for_checkpoint(self, job_id: str) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from random import Random
 from uuid import uuid4
 
 import httpx
@@ -97,15 +98,19 @@ def run_once_each(service: Deployment, keys: list[str]) -> None:
 
 @contextmanager
 def connections_cut(server: PostgresServer, database: str) -> Iterator[list[int]]:
-    """End all connections to a database twice a second; yields how many each time."""
+    """End all connections to a database twice a second on average; yields how many each time.
+
+    At random moments, so that now and then a transaction finds the time that it needs, however slow the machine is.
+    """
     cut: list[int] = []
+    gaps = Random(0)
     enough = threading.Event()
 
     def work() -> None:
         ends = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
         with psycopg.connect(host="127.0.0.1", port=server.port, user="postgres", dbname="postgres") as connection:
             connection.autocommit = True
-            while not enough.wait(EVERY_SECONDS):
+            while not enough.wait(gaps.expovariate(1 / EVERY_SECONDS)):
                 cut.append(len(connection.execute(ends, [database]).fetchall()))
 
     thread = threading.Thread(target=work)
