@@ -65,6 +65,14 @@ def sentences(count: int) -> list[dict[str, Any]]:
     ]
 
 
+def uneven_sentences(count: int) -> list[dict[str, Any]]:
+    """Sentences of one to ten repetitions."""
+    return [
+        {"text": " ".join([row["text"]] * (1 + place * 7 % 10)), "label": row["label"]}
+        for place, row in enumerate(sentences(count))
+    ]
+
+
 def pairs(count: int) -> list[dict[str, Any]]:
     """An anchor of one of seven words, a positive of the word that belongs to it, and a negative of another's."""
     words = (*GOOD, *BAD, *FILLER)

@@ -57,6 +57,8 @@ def failure_of(outcome: OutOfMemory, smaller: Resolved | None) -> Failure:
 def _batch(phase: str, resolved: Resolved | None) -> str:
     if resolved is None or phase not in TRAINING | EVALUATION:
         return ""
+    if phase in TRAINING and resolved.batch_tokens is not None:
+        return f" with {resolved.batch_tokens} tokens per forward pass"
     rows = resolved.batch_size if phase in TRAINING else resolved.eval_batch_size
     return f" with {rows} rows per forward pass of up to {resolved.max_length} tokens"
 
@@ -82,6 +84,11 @@ def _smaller_training(spec: JobSpec, resolved: Resolved) -> str:
     if resolved.batch_size == 1:
         return "A forward pass already takes only one row."
     passes = spec.training.gradient_accumulation * 2
+    if resolved.batch_tokens is not None:
+        return (
+            f"Set training.batch_tokens to {resolved.batch_tokens // 2} with training.gradient_accumulation {passes}, "
+            "which learns nearly the same."
+        )
     return (
         f'Set training.batch_size to "auto", which finds what fits, or to {resolved.batch_size // 2} '
         f"with training.gradient_accumulation {passes}, which learns the same."

@@ -97,7 +97,7 @@ class CheckedSpec:
 
     def _steps(self, train_rows: int | None) -> int | None:
         training = self.spec.training
-        if training.max_steps is not None or train_rows is None:
+        if training.max_steps is not None or training.batch_tokens is not None or train_rows is None:
             return training.max_steps
         batch_size = AUTO_BATCH_SIZE if training.batch_size == "auto" else training.batch_size
         batches = math.ceil(train_rows / batch_size)

@@ -35,6 +35,7 @@ ENGINE_FACTS: dict[str, EngineFacts] = {
             "training.method.type": ("full",),
             "training.optimizer": ("adamw", "sgd"),
             "training.head_learning_rate": (None,),
+            "training.batch_tokens": (None,),
             "training.gradient_checkpointing": (False,),
             "training.precision": ("auto", "fp32"),
             "resources.gpus": ("auto", 0),

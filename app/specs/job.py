@@ -13,6 +13,7 @@ from app.specs.durations import seconds
 from app.specs.streaming import stream_incompatibility
 from app.specs.strict import Strict
 from app.specs.tasks import Task
+from app.specs.token_batches import token_batch_incompatibility
 from app.specs.training import BatchSize, Training
 
 Cadence = Literal["none", "epoch", "steps"]
@@ -215,7 +216,11 @@ class JobSpec(Strict):
             raise _incompatible(
                 "evaluation.best_by", f"'{best_by}' is not computed; metrics are {', '.join(self.metrics)}"
             )
-        if refused := stream_incompatibility(self.data, self.training, self.task) or incompatibility(self):
+        if refused := (
+            stream_incompatibility(self.data, self.training, self.task)
+            or incompatibility(self)
+            or token_batch_incompatibility(self)
+        ):
             raise _incompatible(*refused)
         return self
 

@@ -17,7 +17,10 @@ class Resolved(BaseModel):
 
     labels: list[str] = Field(description="Class names in the order of their ids.")
     precision: str = Field(description="fp32, bf16 or fp16.")
-    batch_size: int = Field(description="Rows per forward pass in training.")
+    batch_size: int = Field(description="Rows per forward pass in training; with `batch_tokens`, of the longest rows.")
+    batch_tokens: int | None = Field(
+        default=None, description="Tokens per forward pass in training, padding included; null if rows are counted."
+    )
     gradient_accumulation: int = Field(description="Forward passes per optimizer step.")
     eval_batch_size: int = Field(description="Rows per forward pass in evaluation.")
     device: str = Field(description="cpu or cuda.")

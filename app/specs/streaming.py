@@ -41,6 +41,8 @@ def _incompatibilities(data: Data, training: Training, task: Any, train: HubData
         )
     if getattr(task, "packing", False):
         yield "task.packing", "rows of a stream cannot be packed; turn off packing or streaming"
+    if training.batch_tokens is not None:
+        yield "training.batch_tokens", "needs the length of every row of train; set training.batch_size with streaming"
     if training.engine not in STREAMING_ENGINES:
         yield "training.engine", f"streaming works with {' and '.join(STREAMING_ENGINES)}"
     if not task.streams:

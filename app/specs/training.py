@@ -93,6 +93,13 @@ class Training(Strict):
         default=None, ge=1, le=100_000_000, description="Optimizer steps; overrides `epochs`."
     )
     batch_size: BatchSize = Field(default=8, description="Rows per forward pass, 1 to 4096, or `auto`, which is 16.")
+    batch_tokens: int | None = Field(
+        default=None,
+        ge=2,
+        le=100_000_000,
+        description="Instead of `batch_size`: at most so many tokens per forward pass, padding included, so that short "
+        "rows share a pass with many others.",
+    )
     batching: Literal["auto", "length", "random", "no_duplicates"] = Field(
         default="auto",
         description="Which rows share a batch: `length` are rows of similar length, which need little padding, in "

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import sentences
+from tiny import uneven_sentences
 
 from app.specs import JobSpec
 from worker.training.evaluation.prediction import batches_by_length
@@ -19,18 +19,10 @@ from worker.training.tokens.tokenization import lengths
 Make = Callable[[JobSpec], Plan]
 
 
-def uneven(count: int) -> list[dict[str, Any]]:
-    """Rows of one to forty words."""
-    return [
-        {"text": " ".join([row["text"]] * (1 + place * 7 % 10)), "label": row["label"]}
-        for place, row in enumerate(sentences(count))
-    ]
-
-
 @pytest.fixture
 def prepared(spec: Callable[..., JobSpec], plan: Make) -> Callable[..., Plan]:
     def make(rows: int = 203, **training: Any) -> Plan:
-        return plan(spec(data={"train": {"rows": uneven(rows)}}, training={"batch_size": 8, **training}))
+        return plan(spec(data={"train": {"rows": uneven_sentences(rows)}}, training={"batch_size": 8, **training}))
 
     return make
 

@@ -19,7 +19,6 @@ import torch
 from accelerate import Accelerator, skip_first_batches
 from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration
-from torch.utils.data import DataLoader
 from transformers import get_scheduler, set_seed
 
 from worker.training.checkpoints.checkpoint_manager import CheckpointManager, TrainedModel
@@ -28,8 +27,7 @@ from worker.training.engines.protocol import Engine
 from worker.training.errors import LossNotFinite, Stopped
 from worker.training.evaluation.evaluation import evaluate
 from worker.training.evaluation.prediction import forward, gather, predict, training_step
-from worker.training.loop.batching import EpochSampler
-from worker.training.loop.feed import feed
+from worker.training.loop.feed import batches_of
 from worker.training.loop.optimizers import optimizer_of
 from worker.training.loop.pace import Pace, hidden_size
 from worker.training.loop.state import TrainingState
@@ -85,15 +83,8 @@ class Loop:
         )
         set_seed(training.seed)
         self.collate = plan.task.collate(plan.tokenizer, plan.spec, resolved.max_length)
-        loader = DataLoader(
-            cast("Any", feed(plan)),
-            batch_size=resolved.batch_size,
-            sampler=None if plan.is_streamed else EpochSampler(plan),
-            collate_fn=cast("Any", self.collate),
-            pin_memory=resolved.device == "cuda",
-        )
         self.model, self.optimizer, self.loader, self.scheduler = self.accelerator.prepare(
-            model, optimizer, cast("Any", loader), scheduler
+            model, optimizer, cast("Any", batches_of(plan, self.collate)), scheduler
         )
         self.to_restore = plan.resume_from
         self.pace = Pace(plan, self.state, hidden_size(model), is_evaluated_again=not publishes_as_trained(plan))

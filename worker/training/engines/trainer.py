@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from worker.training.checkpoints.checkpoint_manager import CheckpointManager, TrainedModel
@@ -18,8 +19,7 @@ from worker.training.engines.protocol import Engine
 from worker.training.errors import LossNotFinite, Stopped
 from worker.training.evaluation.evaluation import evaluate
 from worker.training.evaluation.prediction import forward, gather, predict, training_step
-from worker.training.loop.batching import EpochSampler
-from worker.training.loop.feed import feed
+from worker.training.loop.feed import batches_of, feed
 from worker.training.loop.pace import Pace, hidden_size
 from worker.training.loop.state import TrainingState
 from worker.training.methods import load_trainable, publishes_as_trained
@@ -85,8 +85,9 @@ class TunesmithTrainer(Trainer):
         """The loss of one batch, divided by the items of the whole optimizer step."""
         return self.task_step(model, cast("Batch", inputs)).loss_sum / num_items_in_batch
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
-        return EpochSampler(self.plan)
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The batches of train, which Trainer would make of equally many rows each."""
+        return self.accelerator.prepare(batches_of(self.plan, self.data_collator))
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Zero: Trainer would count them from a batch of its own shape, and nobody reads the number."""

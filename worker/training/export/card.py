@@ -114,7 +114,9 @@ def _training(plan: Plan) -> str:
     resolved = plan.resolved
     rows = [(name, json.dumps(settings[name])) for name in HYPERPARAMETERS if settings[name] is not None]
     rows += [
-        ("batch_size", str(resolved.batch_size)),
+        ("batch_tokens", str(resolved.batch_tokens))
+        if resolved.batch_tokens
+        else ("batch_size", str(resolved.batch_size)),
         ("gradient_accumulation", str(resolved.gradient_accumulation)),
         ("total_steps", str(resolved.total_steps)),
         ("max_length", str(resolved.max_length)),

@@ -5,21 +5,23 @@
     no_duplicates    random, but no text occurs twice in a step, because each text is a negative example for the others
 
 The order follows from the rows, the seed and the epoch alone, so a resumed run continues it. It is formed in whole steps,
-which halving the batch size does not change: a step then has twice the passes.
+which halving the batch size does not change: a step then has twice the passes. With `batch_tokens`, the number of rows in a
+pass depends on their lengths (`worker.training.planning.token_batches`).
 """
 
 from collections import deque
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, cast
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import BatchSampler, Sampler
 
 from worker.training.planning.plan import Plan
+from worker.training.planning.token_batches import Tier
 from worker.training.tokens.tokenization import input_ids, lengths
 
 Texts = np.ndarray[Any, np.dtype[np.int64]]
@@ -30,26 +32,55 @@ WINDOW_STEPS = 50
 
 
 class EpochSampler(Sampler[int]):
-    """The places of the encoded rows of train in the order of an epoch, for a `DataLoader`."""
+    """The places of the encoded rows of train in the order of an epoch."""
 
     def __init__(self, plan: Plan) -> None:
-        self._plan, self._epoch = plan, 0
+        self._plan, self.epoch = plan, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, counted from 0, whose order the next iteration gives."""
-        self._epoch = epoch
+        self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
         """The places in order."""
-        yield from order_of_epoch(self._plan, self._epoch)
+        yield from chain.from_iterable(passes_of_epoch(self._plan, self.epoch))
 
     def __len__(self) -> int:
         """How many rows there are."""
         return len(self._plan.encoded["train"])
 
 
+class EpochBatches(BatchSampler):
+    """The places of the rows of each forward pass of an epoch, for a `DataLoader`.
+
+    accelerate sets the epoch of its sampler, also where it wraps these batches to skip what a run has learned.
+    """
+
+    sampler: EpochSampler
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(EpochSampler(plan), plan.resolved.batch_size, drop_last=False)
+        self._plan = plan
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """The places of one pass after the other."""
+        yield from passes_of_epoch(self._plan, self.sampler.epoch)
+
+    def __len__(self) -> int:
+        """Passes of an epoch. All epochs have equally many."""
+        return sum(tier.passes for tier in self._plan.tiers) or super().__len__()
+
+
+def passes_of_epoch(plan: Plan, epoch: int) -> list[list[int]]:
+    """The places of the encoded rows of train in each forward pass of an epoch, counted from 0, in order."""
+    if plan.tiers:
+        draw = np.random.default_rng([plan.spec.training.seed, epoch])
+        return by_tokens(lengths(plan.encoded["train"]), plan.tiers, draw, is_longest_first=epoch == 0)
+    return _split(order_of_epoch(plan, epoch), plan.resolved.batch_size)
+
+
 def order_of_epoch(plan: Plan, epoch: int) -> list[int]:
-    """The places of the encoded rows of train in the order of an epoch, counted from 0.
+    """The places of the encoded rows of train in the order of an epoch, counted from 0, where all passes have equal rows.
 
     With `length`, the first step of a run has the longest rows, so that a lack of memory shows at once.
     """
@@ -63,6 +94,28 @@ def order_of_epoch(plan: Plan, epoch: int) -> list[int]:
             return without_duplicates(texts(train), resolved.rows_per_step, draw)
         case _:
             return torch.randperm(len(train), generator=torch.Generator().manual_seed(seed + epoch)).tolist()
+
+
+def by_tokens(
+    tokens: list[int], tiers: list[Tier], draw: np.random.Generator, *, is_longest_first: bool
+) -> list[list[int]]:
+    """Places of rows (so many tokens each) in passes of the tiers' rows. The steps come in random order.
+
+    A step with fewer rows comes last, and the step with the longest rows first if that is wanted.
+    """
+    places, counts = draw.permutation(len(tokens)), np.asarray(tokens)
+    places = places[np.argsort(-counts[places], kind="stable")]
+    steps, start = list[list[list[int]]](), 0
+    for tier in tiers:
+        rows = places[start : start + tier.rows]
+        order = _longest_first if is_longest_first and not steps else by_length
+        shuffled = rows[order(counts[rows].tolist(), tier.rows_of_step, draw)].tolist()
+        steps += [_split(step, tier.rows_of_pass) for step in _split(shuffled, tier.rows_of_step)]
+        start += tier.rows
+    first, last = int(is_longest_first), len(steps) - (tiers[-1].rows % tiers[-1].rows_of_step > 0)
+    between = [first + place for place in draw.permutation(max(0, last - first)).tolist()]
+    ordered = [*range(min(first, len(steps))), *between, *range(max(first, last), len(steps))]
+    return [rows for place in ordered for rows in steps[place]]
 
 
 def by_length(tokens: list[int], size: int, draw: np.random.Generator, lead: int = 0) -> list[int]:
@@ -135,3 +188,7 @@ def _longest_first(tokens: list[int], size: int, draw: np.random.Generator) -> l
     places = np.argsort(-counts, kind="stable")
     longest, others = places[:size], places[size:]
     return [*longest.tolist(), *others[by_length(counts[others].tolist(), size, draw)].tolist()]
+
+
+def _split(places: list[int], size: int) -> list[list[int]]:
+    return [places[start : start + size] for start in range(0, len(places), size)]

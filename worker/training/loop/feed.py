@@ -11,19 +11,19 @@ skips the rows that it has learned. The batches after them are those of an undis
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import count, islice
-from typing import cast
+from typing import Any, cast
 
 import datasets
 import numpy as np
 import pyarrow as pa
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from app.specs.data import HubData
 from app.specs.rows import row_problems
 from worker.training.errors import BadRows, NoRows, Stopped
 from worker.training.inputs.data import read_targets
 from worker.training.inputs.table import BATCH, ROW, Row, Table
-from worker.training.loop.batching import by_length, texts, without_duplicates
+from worker.training.loop.batching import EpochBatches, by_length, texts, without_duplicates
 from worker.training.planning.plan import Plan
 from worker.training.tasks.protocol import Features
 from worker.training.tokens.tokenization import compact, lengths
@@ -33,6 +33,13 @@ def feed(plan: Plan) -> "datasets.Dataset | Stream":
     """The encoded rows of train for an engine."""
     tables = plan.tables["train"].stream
     return learned(plan) if tables is None else Stream(tables, plan)
+
+
+def batches_of(plan: Plan, collate: Any) -> DataLoader[Any]:
+    """The batches of train, each for one forward pass."""
+    rows: Any = feed(plan)
+    batches = {"batch_size": plan.resolved.batch_size} if plan.is_streamed else {"batch_sampler": EpochBatches(plan)}
+    return DataLoader(rows, collate_fn=collate, pin_memory=plan.resolved.device == "cuda", **cast("Any", batches))
 
 
 def learned(plan: Plan) -> datasets.Dataset:

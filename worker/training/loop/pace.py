@@ -76,7 +76,7 @@ class Pace:
             step=state.step,
             of=state.total_steps,
             epoch=round(state.epoch, 4),
-            samples_per_second=round(rate * self._plan.resolved.rows_per_step, 2) if rate else None,
+            samples_per_second=round(rate * self._plan.rows_per_step, 2) if rate else None,
             # The final evaluation and the packaging that may follow are not training.
             eta_seconds=0.0 if state.finished else round(self.eta_seconds, 1),
         )

@@ -1,11 +1,12 @@
 """How much work each step of a run is, before it is done: what an estimate of the remaining time is made of."""
 
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from worker.training.loop.batching import order_of_epoch
+from worker.training.loop.batching import passes_of_epoch
 from worker.training.planning.plan import Plan
 from worker.training.tokens.tokenization import lengths
 
@@ -50,14 +51,9 @@ class Workload:
         return float((tokens * (1 + tokens / self._even)).sum())
 
     def _steps(self, epoch: int) -> Work:
-        resolved = self._plan.resolved
-        tokens = np.asarray(lengths(self._plan.encoded["train"]))[order_of_epoch(self._plan, epoch)]
-        passes = self._passes(tokens, resolved.batch_size)
-        starts = range(0, len(passes), resolved.gradient_accumulation)
-        return np.add.reduceat(passes, list(starts))
-
-    def _passes(self, tokens: np.ndarray[Any, Any], size: int) -> Work:
-        starts = np.arange(0, len(tokens), size)
-        longest = np.maximum.reduceat(tokens, starts)
-        rows = np.diff(np.append(starts, len(tokens)))
-        return rows * longest * (1 + longest / self._even)
+        passes = passes_of_epoch(self._plan, epoch)
+        tokens = np.asarray(lengths(self._plan.encoded["train"]))[list(chain.from_iterable(passes))]
+        rows = np.asarray([len(places) for places in passes])
+        longest = np.maximum.reduceat(tokens, np.cumsum(rows) - rows)
+        work = rows * longest * (1 + longest / self._even)
+        return np.add.reduceat(work, range(0, len(work), self._plan.resolved.gradient_accumulation))

@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import datasets
 from app.specs import JobSpec, Resolved
 from worker.training.inputs.table import Table
 from worker.training.planning.initial import InitialModel
-from worker.training.planning.resolve import steps_per_epoch
+from worker.training.planning.resolve import steps_per_epoch, tiers_of
+from worker.training.planning.token_batches import Tier
 from worker.training.reports import Reporter
 from worker.training.tasks.protocol import Task
-from worker.training.tokens.tokenization import Encoder
+from worker.training.tokens.tokenization import Encoder, lengths
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,19 @@ class Plan:
         """Optimizer steps of one pass over train. The end of a stream is unknown, so its epoch is the whole run."""
         if self.is_streamed:
             return self.resolved.total_steps
-        rows = len(self.encoded["train"])
-        return steps_per_epoch(rows, self.resolved.batch_size, self.resolved.gradient_accumulation)
+        return steps_per_epoch(self.resolved, len(self.encoded["train"]), self.tiers)
+
+    @cached_property
+    def tiers(self) -> list[Tier]:
+        """How the sequences of train share forward passes, if tokens are counted. Otherwise none."""
+        return tiers_of(self.resolved, lengths(self.encoded["train"])) if self.resolved.batch_tokens else []
+
+    @property
+    def rows_per_step(self) -> float:
+        """Rows of an optimizer step, on average."""
+        if self.tiers:
+            return len(self.encoded["train"]) / self.steps_per_epoch
+        return self.resolved.rows_per_step
 
     @property
     def scratch(self) -> Path:

@@ -11,12 +11,12 @@ from worker.training.methods.lora import ADAPTER
 from worker.training.models.pretrained import BaseModel, load_config, load_tokenizer, locate, token_limit
 from worker.training.planning.initial import InitialModel
 from worker.training.planning.plan import Plan
-from worker.training.planning.resolve import count_sequences, resolve
+from worker.training.planning.resolve import count_steps, resolve
 from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
 from worker.training.tasks.protocol import Task
 from worker.training.tokens.cache import open_cache
-from worker.training.tokens.tokenization import Encoder, tokenize
+from worker.training.tokens.tokenization import Encoder, lengths, tokenize
 
 
 def make_plan(request: TrainingRequest, task: Task, data: Data, report: Reporter, stop: threading.Event) -> Plan:
@@ -35,7 +35,7 @@ def make_plan(request: TrainingRequest, task: Task, data: Data, report: Reporter
     cache = open_cache(request.token_cache, request.token_cache_bytes)
     encoded = tokenize(data.splits, Encoder(task, tokenizer, spec, resolved), cache, scratch, report, stop)
     if request.resume_from is None:
-        resolved = count_sequences(resolved, spec, len(encoded["train"]), report)
+        resolved = count_steps(resolved, spec, lengths(encoded["train"]), report)
     return Plan(
         spec=spec,
         resolved=resolved,

@@ -9,9 +9,10 @@ import torch
 from app.specs import JobSpec, Resolved
 from app.specs.job import Tokenization
 from app.specs.methods import GPU_METHODS
-from app.specs.training import AUTO_BATCH_SIZE
+from app.specs.training import AUTO_BATCH_SIZE, Training
 from worker.training.errors import DataChanged, GpuMissing, PrecisionUnsupported
 from worker.training.inputs.data import Data
+from worker.training.planning.token_batches import Tier, tiers
 from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
 
@@ -53,10 +54,12 @@ def resolve(
     return resolved
 
 
-def count_sequences(resolved: Resolved, spec: JobSpec, sequences: int, report: Reporter) -> Resolved:
-    """Resolve the number of steps again, before the first one, if train makes more or fewer sequences than it has rows."""
-    epoch = steps_per_epoch(sequences, resolved.batch_size, resolved.gradient_accumulation)
-    total = _total_steps(spec, epoch)
+def count_steps(resolved: Resolved, spec: JobSpec, tokens: list[int], report: Reporter) -> Resolved:
+    """Resolve the number of steps again, before the first one, for sequences of so many tokens each.
+
+    Train may make more or fewer sequences than it has rows, and batches of tokens depend on their lengths.
+    """
+    total = _total_steps(spec, steps_per_epoch(resolved, len(tokens), tiers_of(resolved, tokens)))
     if total == resolved.total_steps:
         return resolved
     counted = resolved.model_copy(update={"total_steps": total})
@@ -64,9 +67,18 @@ def count_sequences(resolved: Resolved, spec: JobSpec, sequences: int, report: R
     return counted
 
 
-def steps_per_epoch(rows: int, batch_size: int, accumulation: int) -> int:
+def steps_per_epoch(resolved: Resolved, rows: int, tiers: list[Tier]) -> int:
     """Optimizer steps of one pass over train; the last may be of fewer rows."""
-    return max(1, math.ceil(math.ceil(rows / batch_size) / accumulation))
+    if tiers:
+        return sum(tier.steps for tier in tiers)
+    return max(1, math.ceil(math.ceil(rows / resolved.batch_size) / resolved.gradient_accumulation))
+
+
+def tiers_of(resolved: Resolved, tokens: list[int]) -> list[Tier]:
+    """How sequences of so many tokens each share forward passes, if tokens are counted. Otherwise none."""
+    if resolved.batch_tokens is None:
+        return []
+    return tiers(tokens, resolved.batch_tokens, resolved.gradient_accumulation)
 
 
 def _first_resolution(
@@ -74,19 +86,19 @@ def _first_resolution(
 ) -> Resolved:
     training, asked = spec.training, spec.tokenization.max_length
     device = _device(spec)
-    batch_size = AUTO_BATCH_SIZE if training.batch_size == "auto" else training.batch_size
+    max_length = asked if token_limit is None else min(asked, token_limit)
     eval_batch = AUTO_EVAL_BATCH[device] if spec.evaluation.batch_size == "auto" else spec.evaluation.batch_size
-    epoch = steps_per_epoch(len(data.splits["train"]), batch_size, training.gradient_accumulation)
-    return Resolved(
+    resolved = Resolved(
         labels=data.labels,
         precision=_precision(training.precision, device),
-        batch_size=batch_size,
+        batch_size=_batch_size(training, max_length),
+        batch_tokens=training.batch_tokens,
         gradient_accumulation=training.gradient_accumulation,
         batching=spec.task.batchings[0] if training.batching == "auto" else training.batching,
         eval_batch_size=eval_batch,
         device=device,
-        max_length=asked if token_limit is None else min(asked, token_limit),
-        total_steps=_total_steps(spec, epoch),
+        max_length=max_length,
+        total_steps=0,
         metrics=data.metrics,
         best_by=(spec.evaluation.best_by or data.metrics[0]) if spec.evaluates else None,
         model_commit=model_commit,
@@ -96,6 +108,14 @@ def _first_resolution(
         skipped_rows=data.skipped,
         versions=versions,
     )
+    epoch = steps_per_epoch(resolved, len(data.splits["train"]), [])
+    return resolved.model_copy(update={"total_steps": _total_steps(spec, epoch)})
+
+
+def _batch_size(training: Training, max_length: int) -> int:
+    if training.batch_tokens is not None:
+        return training.batch_tokens // max_length
+    return AUTO_BATCH_SIZE if training.batch_size == "auto" else training.batch_size
 
 
 def _total_steps(spec: JobSpec, epoch: int) -> int:
