@@ -10,6 +10,25 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 
+class Attention(BaseModel):
+    """The attention that ran."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    name: str = Field(description="blockwise, sdpa, eager, flash_attention_2, or what else transformers calls it.")
+    reason: str = Field(description="Why this one, and why none that is faster.")
+
+
+class Kernel(BaseModel):
+    """A faster way to compute something, and whether it ran."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    name: str = Field(description="Which.")
+    used: bool = Field(description="Whether it ran.")
+    reason: str = Field(description="Why it ran, or why it did not.")
+
+
 class Resolved(BaseModel):
     """Together with the spec, enough to run the job again."""
 
@@ -41,6 +60,13 @@ class Resolved(BaseModel):
     batching: str = Field(
         default="random",
         description="Which rows share a batch: length, random or no_duplicates. Jobs of earlier versions are random.",
+    )
+    attention: Attention | None = Field(
+        default=None, description="The attention that ran in the first step of the latest attempt; null before that."
+    )
+    kernels: list[Kernel] = Field(
+        default_factory=list[Kernel],
+        description="The faster ways to compute that ran in the latest attempt, and those that did not.",
     )
     versions: dict[str, str] = Field(description="Versions of Python and of the packages that affect results.")
 

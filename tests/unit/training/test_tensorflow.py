@@ -90,6 +90,7 @@ def test_a_job_ends_in_a_folder_for_plain_transformers_with_a_saved_model_beside
     assert len(losses) == 12
     assert losses[12] < losses[1]
     assert list(done.series("eval_accuracy")) == [0, 6, 12]
+    assert done.resolved.attention.name == "eager"
     folder = done.out_dir / "model"
     files = {file.path for file in verify(folder).files}
     assert {"model.safetensors", "config.json", "README.md", "job.json", "saved_model/saved_model.pb"} <= files

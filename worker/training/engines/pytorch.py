@@ -27,6 +27,7 @@ from worker.training.engines.protocol import Engine
 from worker.training.errors import LossNotFinite, Stopped
 from worker.training.evaluation.evaluation import evaluate
 from worker.training.evaluation.prediction import forward, gather, predict, training_step
+from worker.training.loop.code_paths import CodePaths
 from worker.training.loop.feed import batches_of
 from worker.training.loop.optimizers import optimizer_of
 from worker.training.loop.pace import Pace, hidden_size
@@ -87,6 +88,7 @@ class Loop:
             model, optimizer, cast("Any", batches_of(plan, self.collate)), scheduler
         )
         self.to_restore = plan.resume_from
+        self.code_paths = CodePaths(plan, model)
         self.pace = Pace(plan, self.state, hidden_size(model), is_evaluated_again=not publishes_as_trained(plan))
         self.logged_loss, self.logged_step = self.state.loss_sum, self.state.step
         self.unlogged_loss = torch.zeros((), device=self.accelerator.device)
@@ -141,6 +143,7 @@ class Loop:
         """Log, evaluate and save where it is due. A request to stop saves and skips the rest."""
         state = self.state
         self.pace.tick()
+        self.code_paths.report()
         self.checkpoints.check()
         self.is_stopped = self.plan.stop.is_set()
         log_due = state.finished or state.step % self.plan.spec.training.logging_steps == 0

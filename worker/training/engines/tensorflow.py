@@ -28,6 +28,7 @@ from worker.training.evaluation.evaluation import evaluate
 from worker.training.evaluation.prediction import forward, gather, predict, training_step
 from worker.training.keras import environment as tensorflow_environment
 from worker.training.loop.batching import order_of_epoch
+from worker.training.loop.code_paths import CodePaths
 from worker.training.loop.decay import decaying_names
 from worker.training.loop.pace import Pace
 from worker.training.loop.state import TrainingState
@@ -111,6 +112,7 @@ class Loop:
         """Train until no step is left or a stop is requested. Raises Stopped before the first step."""
         self.see_that_pytorch_agrees(self.plan.initial.folder)
         # Only now, because loading TensorFlow is no training.
+        self.code_paths = CodePaths(self.plan, None)
         self.pace = Pace(self.plan, self.state, None, is_evaluated_again=True, process=self.keras.pid)
         if self.state.evaluation_due:
             self.evaluate()
@@ -136,6 +138,7 @@ class Loop:
         if not math.isfinite(answer["loss"]):
             raise LossNotFinite(f"the training loss became NaN or infinite at step {state.step}")
         self.pace.tick()
+        self.code_paths.report()
         self.is_stopped = self.plan.stop.is_set()
         if state.finished or state.step % self.plan.spec.training.logging_steps == 0:
             self.log(answer["grad_norm"], rate)

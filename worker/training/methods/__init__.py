@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from worker.training.methods.freeze import FreezeMethod
 from worker.training.methods.full import FullMethod
 from worker.training.methods.lora import ADAPTER, LoraMethod, QloraMethod
@@ -27,6 +29,9 @@ def load_trainable(plan: Plan) -> Any:
     if plan.resolved.device == "cpu":
         attention.register()
         use_fast_dropout(model)
+    elif plan.spec.training.precision != "fp32":
+        # TF32 where the hardware has it: https://docs.pytorch.org/docs/stable/notes/cuda.html#tf32-on-ampere
+        torch.set_float32_matmul_precision("high")
     return model
 
 

@@ -11,6 +11,7 @@ computes the softmax again in the backward pass, as FlashAttention does (Dao et 
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -24,10 +25,31 @@ Tensor = torch.Tensor
 BLOCK_BYTES = 4 << 20
 """The scores of one block. With their softmax and their gradient they fit into the cache of two cores."""
 
+REFUSALS = {
+    "mask": "the mask is not that of a padded batch",
+    "dtype": "it computes in 32 bits only",
+    "heads": "several query heads share a key head",
+    "extras": "the model adds a bias, a cache or a cap of its own",
+}
+"""Why dropout did not run block by block."""
+
+
+@dataclass
+class Ran:
+    """What computed the attention in this process since `register`."""
+
+    blockwise: bool = False
+    refusals: set[str] = field(default_factory=set[str])
+
+
+ran = Ran()
+
 
 def register() -> None:
     """Let models of transformers that would use `sdpa` use this attention where it is faster, in this process."""
     AttentionInterface.register("sdpa", attention_forward)
+    ran.blockwise = False
+    ran.refusals.clear()
 
 
 def attention_forward(
@@ -42,8 +64,12 @@ def attention_forward(
     **more: Any,
 ) -> tuple[Tensor, None]:
     """The attention function of transformers (`AttentionInterface`): query (rows, heads, tokens, size) → (rows, tokens, heads, size)."""
-    if not _is_slow_elsewhere(query, key, attention_mask, dropout, more):
+    refusal = _refusal(query, key, attention_mask, more) if dropout > 0 else None
+    if refusal:
+        ran.refusals.add(refusal)
+    if dropout == 0 or refusal:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, is_causal, **more)
+    ran.blockwise = True
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     if causal and attention_mask is None and query.shape[2] > 1:
         attention_mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()[None, None]
@@ -70,16 +96,19 @@ def _added(mask: Tensor) -> Tensor:
     return (narrow.view(torch.uint8).float() - 1) * torch.finfo(torch.float32).max
 
 
-def _is_slow_elsewhere(query: Tensor, key: Tensor, mask: Tensor | None, dropout: float, more: dict[str, Any]) -> bool:
-    return (
-        dropout > 0
-        and query.device.type == "cpu"
-        and query.dtype == torch.float32
-        and query.shape[1] == key.shape[1]
-        and (mask is None or (mask.dim() == 4 and not mask.requires_grad))  # noqa: PLR2004 - rows, heads, tokens, tokens
-        and all(more.get(name) is None for name in ("position_bias", "cache", "softcap"))
-        and not more.get("output_attentions")
-    )
+def _refusal(query: Tensor, key: Tensor, mask: Tensor | None, more: dict[str, Any]) -> str | None:
+    """Which of `REFUSALS` keeps attention with dropout from running block by block; None if nothing does."""
+    if query.dtype != torch.float32 or query.device.type != "cpu":
+        return "dtype"
+    if query.shape[1] != key.shape[1]:
+        return "heads"
+    if mask is not None and (mask.dim() != 4 or mask.requires_grad):  # noqa: PLR2004 - rows, heads, tokens, tokens
+        return "mask"
+    if more.get("output_attentions") or any(
+        more.get(name) is not None for name in ("position_bias", "cache", "softcap")
+    ):
+        return "extras"
+    return None
 
 
 class _DropoutAttention(torch.autograd.Function):

@@ -1,0 +1,82 @@
+"""Which code computed the first step of an attempt, and why nothing faster did: `resolved.attention` and `resolved.kernels`."""
+
+from typing import Any
+
+from app.specs import JobSpec, Resolved
+from app.specs.resolved import Attention, Kernel
+from worker.training.models.attention import REFUSALS, ran
+from worker.training.models.dropout import Dropout
+from worker.training.planning.plan import Plan
+
+
+class CodePaths:
+    """Reports once what computes a model. `model` is None where TensorFlow does."""
+
+    def __init__(self, plan: Plan, model: Any) -> None:
+        self._plan, self._model, self._is_reported = plan, model, False
+
+    def report(self) -> None:
+        """After a step: add to what was resolved what computed the step. Later calls do nothing."""
+        if not self._is_reported:
+            found = with_code_paths(self._plan.resolved, self._plan.spec, self._model)
+            self._plan.report.resolved(found.model_dump(mode="json"))
+            self._is_reported = True
+
+
+def with_code_paths(resolved: Resolved, spec: JobSpec, model: Any) -> Resolved:
+    """What was resolved, with what has computed this model in this process, or TensorFlow's model elsewhere (None)."""
+    if model is None:
+        eager = Attention(name="eager", reason="the TensorFlow models of transformers have no other")
+        return resolved.model_copy(update={"attention": eager, "kernels": []})
+    kernels = [_optimizer(spec), _dropout(resolved, model), _matmul(resolved, spec), _compiler(resolved)]
+    return resolved.model_copy(
+        update={"attention": _attention(resolved, spec, model), "kernels": [known for known in kernels if known]}
+    )
+
+
+def _attention(resolved: Resolved, spec: JobSpec, model: Any) -> Attention:
+    chosen = str(getattr(model.config, "_attn_implementation", None) or "eager")
+    if spec.model.attn_implementation != "auto":
+        return Attention(name=chosen, reason="model.attn_implementation asks for it")
+    if chosen != "sdpa":
+        return Attention(name=chosen, reason=f"transformers has no faster attention for {model.config.model_type}")
+    if resolved.device != "cpu":
+        return Attention(name=chosen, reason="torch chooses its fastest kernel for padded batches")
+    if ran.blockwise:
+        return Attention(name="blockwise", reason="torch has no fused attention with dropout for a CPU")
+    if ran.refusals:
+        refused = " and ".join(REFUSALS[why] for why in sorted(ran.refusals))
+        return Attention(name=chosen, reason=f"attention with dropout could not be computed block by block: {refused}")
+    return Attention(name=chosen, reason="without dropout, torch has a fused attention for a CPU")
+
+
+def _optimizer(spec: JobSpec) -> Kernel:
+    name, is_fused = spec.training.optimizer, spec.training.optimizer == "adamw"
+    reason = "one kernel updates all weights" if is_fused else f"{name} has none here; adamw has one"
+    return Kernel(name="fused_optimizer", used=is_fused, reason=reason)
+
+
+def _dropout(resolved: Resolved, model: Any) -> Kernel | None:
+    if resolved.device != "cpu":
+        return None
+    probabilities = [module.p for module in model.modules() if isinstance(module, Dropout)]
+    is_used = any(probabilities)
+    reason = "its random numbers come from a faster generator" if is_used else "the model has no dropout"
+    return Kernel(name="fast_dropout", used=is_used, reason=reason)
+
+
+def _matmul(resolved: Resolved, spec: JobSpec) -> Kernel | None:
+    if resolved.device == "cpu":
+        return None
+    is_used = spec.training.precision != "fp32"
+    reason = "products of 32-bit matrices may round to TF32" if is_used else "training.precision asks for 32 bits"
+    return Kernel(name="tf32", used=is_used, reason=reason)
+
+
+def _compiler(resolved: Resolved) -> Kernel:
+    reason = (
+        "on a CPU it took 40 to 100 s to compile and gained at most 5 %"
+        if resolved.device == "cpu"
+        else "its gain has not been measured for this model"
+    )
+    return Kernel(name="torch_compile", used=False, reason=reason)
