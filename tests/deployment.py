@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -132,16 +131,13 @@ class Deployment:
 
     def tunesmith(self, *arguments: str, code: int = 0) -> str:
         """Run a command line; returns what it prints."""
-        done = subprocess.run(
-            [Path(sys.executable).parent / "tunesmith", *arguments],
-            env={**self.environment(), "COLUMNS": "200"},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-        assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
-        return done.stdout + done.stderr
+        log_file = self.folder / "tunesmith.log"
+        with log_file.open("wb") as log:
+            done = start(["-m", "app.cli", *arguments], {**self.environment(), "COLUMNS": "200"}, self.folder, log)
+            returncode = done.wait(300)
+        printed = log_file.read_text()
+        assert returncode == code, (returncode, printed)
+        return printed
 
     def wait_for(self, job_id: str, reached: Callable[[Answer], bool], seconds: float = WAIT_SECONDS) -> Answer:
         """Poll a job until it is as wanted."""

@@ -1,8 +1,8 @@
 """Spreads the tests over the processes that run them: what is cheap first, then the longest first.
 
 How long a test took is recorded in tests/durations.json by `make durations`; a test that is not in it is taken for short.
-Short tests of one file stay together, because they share fixtures; a long one goes wherever a process is free, unless it
-is of a file in `SHARED`, whose tests stay together by parameter.
+Short tests of one file stay together, because they share fixtures; a long one goes wherever a process is free, unless what
+it shares takes long to make (`SHARED` and `WHOLE`).
 """
 
 import json
@@ -20,6 +20,8 @@ NOTED_SECONDS = 0.5
 """A shorter test is not recorded."""
 SHARED = {"tests/conformance/test_results.py"}
 """Files whose tests look at one long run for each parameter."""
+WHOLE = {"tests/unit/training/test_stream.py"}
+"""Files whose tests share a process that takes long to start."""
 SHOWN_SECONDS = 5.0
 """A test that took longer says so as soon as it has ended, so that a run that is stopped tells where the time went."""
 
@@ -45,6 +47,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def group(test: str, recorded: dict[str, float]) -> str:
     """What stays together with this test: its file, itself alone, or its file and parameter."""
     file, _, name = test.partition("::")
+    if file in WHOLE:
+        return file
     if file in SHARED:
         return f"{file}{name[name.find('[') :]}"
     return test if recorded.get(test, 0.0) > LONG_SECONDS else file

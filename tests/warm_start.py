@@ -36,9 +36,11 @@ SETTLED = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_
 """What libraries read as they are imported, as the worker sets it for its forkserver."""
 AT_IMPORT = ("HF_", "LD_", "OMP_", "MKL_", "ONEDNN_", "ATEN_", "PYTHON", "FAKETIME", "TOKENIZERS_")
 """Variables that count as an interpreter starts or a library is imported."""
+SCREEN = {"COLUMNS", "LINES"}
+"""Variables whose values at its import rich would keep."""
 INJECTED = "FAULT_"
 """Variables of tests/injection.py, whose PYTHONPATH a warm start can follow."""
-MODULES = {"app", "worker", "worker.training"}
+MODULES = {"app", "app.cli", "worker", "worker.training"}
 START_SECONDS = 120.0
 POLL_SECONDS = 1.0
 _one_at_a_time = threading.Lock()
@@ -205,7 +207,7 @@ def _start_interpreter(home: Path, python: Path, kind: str, environment: Mapping
     with (home / "log").open("wb") as log:
         interpreter = subprocess.Popen(
             [python, "-P", program, home / "socket", os.environ[OWNER], kind],
-            env=environment,
+            env={name: value for name, value in environment.items() if name not in SCREEN},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

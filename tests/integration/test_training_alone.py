@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import reviews
+import warm_start
 from transformers import pipeline
 
 from worker.training.checkpoints.folders import newest_valid, verify
@@ -56,23 +57,25 @@ def prepared(tmp_path: Path) -> list[str]:
 @pytest.mark.models
 @pytest.mark.numeric
 def test_a_stopped_command_resumes_and_its_model_got_better(prepared: list[str], tmp_path: Path) -> None:
-    first = subprocess.Popen(prepared, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    log_file = tmp_path / "log"
+    log = log_file.open("wb")
+    first = warm_start.start(prepared[1:], os.environ, ROOT, log)
     deadline = time.monotonic() + 180
     while not any(record["type"] == "checkpoint" for record in records(tmp_path)):
-        assert first.poll() is None, first.communicate()[1]
+        assert first.poll() is None, log_file.read_text()
         assert time.monotonic() < deadline
         time.sleep(0.2)
     first.send_signal(signal.SIGTERM)
-    told = first.communicate(timeout=60)[1]
-    assert first.returncode == 3, told
+    assert first.wait(60) == 3, log_file.read_text()
     stopped = records(tmp_path)[-1]
     assert (stopped["status"], stopped["step"] >= 10) == ("stopped", True)
     newest = newest_valid(tmp_path / "out" / "checkpoints")
     assert newest is not None
     assert newest.name == f"step-{stopped['step']:08d}"
 
-    second = subprocess.run(prepared, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    assert second.returncode == 0, second.stderr
+    second = warm_start.start(prepared[1:], os.environ, ROOT, log)
+    assert second.wait(400) == 0, log_file.read_text()
+    log.close()
     story = records(tmp_path)
     before = next(record["values"] for record in story if record["type"] == "metric" and record["step"] == 0)
     after = story[-1]["metrics"]
