@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def _compare(kind: str, engine: str, folder: Path) -> None:
-    files = _write_rows(kind, folder)
+    files = write_rows(kind, folder)
     models = reviews.models_dir(folder / "models")
     with running_service(models) as service:
         found = {"ours": _ours(service, files, engine)}
@@ -57,7 +57,8 @@ def _compare(kind: str, engine: str, folder: Path) -> None:
         print(f"  {name:9} {seconds:7.1f} s   {seconds / found['ours'][0]:5.2f} times ours   accuracy {accuracy:.3f}")
 
 
-def _write_rows(kind: str, folder: Path) -> dict[str, Path]:
+def write_rows(kind: str, folder: Path) -> dict[str, Path]:
+    """Write the train and eval rows of a kind as CSV files."""
     # Real reviews, joined until they are as long as wanted. The label is that of all joined reviews.
     train, evaluation = KINDS[kind]
     rows, draw = reviews.extreme_rows(reviews.fetch(CACHE)), np.random.default_rng(7)

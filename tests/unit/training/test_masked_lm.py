@@ -270,7 +270,7 @@ def test_steps_are_counted_from_sequences(train: Train) -> None:
     assert done.result["status"] == "succeeded", done.result
     # Four sequences a row.
     assert done.resolved.total_steps == done.result["step"] == 8
-    assert [record["resolved"]["total_steps"] for record in done.of("resolved")] == [2, 8]
+    assert [record["resolved"]["total_steps"] for record in done.of("resolved")] == [2, 8, 8]
     assert len(predictions(done)) == 4
 
 

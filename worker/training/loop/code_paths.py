@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from app.specs import JobSpec, Resolved
 from app.specs.resolved import Attention, Kernel
 from worker.training.models.attention import REFUSALS, ran
@@ -28,7 +30,13 @@ def with_code_paths(resolved: Resolved, spec: JobSpec, model: Any) -> Resolved:
     if model is None:
         eager = Attention(name="eager", reason="the TensorFlow models of transformers have no other")
         return resolved.model_copy(update={"attention": eager, "kernels": []})
-    kernels = [_optimizer(spec), _dropout(resolved, model), _matmul(resolved, spec), _compiler(resolved)]
+    kernels = [
+        _optimizer(spec),
+        _dropout(resolved, model),
+        _matmul(resolved, spec),
+        _frozen(resolved, spec, model),
+        _compiler(resolved),
+    ]
     return resolved.model_copy(
         update={"attention": _attention(resolved, spec, model), "kernels": [known for known in kernels if known]}
     )
@@ -71,6 +79,14 @@ def _matmul(resolved: Resolved, spec: JobSpec) -> Kernel | None:
     is_used = spec.training.precision != "fp32"
     reason = "products of 32-bit matrices may round to TF32" if is_used else "training.precision asks for 32 bits"
     return Kernel(name="tf32", used=is_used, reason=reason)
+
+
+def _frozen(resolved: Resolved, spec: JobSpec, model: Any) -> Kernel | None:
+    if spec.training.method.type not in ("lora", "qlora"):
+        return None
+    is_used = any(weight.dtype == torch.bfloat16 and not weight.requires_grad for weight in model.parameters())
+    reason = "autocast would round them in each pass" if is_used else f"the precision is {resolved.precision}"
+    return Kernel(name="frozen_weights_in_bf16", used=is_used, reason=reason)
 
 
 def _compiler(resolved: Resolved) -> Kernel:

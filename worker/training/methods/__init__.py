@@ -11,6 +11,7 @@ from worker.training.methods.lora import ADAPTER, LoraMethod, QloraMethod
 from worker.training.methods.protocol import Method
 from worker.training.models import attention
 from worker.training.models.dropout import use_fast_dropout
+from worker.training.models.frozen import round_frozen
 from worker.training.planning.plan import Plan
 
 METHODS: dict[str, Method] = {
@@ -24,8 +25,11 @@ METHODS: dict[str, Method] = {
 def load_trainable(plan: Plan) -> Any:
     """The model that training begins or goes on with. Raises ModelRefused or ModelConfigInvalid."""
     model = plan.initial.take()
+    method = METHODS[plan.spec.training.method.type]
     if model is None:
-        model = METHODS[plan.spec.training.method.type].load(plan, plan.initial.folder, trainable=True)
+        model = method.load(plan, plan.initial.folder, trainable=True)
+    if plan.resolved.precision == "bf16" and not method.saves_frozen:
+        round_frozen(model)
     if plan.resolved.device == "cpu":
         attention.register()
         use_fast_dropout(model)

@@ -28,6 +28,8 @@ WHOLE = ("classifier", "score", "qa_outputs", "lm_head", "pooler", "pre_classifi
 class LoraMethod:
     """An adapter on the unquantized model."""
 
+    saves_frozen = False
+
     def begin(self, task: Task, base: Path, spec: JobSpec, labels: list[str]) -> tuple[Any, tuple[str, ...]]:
         """The pretrained model with an adapter that does not change its outputs yet. Raises ModelConfigInvalid for unknown targets."""
         model, head = task.build_model(base, spec, labels, **self.kind())
