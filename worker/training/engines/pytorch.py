@@ -233,7 +233,12 @@ def _accelerator(plan: Plan) -> Accelerator:
         cpu=plan.resolved.device == "cpu",
         mixed_precision={"fp32": "no"}.get(plan.resolved.precision, plan.resolved.precision),
         # The order of an epoch then follows from the seed and the number of the epoch alone.
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, dispatch_batches=False),
+        dataloader_config=DataLoaderConfiguration(
+            use_seedable_sampler=True,
+            dispatch_batches=False,
+            # A batch goes to the GPU while it computes the one before and the next one is collated.
+            non_blocking=plan.resolved.device == "cuda",
+        ),
     )
 
 

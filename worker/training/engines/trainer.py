@@ -232,7 +232,7 @@ def _arguments(plan: Plan) -> TrainingArguments:
         dataloader_pin_memory=resolved.device == "cuda",
         remove_unused_columns=False,
         # Rows of a stream differ in shape from batch to batch, and there is one process to give them to.
-        accelerator_config={"dispatch_batches": False},
+        accelerator_config={"dispatch_batches": False, "non_blocking": resolved.device == "cuda"},
         logging_steps=training.logging_steps,
         logging_nan_inf_filter=False,
         eval_strategy="no",
