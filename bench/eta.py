@@ -44,7 +44,7 @@ def main() -> None:
         models = reviews.models_dir(folder / "models")
         for number, (title, parts) in enumerate(CASES.items()):
             estimate, took = _run(folder / str(number), files, models, parts)
-            print(f"{title}: estimated {estimate:.1f} s, took {took:.1f} s, ratio {estimate / took:.2f}")
+            print(f"{title}: estimated {estimate:.1f} s, took {took:.1f} s, ratio {estimate / took:.2f}", flush=True)
 
 
 def _run(folder: Path, files: dict[str, Path], models: Path, parts: dict[str, Any]) -> tuple[float, float]:

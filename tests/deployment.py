@@ -34,7 +34,7 @@ class Process:
 
     popen: Started
     log_file: Path
-    is_told_to_stop: bool = False
+    is_asked_to_stop: bool = False
 
     @property
     def log(self) -> str:
@@ -56,7 +56,7 @@ class Process:
 
     def stop(self, number: int = signal.SIGTERM, patience: float = 60) -> int:
         """Signal it and wait for its end; returns the exit code."""
-        self.is_told_to_stop = True
+        self.is_asked_to_stop = True
         if self.popen.poll() is None:
             self.popen.send_signal(number)
         try:
@@ -176,7 +176,7 @@ class Deployment:
 
     def close(self) -> None:
         for process in self.processes:
-            process.is_told_to_stop = True
+            process.is_asked_to_stop = True
         self._stack.close()
 
     def _start(self, kind: str, *arguments: str, **environment: str) -> Process:

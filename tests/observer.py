@@ -60,7 +60,7 @@ class Observer:
                 try:
                     seen = self._look(database)
                 except SQLAlchemyError:
-                    # What was not seen cannot be judged: a wait begins anew when the database is back.
+                    # What was not seen cannot be evaluated: a wait begins anew when the database is back.
                     self._idle_since.clear()
                     continue
                 self.looks += 1
@@ -109,12 +109,14 @@ class Observer:
                 self._idle_since[job_id] = time.monotonic()
 
     def _serves(self, worker: Row[Any]) -> bool:
-        # A row is there before the worker is warm, and while it is stopped or told to stop.
-        told = any(process.is_told_to_stop and process.popen.pid == worker.pid for process in self._service.processes)
+        # A row is there before the worker is warm, and while it is stopped or asked to stop.
+        reported = any(
+            process.is_asked_to_stop and process.popen.pid == worker.pid for process in self._service.processes
+        )
         if worker.id not in self._warm:
             logs = [process.log for process in self._service.processes]
             self._warm.update(found for log in logs for found in re.findall(r"worker (\S+) takes jobs", log))
-        return not told and worker.id in self._warm and _runs(worker.pid)
+        return not reported and worker.id in self._warm and _runs(worker.pid)
 
 
 def _runs(pid: int) -> bool:

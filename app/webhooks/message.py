@@ -14,7 +14,7 @@ from app.identifiers import new_id
 from app.webhooks.tries import Claim
 
 SECRET_BYTES = 32
-TOLD_OF_AN_ERROR = ("code", "message", "hint")
+REPORTED_OF_AN_ERROR = ("code", "message", "hint")
 """The other fields, such as the end of the output, may be long. A receiver can request them with its key."""
 
 
@@ -43,7 +43,7 @@ def of_job(claimed: Claim) -> Message:
         "event_id": event.seq,
         "name": claimed.name,
         "metadata": claimed.metadata,
-        **({"error": {key: error.get(key) for key in TOLD_OF_AN_ERROR}} if error else {}),
+        **({"error": {key: error.get(key) for key in REPORTED_OF_AN_ERROR}} if error else {}),
     }
     body = _body(f"job.{event.data['to']}", datetime.fromtimestamp(event.created_at, UTC), data)
     return Message(f"{claimed.job_id}_{claimed.seq}", body)

@@ -34,7 +34,7 @@ def test_the_loss_falls_and_the_model_gets_better(trained: Any) -> None:
     assert after >= before + 0.1
 
 
-def test_progress_rates_and_an_estimate_are_told(trained: Any) -> None:
+def test_progress_rates_and_an_estimate_are_reported(trained: Any) -> None:
     progress = [record for record in trained.records if record["type"] == "progress"]
     assert (progress[0]["step"], progress[-1]["step"], progress[-1]["of"]) == (1, 30, 30)
     assert all(record["samples_per_second"] > 0 for record in progress[1:])

@@ -95,7 +95,7 @@ def test_a_file_that_does_not_fit_is_refused_by_its_name(
     assert _left_behind(service) == []
 
 
-def test_files_that_cannot_be_told_apart_or_counted_are_refused(http: httpx.Client, service: Deployment) -> None:
+def test_files_that_cannot_be_distinguished_or_counted_are_refused(http: httpx.Client, service: Deployment) -> None:
     error = refusal(http.post("/v1/datasets", files=_form(("x/a.csv", CSV), ("y/a.csv", CSV))), 422, "invalid_filename")
     assert "two files are called 'a.csv'" in error["message"]
     many = _form(*((f"{number}.csv", CSV) for number in range(FILE_LIMIT + 1)))

@@ -45,7 +45,7 @@ def test_every_example_of_the_folder_becomes_a_job(http: httpx.Client, path: Pat
     assert created.status_code == 201, created.text
 
 
-def test_what_is_odd_about_the_rows_is_told_before_anything_runs(http: httpx.Client) -> None:
+def test_what_is_odd_about_the_rows_is_reported_before_anything_runs(http: httpx.Client) -> None:
     rows = sentences(12)
     data = {
         "train": {"rows": [*rows, {"text": " ", "label": "good"}]},

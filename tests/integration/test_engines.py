@@ -1,4 +1,4 @@
-"""Which worker may take a job of which engine and features, and what a job that waits for one is told."""
+"""Which worker may take a job of which engine and features, and what a job that waits for one reports."""
 
 import time
 from collections.abc import Callable
@@ -160,8 +160,8 @@ def test_after_a_while_its_log_says_so_too_once(database: Database, submit: Call
     add_worker(database, "pytorch")
     for _ in range(2):
         sweep_after(database, 1)
-    (told,) = notes(database, waits)
-    assert "none offers the engine tensorflow" in told["message"]
+    (reported,) = notes(database, waits)
+    assert "none offers the engine tensorflow" in reported["message"]
     assert notes(database, served) == []
 
 
@@ -169,11 +169,11 @@ def test_a_note_is_not_written_twice_nor_where_something_else_has_happened(
     database: Database, submit: Callable[..., str]
 ) -> None:
     job_id = submit("tensorflow")
-    told = []
+    reported = []
     for _ in range(2):
         with database.write() as session:
-            told.append(lifecycle.note(session, job_id, 1, "x", "tensorflow"))
-    assert told == [True, False]
+            reported.append(lifecycle.note(session, job_id, 1, "x", "tensorflow"))
+    assert reported == [True, False]
     assert claimed(database, ("tensorflow",)) == job_id
     with database.write() as session:
         assert not lifecycle.note(session, job_id, 3, "y", "tensorflow")
@@ -207,8 +207,8 @@ def test_a_job_says_which_features_no_live_worker_knows(database: Database, subm
         session.execute(update(Job).values(available_at=now() - 100))
     for _ in range(2):
         sweep_after(database, 50)
-    (told,) = notes(database, job_id)
-    assert "none knows training.later" in told["message"]
+    (reported,) = notes(database, job_id)
+    assert "none knows training.later" in reported["message"]
     add_worker(database, "trainer", features=NEW)
     assert waiting_for(database, job_id) == "a worker is about to take it"
 

@@ -174,10 +174,10 @@ class Lifecycle(RuleBasedStateMachine):
     @invariant()
     def the_outbox_holds_what_the_logs_tell_of_statuses(self) -> None:
         with self.database.read() as session:
-            told = select(Event.job_id, Event.seq).join(Job).join(Project)
-            told = told.where(Event.type == "status", Project.name == "one")
+            reported = select(Event.job_id, Event.seq).join(Job).join(Project)
+            reported = reported.where(Event.type == "status", Project.name == "one")
             rows = select(WebhookDelivery.job_id, WebhookDelivery.seq)
-            assert set(session.execute(told)) == set(session.execute(rows))
+            assert set(session.execute(reported)) == set(session.execute(rows))
 
     @invariant()
     def a_job_has_one_published_model_at_most(self) -> None:

@@ -119,7 +119,7 @@ def test_an_address_is_checked_again_at_each_delivery(tmp_path: Path, database_u
                 path = f"/v1/webhooks/{webhook}"
                 wait_for(lambda path=path: http.get(path).json()["consecutive_failures"], 30)
                 assert reason in http.get(path).json()["last_delivery"]["error"]
-                told = http.post(f"{path}/test").json()
-                assert (told["delivered"], told["status_code"]) == (False, None)
-                assert reason in told["error"]
+                reported = http.post(f"{path}/test").json()
+                assert (reported["delivered"], reported["status_code"]) == (False, None)
+                assert reason in reported["error"]
     assert target.received == []

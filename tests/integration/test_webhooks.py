@@ -22,7 +22,7 @@ ALL = ["job.queued", "job.running", "job.paused", "job.succeeded", "job.failed",
 FAILURE = Failure.of(FailureCode.BAD_ROWS, "it went wrong", "do better", details={"row": 1}, log_tail="a secret line")
 
 
-def test_the_end_of_a_job_is_told_and_signed_so_that_the_library_verifies_it(
+def test_the_end_of_a_job_is_reported_and_signed_so_that_the_library_verifies_it(
     hooks: httpx.Client, hooked: Deployment
 ) -> None:
     with receiver() as target:
@@ -74,9 +74,9 @@ def test_events_come_in_order_and_one_that_was_answered_500_comes_again_before_t
         hooks.post(f"/v1/jobs/{job}/cancel")
         got = target.wait(6)
     log = hooks.get(f"/v1/jobs/{job}/events", params={"type": "status"}).json()["data"]
-    told = [(f"job.{event['data']['to']}", event["id"]) for event in log]
-    assert [kind for kind, _ in told] == ["job.queued", "job.running", "job.queued", "job.paused", "job.cancelled"]
-    assert target.events() == [told[0], *told]
+    reported = [(f"job.{event['data']['to']}", event["id"]) for event in log]
+    assert [kind for kind, _ in reported] == ["job.queued", "job.running", "job.queued", "job.paused", "job.cancelled"]
+    assert target.events() == [reported[0], *reported]
     first, again, *rest = got
     assert (first.id, first.body) == (again.id, again.body)
     assert len({item.id for item in [again, *rest]}) == 5
@@ -151,10 +151,10 @@ def test_a_receiver_that_does_not_answer_keeps_nobody_else_waiting(hooks: httpx.
         subscribe(hooks, slow.url)
         subscribe(hooks, quick.url)
         jobs = {cancelled(hooks) for _ in range(8)}
-        told = {item.event["data"]["id"] for item in quick.wait(8, 30)}
+        reported = {item.event["data"]["id"] for item in quick.wait(8, 30)}
         release.set()
         wait_for(lambda: {item.event["data"]["id"] for item in list(slow.received)} == jobs, 60)
-    assert told == jobs
+    assert reported == jobs
 
 
 def test_a_receiver_that_takes_longer_than_ten_seconds_is_tried_again(hooks: httpx.Client) -> None:
@@ -191,8 +191,12 @@ def test_a_test_event_tells_what_came_back_and_changes_nothing(hooks: httpx.Clie
         made = subscribe(hooks, target.url)
         path = f"/v1/webhooks/{made['id']}"
         before = hooks.get(path).json()
-        told = [hooks.post(f"{path}/test").json() for _ in range(3)]
-        assert [(item["delivered"], item["status_code"]) for item in told] == [(True, 200), (False, 503), (False, 410)]
+        reported = [hooks.post(f"{path}/test").json() for _ in range(3)]
+        assert [(item["delivered"], item["status_code"]) for item in reported] == [
+            (True, 200),
+            (False, 503),
+            (False, 410),
+        ]
         assert hooks.get(path).json() == before
         _check_test_events(target, made)
     down = hooks.post(f"{path}/test").json()

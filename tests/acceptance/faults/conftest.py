@@ -1,4 +1,4 @@
-"""Services that are watched while a fault happens to them, and judged afterwards."""
+"""Services that are watched while a fault happens to them, and evaluated afterwards."""
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -23,7 +23,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture
 def watch(request: pytest.FixtureRequest, tmp_path: Path, tiny_model: Path) -> Watch:
-    """A service of the given settings for a `with` block, at whose end it is stopped and judged."""
+    """A service of the given settings for a `with` block, at whose end it is stopped and evaluated."""
 
     @contextmanager
     def watched(**settings: str) -> Iterator[Deployment]:

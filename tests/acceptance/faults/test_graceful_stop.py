@@ -91,7 +91,7 @@ def test_sigterm_of_both_under_an_open_stream_loses_and_repeats_no_event(fleet: 
     first = Reader(fleet, job["id"], 0)
     fleet.wait_for(job["id"], lambda seen: bool(seen["progress"]))
     for process in (worker, api):
-        process.is_told_to_stop = True
+        process.is_asked_to_stop = True
         process.popen.send_signal(signal.SIGTERM)
     codes = _readiness_until_gone(fleet)
     first.join(20)

@@ -96,7 +96,7 @@ def test_an_evaluation_that_does_not_fit_halves_its_own_batch_only(limited: Depl
 
 
 @pytest.mark.faults
-def test_a_kill_by_the_kernel_for_want_of_memory_is_told_from_a_crash(local: Deployment) -> None:
+def test_a_kill_by_the_kernel_for_want_of_memory_is_distinguished_from_a_crash(local: Deployment) -> None:
     local.start_api()
     worker = local.start_worker(**unhurried())
     body = spec(

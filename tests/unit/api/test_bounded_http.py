@@ -54,7 +54,7 @@ def test_what_never_ends_is_cut_off(port: int, what: str) -> None:
         _pour(connection, *ENDLESS[what])
 
 
-def test_a_head_over_the_limit_is_told_so(port: int) -> None:
+def test_a_head_over_the_limit_is_reported(port: int) -> None:
     assert _ask(port, b"GET / HTTP/1.1\r\nx: " + b"a" * (HEAD_LIMIT + 1)).startswith(b"HTTP/1.1 431 ")
 
 

@@ -1,4 +1,4 @@
-"""How pydantic's errors are told: paths that can be found in the body, in words."""
+"""How pydantic's errors are reported: paths that can be found in the body, in words."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def test_a_path_holds_no_union_tags_and_alternatives_are_joined() -> None:
     assert found.param == "data.train.dataset"
 
 
-def test_every_wrong_field_is_told_once() -> None:
+def test_every_wrong_field_is_reported_once() -> None:
     found = _found(model=7, training={"epochs": -1, "seed": "x"}, data={})
     assert [item.param for item in found] == ["model", "data.train", "training.epochs", "training.seed"]
     assert [item.message for item in found][:2] == ["must be an object", "is required"]

@@ -28,7 +28,7 @@ def test_files_of_no_bytes_and_odd_names_arrive(service: Any, tunesmith: Callabl
     assert not list(folder.rglob("*.part"))
 
 
-def test_a_folder_that_cannot_be_made_is_told(service: Any, tunesmith: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported(service: Any, tunesmith: Callable[..., Any], tmp_path: Path) -> None:
     service.answers[MANIFEST] = [(200, {"data": [entry("config.json", b"{}")]})]
     (tmp_path / "file").write_text("in the way")
     ended = tunesmith("download", "job_x", str(tmp_path / "file" / "model"))

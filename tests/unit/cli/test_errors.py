@@ -9,7 +9,7 @@ from servers import free_port
 Run = Callable[..., Any]
 
 
-def told(said: Any, *parts: str) -> None:
+def shows(said: Any, *parts: str) -> None:
     """It ended with 2, and said so in a line without a traceback."""
     assert said.code == 2, said
     assert "Traceback" not in said.err
@@ -19,11 +19,11 @@ def told(said: Any, *parts: str) -> None:
 
 @pytest.mark.parametrize("command", [["create"], ["list"], ["revoke", "key_x"]])
 def test_keys_before_the_migrations_say_what_to_run(tunesmith: Run, data_dir: Path, command: list[str]) -> None:
-    told(tunesmith("keys", *command), "run `tunesmith migrate` (or `tunesmith up`)")
+    shows(tunesmith("keys", *command), "run `tunesmith migrate` (or `tunesmith up`)")
     assert not data_dir.exists()
     data_dir.mkdir()
     sqlite3.connect(data_dir / "tunesmith.db").close()
-    told(tunesmith("keys", *command), "run `tunesmith migrate` (or `tunesmith up`)")
+    shows(tunesmith("keys", *command), "run `tunesmith migrate` (or `tunesmith up`)")
 
 
 def test_keys_work_once_the_database_is_migrated(tunesmith: Run) -> None:
@@ -36,13 +36,13 @@ def test_keys_work_once_the_database_is_migrated(tunesmith: Run) -> None:
     assert tunesmith("keys", "revoke", "[/x]").code == 1
 
 
-def test_a_database_of_a_newer_version_is_told(tunesmith: Run, data_dir: Path) -> None:
+def test_a_database_of_a_newer_version_is_reported(tunesmith: Run, data_dir: Path) -> None:
     tunesmith("migrate")
     with sqlite3.connect(data_dir / "tunesmith.db") as database:
         database.execute("UPDATE alembic_version SET version_num = '9999'")
     database.close()
-    told(tunesmith("keys", "list"), "tunesmith migrate")
-    told(tunesmith("migrate"), "9999", "newer version")
+    shows(tunesmith("keys", "list"), "tunesmith migrate")
+    shows(tunesmith("migrate"), "9999", "newer version")
 
 
 @pytest.mark.parametrize(
@@ -54,12 +54,12 @@ def test_a_database_of_a_newer_version_is_told(tunesmith: Run, data_dir: Path) -
     ],
 )
 @pytest.mark.parametrize("command", [["migrate"], ["up", "--port", str(free_port())]], ids=["migrate", "up"])
-def test_a_database_that_cannot_be_used_is_told(
+def test_a_database_that_cannot_be_used_is_reported(
     tunesmith: Run, monkeypatch: pytest.MonkeyPatch, url: str, part: str, command: list[str]
 ) -> None:
     monkeypatch.setenv("TUNESMITH_DATABASE_URL", url)
     said = tunesmith(*command)
-    told(said, part, "TUNESMITH_DATABASE_URL")
+    shows(said, part, "TUNESMITH_DATABASE_URL")
     assert "hidden" not in said.err
     assert len(said.err.splitlines()) == 1
 
@@ -68,7 +68,7 @@ def test_a_database_that_cannot_be_used_is_told(
 def test_every_bad_setting_is_named(tunesmith: Run, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     monkeypatch.setenv("TUNESMITH_SLOTS", "100")
     monkeypatch.setenv("TUNESMITH_POLL_SECONDS", "[/x]")
-    told(
+    shows(
         tunesmith(command),
         "TUNESMITH_SLOTS must be less than or equal to 64; it is '100'",
         "TUNESMITH_POLL_SECONDS must",
@@ -79,30 +79,30 @@ def test_every_bad_setting_is_named(tunesmith: Run, monkeypatch: pytest.MonkeyPa
 def test_what_is_wrong_with_a_file_is_one_line(tunesmith: Run, data_dir: Path) -> None:
     (data_dir / "api-key").mkdir(parents=True)
     said = tunesmith("jobs")
-    told(said, "api-key: Is a directory")
+    shows(said, "api-key: Is a directory")
     assert len(said.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("text", ["{", '{"name": NaN}', '{"name": "\\ud800"}', "\xff"])
-def test_a_spec_that_is_not_json_is_told(tunesmith: Run, tmp_path: Path, text: str) -> None:
+def test_a_spec_that_is_not_json_is_reported(tunesmith: Run, tmp_path: Path, text: str) -> None:
     path = tmp_path / "run [red].json"
     path.write_bytes(text.encode("latin-1"))
-    told(tunesmith("submit", str(path)), f"{path} is not JSON")
+    shows(tunesmith("submit", str(path)), f"{path} is not JSON")
 
 
 @pytest.mark.parametrize(
     ("name", "value"), [("TUNESMITH_URL", "http://[x"), ("TUNESMITH_API_KEY", "ключ"), ("TUNESMITH_URL", "127.0.0.1")]
 )
-def test_an_address_or_key_that_cannot_be_one_is_told(
+def test_an_address_or_key_that_cannot_be_one_is_reported(
     service: Any, tunesmith: Run, monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
-    told(tunesmith("jobs"), name)
+    shows(tunesmith("jobs"), name)
 
 
-def test_an_answer_of_something_else_is_told(service: Any, tunesmith: Run) -> None:
+def test_an_answer_of_something_else_is_reported(service: Any, tunesmith: Run) -> None:
     service.answers["/v1/jobs"] = [(200, b"<html>welcome</html>")]
-    told(tunesmith("jobs"), "is this a Tunesmith service?")
+    shows(tunesmith("jobs"), "is this a Tunesmith service?")
 
 
 def test_a_refusal_shows_what_to_do(service: Any, tunesmith: Run, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_refusal_shows_what_to_do(service: Any, tunesmith: Run, tmp_path: Path
     details = {"row": None, "line": 1, "column": "a", "hint": "rename [/x] one of them"}
     error = {"message": "'a' stands there twice", "code": "header", "details": details}
     service.answers["/v1/datasets"] = [(422, {"error": error})]
-    told(
+    shows(
         tunesmith("datasets", "upload", str(tmp_path / "a.csv")),
         "refused (422, header): 'a' stands there twice\n  rename [/x] one of them",
     )
@@ -121,7 +121,7 @@ def test_a_refusal_shows_names_as_they_are(service: Any, tunesmith: Run, tmp_pat
     details = [{"split": "train", "row": 3, "column": "[/b]", "message": "label '[/INST]' :warning: is unknown"}]
     error = {"message": "column [/x] is not there", "code": "bad_rows", "details": details}
     service.answers["/v1/jobs"] = [(422, {"error": error})]
-    told(
+    shows(
         tunesmith("submit", str(tmp_path / "job.json")),
         "refused (422, bad_rows): column [/x] is not there",
         "split train row 3 column [/b]: label '[/INST]' :warning: is unknown",

@@ -51,7 +51,7 @@ def test_a_free_port_is_free_again_after_the_check() -> None:
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
-def test_an_address_of_another_machine_is_told(host: str) -> None:
+def test_an_address_of_another_machine_is_reported(host: str) -> None:
     with pytest.raises(CannotRun, match=host):
         check_address(host, 8000)
 

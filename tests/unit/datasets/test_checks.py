@@ -83,7 +83,7 @@ def test_no_row_left_after_skipping_is_a_problem() -> None:
 
 
 @pytest.mark.parametrize("label", [1, [1, 2], None])
-def test_one_class_or_none_is_told(label: Any) -> None:
+def test_one_class_or_none_is_reported(label: Any) -> None:
     report = _check(_spec(), [{"text": "a", "label": label}] * 3)
 
     assert report.total == (1 if label == 1 else 3)

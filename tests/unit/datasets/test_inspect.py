@@ -116,7 +116,7 @@ def test_a_file_that_takes_too_much_memory_is_stopped(tmp_path: Path) -> None:
     assert raised.value.code == "intake_memory"
 
 
-def test_a_process_that_is_killed_is_told_as_it_is(tmp_path: Path) -> None:
+def test_a_process_that_is_killed_is_reported_as_it_is(tmp_path: Path) -> None:
     source = tmp_path / "upload"
     os.mkfifo(source)
     with ThreadPoolExecutor() as pool:

@@ -282,7 +282,7 @@ def test_a_json_array_names_the_place_of_a_fault(
     assert message in error.message
 
 
-def test_json_in_lines_or_in_one_array_is_told_by_its_hint(intake: Intake) -> None:
+def test_json_in_lines_or_in_one_array_is_reported_by_its_hint(intake: Intake) -> None:
     assert "name it .jsonl" in (intake.error("a.json", '{"a": 1}\n{"a": 2}\n').hint or "")
     assert "name it .json" in (intake.error("a.jsonl", '[\n{"a": 1}\n]').hint or "")
 
@@ -323,7 +323,7 @@ def test_gzip_bombs_and_broken_gzip_are_refused(intake: Intake) -> None:
         ("a.csv", "a,b\n1,2\n".encode("utf-16-le"), "nul_byte", "UTF-16"),
     ],
 )
-def test_a_name_that_does_not_fit_the_content_is_told(
+def test_a_name_that_does_not_fit_the_content_is_reported(
     intake: Intake, name: str, content: bytes, code: str, word: str
 ) -> None:
     error = intake.error(name, content)

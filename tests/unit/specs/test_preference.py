@@ -36,7 +36,7 @@ def test_texts_and_conversations_pass_also_as_json_text() -> None:
         ({"prompt": None}, "prompt", "no text"),
     ],
 )
-def test_what_cannot_be_learned_is_told(row: dict[str, Any], role: str, says: str) -> None:
+def test_what_cannot_be_learned_is_reported(row: dict[str, Any], role: str, says: str) -> None:
     found = faults(**row)
     assert [where for where, _ in found] == [role]
     assert says in found[0][1]

@@ -70,7 +70,7 @@ def test_eval_rows_that_stand_in_train_are_named_whatever_their_spaces_and_label
     assert "2 of 4 eval rows also appear in train, the first is row 2" in found["warnings"][-1]["message"]
 
 
-def test_a_class_that_is_rare_beside_another_is_told() -> None:
+def test_a_class_that_is_rare_beside_another_is_reported() -> None:
     seen = survey()
     rows("train", "a" * 60 + "b" * 3, seen)
     assert codes(seen.findings()) == ["class_imbalance"]

@@ -45,7 +45,7 @@ def test_a_wrong_spec_names_the_field(tmp_path: Path) -> None:
     ("named", "message"),
     [("TRAIN", "NAME=PATH"), ("TRAIN=nowhere.csv", "no file"), ("TRAIN=spec.json", "must end in")],
 )
-def test_a_wrong_dataset_option_is_told(
+def test_a_wrong_dataset_option_is_reported(
     tmp_path: Path, named: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

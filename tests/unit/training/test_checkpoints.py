@@ -29,7 +29,7 @@ def test_a_committed_folder_verifies_and_tells_its_facts(tmp_path: Path) -> None
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
-def test_a_changed_missing_or_longer_file_is_told(tmp_path: Path) -> None:
+def test_a_changed_missing_or_longer_file_is_reported(tmp_path: Path) -> None:
     folder = make(tmp_path, 1)
     (folder / "model.safetensors").write_text("wEights")
     with pytest.raises(CheckpointBroken, match=r"bytes of model\.safetensors"):
@@ -43,7 +43,7 @@ def test_a_changed_missing_or_longer_file_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"version": 2}', '{"version": 1, "step": 1, "files": [1]}'])
-def test_an_unreadable_manifest_is_told(tmp_path: Path, text: str) -> None:
+def test_an_unreadable_manifest_is_reported(tmp_path: Path, text: str) -> None:
     folder = make(tmp_path, 1)
     (folder / "manifest.json").write_text(text)
     with pytest.raises(CheckpointBroken, match="manifest"):

@@ -64,7 +64,7 @@ def test_named_labels_keep_their_order_and_ids_count_into_them(read: Callable[..
     assert data.splits["train"]["label"] == ["low", "low", "low", "low", "high"]
 
 
-def test_true_one_and_the_text_one_are_told_apart(read: Callable[..., Data]) -> None:
+def test_true_one_and_the_text_one_are_distinguished(read: Callable[..., Data]) -> None:
     rows = [{"text": "a", "label": cell} for cell in (True, 1, 1.0, "1", False)]
     assert read({"train": {"rows": rows}}).splits["train"]["label"] == ["true", "1", "1", "1", "false"]
 
@@ -235,7 +235,7 @@ def test_a_missing_column_names_those_there_are_and_the_nearest(read: Callable[.
     assert '"text": "reviews"' in caught.value.failure.hint
 
 
-def test_data_that_is_not_there_is_told(read: Callable[..., Data], tmp_path: Path) -> None:
+def test_data_that_is_not_there_is_reported(read: Callable[..., Data], tmp_path: Path) -> None:
     with pytest.raises(DataNotFound, match="is not here"):
         read({"train": {"dataset": DATASET}})
     with pytest.raises(DataNotFound, match="its cache does not hold dataset 'yelp_review_full'"):

@@ -200,7 +200,7 @@ def test_a_worker_that_may_not_use_the_hub_knows_that_another_attempt_is_in_vain
     assert "HF_HUB_OFFLINE" in caught.value.failure.message
 
 
-def test_an_unreachable_hub_is_told_and_may_be_retried(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_is_reported_and_may_be_retried(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("no_proxy", "*")

@@ -121,7 +121,7 @@ def test_configs_splits_slices_and_revisions_are_those_of_the_hub(read: Read) ->
     assert mended["commit"] == pinned["commit"] == earlier["commit"] == MENDED
 
 
-def test_what_the_hub_does_not_have_is_told_with_what_it_has(read: Read) -> None:
+def test_what_the_hub_does_not_have_is_reported_with_what_it_has(read: Read) -> None:
     config, split, slice_, revision, name, broken = read(
         of(config="huge"),
         of(split="validation"),
@@ -145,7 +145,7 @@ def test_a_dataset_that_is_made_by_code_is_refused(read: Read, hub: DatasetHub) 
     assert answer["hint"] == CATALOG[DataNeedsCode.code].hint
 
 
-def test_a_hub_that_is_away_is_told_and_only_rows_of_the_asked_revision_come_from_the_cache(
+def test_a_hub_that_is_away_is_reported_and_only_rows_of_the_asked_revision_come_from_the_cache(
     read: Read, hub: DatasetHub
 ) -> None:
     assert read(of())[0]["commit"] == REVIEWS.refs["main"]

@@ -199,7 +199,7 @@ def test_answers_of_several_sequences_make_one_row(plan: MakePlan) -> None:
     ids=lambda m: m["type"],
 )
 @pytest.mark.parametrize("engine", ["trainer", "pytorch"])
-def test_it_learns_and_the_folder_says_what_was_judged(train: Train, engine: str, method: dict[str, Any]) -> None:
+def test_it_learns_and_the_folder_says_what_was_evaluated(train: Train, engine: str, method: dict[str, Any]) -> None:
     done = train(
         spec(
             {"mask_probability": 0.2},

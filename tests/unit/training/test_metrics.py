@@ -50,7 +50,7 @@ def test_sets_of_classes_are_averaged_too(tmp_path: Path) -> None:
     assert found["f1"] == pytest.approx(f1_score(truth, guess, average="macro", zero_division=0))
 
 
-def test_numbers_are_judged_by_distance_and_by_order(tmp_path: Path) -> None:
+def test_numbers_are_evaluated_by_distance_and_by_order(tmp_path: Path) -> None:
     found = compute(NUMBERS, list(NUMBERS), [1.0, 2.0, 4.0], [1.0, 3.0, 3.0], tmp_path)
     assert found["mae"] == pytest.approx(2 / 3)
     assert found["mse"] == pytest.approx(2 / 3)

@@ -48,7 +48,7 @@ def test_an_unknown_local_model_names_the_nearest(spec: Make, folder: Path) -> N
         find(spec(), None)
 
 
-def test_a_model_of_a_job_that_is_not_here_is_told(spec: Make) -> None:
+def test_a_model_of_a_job_that_is_not_here_is_reported(spec: Make) -> None:
     with pytest.raises(ModelNotFound, match="job_aaaa"):
         find(spec(model="job:job_" + "a" * 26), None)
 
@@ -107,7 +107,7 @@ def test_a_setting_that_the_model_lacks_names_the_nearest(spec: Make, folder: Pa
 
 
 @pytest.mark.parametrize("config", [{"hidden_dropout_prob": "much"}, {"hidden_act": "no-such"}])
-def test_a_setting_of_a_wrong_value_is_told(spec: Make, folder: Path, config: dict[str, Any]) -> None:
+def test_a_setting_of_a_wrong_value_is_reported(spec: Make, folder: Path, config: dict[str, Any]) -> None:
     with pytest.raises(ModelConfigInvalid):
         build(spec(model={"config": config}), folder)
 

@@ -50,11 +50,11 @@ def test_progress_comes_at_the_first_and_last_step_and_once_a_second(
         pace.tick()
         with pace.aside("checkpoint"):
             clock[0] += 0.2
-    told = [record for record in records if record["type"] == "progress"]
-    assert [record["step"] for record in told] == [1, 3, 5, 7, 9, 10]
-    assert all(record["samples_per_second"] == 10.0 for record in told)
+    reported = [record for record in records if record["type"] == "progress"]
+    assert [record["step"] for record in reported] == [1, 3, 5, 7, 9, 10]
+    assert all(record["samples_per_second"] == 10.0 for record in reported)
     # A step and its checkpoint take 0.6 s. The time of a checkpoint is unknown before the first one.
-    assert [record["eta_seconds"] for record in told[1:]] == pytest.approx([4.2, 3.0, 1.8, 0.6, 0.0], abs=0.25)
+    assert [record["eta_seconds"] for record in reported[1:]] == pytest.approx([4.2, 3.0, 1.8, 0.6, 0.0], abs=0.25)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.7])

@@ -237,7 +237,7 @@ def split_of(spec: JobSpec, rows: list[dict[str, Any]], places: list[int]) -> Sp
 
 
 @pytest.mark.parametrize("no_answer", [False, True])
-def test_windows_of_a_row_are_judged_together(no_answer: bool) -> None:
+def test_windows_of_a_row_are_evaluated_together(no_answer: bool) -> None:
     rows = [
         {"question": "who ?", "context": CONTEXT, "answers": "ada"},
         {"question": "where ?", "context": CONTEXT, "answers": None},

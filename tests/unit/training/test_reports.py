@@ -59,8 +59,8 @@ def test_a_listener_that_fails_is_logged(tmp_path: Path, caplog: pytest.LogCaptu
     def broken(_: Record) -> None:
         raise ValueError("no terminal")
 
-    Reporter(tmp_path, broken).note("told")
-    assert [record["message"] for record in read(tmp_path)] == ["told"]
+    Reporter(tmp_path, broken).note("reported")
+    assert [record["message"] for record in read(tmp_path)] == ["reported"]
     assert "no terminal" in caplog.text
 
 

@@ -190,7 +190,7 @@ def test_an_adapter_alone_has_no_files_of_sentence_transformers(train: Train) ->
     assert "num_labels=1" in (folder / "README.md").read_text()
 
 
-def test_queries_with_one_document_are_judged_row_by_row(train: Train) -> None:
+def test_queries_with_one_document_are_evaluated_row_by_row(train: Train) -> None:
     rows = [{**row, "query": f"the film {number}"} for number, row in enumerate(documents(8))]
     done = train(spec(data={"eval": {"rows": rows}}, training={"epochs": 1}))
     assert (done.resolved.metrics, done.resolved.best_by) == (["accuracy"], "accuracy")

@@ -370,7 +370,7 @@ def test_a_head_rate_without_a_new_head_is_noted(spec: Make, train: Train) -> No
     assert any("head_learning_rate is not used" in note and "learning_rate 0.01" in note for note in notes)
 
 
-def test_memory_that_runs_out_is_told_apart(spec: Make, train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_runs_out_is_distinguished(spec: Make, train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
     def greedy(*_: Any) -> None:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 

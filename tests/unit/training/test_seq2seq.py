@@ -88,7 +88,7 @@ def test_sources_have_the_prefix_and_targets_their_end(tokenizer: Any) -> None:
     assert set(found) == {"input_ids", "labels", "truncated"}
 
 
-def test_what_is_too_long_on_either_side_is_cut_and_told(tokenizer: Any) -> None:
+def test_what_is_too_long_on_either_side_is_truncated_and_reported(tokenizer: Any) -> None:
     asked = spec({"max_target_length": 3})
     rows = (("one two", "uno dos"), ("one two three", "uno"), ("one", "uno dos tres"))
     found = encode(asked, tokenizer, *rows, max_length=3)
@@ -173,7 +173,7 @@ def test_the_loss_of_a_step_is_the_mean_over_its_tokens_however_it_is_divided(tr
 
 @pytest.mark.parametrize("method", [{"type": "full"}, LORA, {"type": "freeze", "layers": 1}], ids=lambda m: m["type"])
 @pytest.mark.parametrize(("kind", "engine"), [("t5", "trainer"), ("bart", "pytorch")])
-def test_it_learns_and_the_folder_writes_what_was_judged(
+def test_it_learns_and_the_folder_writes_what_was_evaluated(
     train: Train, kind: str, engine: str, method: dict[str, Any]
 ) -> None:
     task = {"problem": "translation", "prefix": "translate: ", "num_beams": 2}
@@ -306,7 +306,7 @@ def multilingual(kind: type, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("kind", "languages"), [(NllbTokenizer, ("eng_Latn", "ron_Latn")), (MBartTokenizer, ("en_XX", "ro_RO"))]
 )
-def test_languages_are_told_to_tokenizer_and_generation(
+def test_languages_are_passed_to_tokenizer_and_generation(
     translators: Path, train: Train, kind: type, languages: tuple[str, str]
 ) -> None:
     folder = multilingual(kind, translators / kind.__name__)

@@ -229,7 +229,7 @@ def test_a_bad_row_far_into_a_stream_fails_or_is_left_out(go: Go, engine: str) -
     assert "1 of 1500 train rows are skipped in each pass" in notes(skipped)
 
 
-def test_what_cannot_be_learned_from_a_stream_is_told(go: Go) -> None:
+def test_what_cannot_be_learned_from_a_stream_is_reported(go: Go) -> None:
     hopeless = spec("hopeless", "pytorch", data={"on_bad_row": "skip"})
     unnamed, empty, split = go(
         {"out": "unnamed", "spec": spec("unnamed", "pytorch", labels=False)},

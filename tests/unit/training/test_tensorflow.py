@@ -199,7 +199,7 @@ def test_an_architecture_goes_there_and_back(kind: str, spec: Make, train: Train
     assert done.result["status"] == "succeeded", done.result["error"]
 
 
-def test_an_architecture_that_it_cannot_do_is_refused_and_told_what_it_can(
+def test_an_architecture_that_it_cannot_do_is_refused_with_what_it_can(
     spec: Make, train: Train, models_dir: Path
 ) -> None:
     config = AutoConfig.for_model("gpt2", n_embd=32, n_layer=1, n_head=2, vocab_size=32, n_positions=32)

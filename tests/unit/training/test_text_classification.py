@@ -101,7 +101,7 @@ def test_a_label_of_thousands_of_digits_is_a_name_like_any_other(spec: Make, tra
     assert refused["details"]["row"] == 2
 
 
-def test_pairs_of_texts_are_told_apart(spec: Make, models_dir: Path) -> None:
+def test_pairs_of_texts_are_distinguished(spec: Make, models_dir: Path) -> None:
     asked = spec(data={"columns": {"text": "q", "text_pair": "a", "label": "l"}, "train": {"rows": [{}]}})
     row = {"q": "good film", "a": "bad", "l": "b", "_row": 1}
     encoded = TASK.encode([row], load_tokenizer(models_dir / "tiny"), asked, LABELS, 16, "train")
@@ -178,7 +178,7 @@ def test_an_automatic_precision_on_a_cpu_is_fp32(spec: Make, train: Train) -> No
 
 
 @pytest.mark.parametrize("engine", ["trainer", "pytorch"])
-def test_several_labels_are_learned_and_told(spec: Make, train: Train, engine: str) -> None:
+def test_several_labels_are_learned_and_predicted(spec: Make, train: Train, engine: str) -> None:
     rows = [
         {
             "text": f"the film was {first} and {second}",
@@ -204,7 +204,7 @@ def test_several_labels_are_learned_and_told(spec: Make, train: Train, engine: s
 
 
 @pytest.mark.parametrize("engine", ["trainer", "pytorch"])
-def test_numbers_are_learned_and_told(spec: Make, train: Train, engine: str, rows: Any) -> None:
+def test_numbers_are_learned_and_predicted(spec: Make, train: Train, engine: str, rows: Any) -> None:
     numbered = [{**row, "label": 1.5 if row["label"] == "good" else -0.5} for row in rows(24)]
     asked = spec(
         task={"problem": "regression"},

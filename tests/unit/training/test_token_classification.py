@@ -184,7 +184,7 @@ def test_nothing_but_o_is_no_division_by_zero(tmp_path: Path) -> None:
     assert compute(TAGS, ["f1", "accuracy"], [["O"]], [["O"]], tmp_path) == {"f1": 0.0, "accuracy": 1.0}
 
 
-def test_without_a_scheme_words_are_counted_and_untold_ones_are_wrong(tmp_path: Path) -> None:
+def test_without_a_scheme_words_are_counted_and_unpredicted_ones_are_wrong(tmp_path: Path) -> None:
     true, guess = [0, 1, 1, 2, 0], [0, 1, 0, 2, UNPREDICTED]
     found = compute(TAGS, ["f1", "accuracy"], guess, true, tmp_path)
     assert found["accuracy"] == pytest.approx(3 / 5)
@@ -201,7 +201,7 @@ def split_of(spec: JobSpec, labels: list[str], rows: list[dict[str, Any]], token
 
 
 @pytest.mark.parametrize(("scheme", "missing"), [("BIO", "O"), ("none", None)])
-def test_words_that_were_cut_off_are_judged_all_the_same(tokenizer: Any, scheme: str, missing: str | None) -> None:
+def test_words_that_were_cut_off_are_evaluated_all_the_same(tokenizer: Any, scheme: str, missing: str | None) -> None:
     import numpy as np
 
     rows = [
@@ -241,7 +241,7 @@ def predictions(done: Any) -> list[dict[str, Any]]:
 
 @ENGINES
 @pytest.mark.parametrize("method", ["full", "lora"])
-def test_a_tagger_learns_and_says_in_a_pipeline_what_was_told(train: Train, engine: str, method: str) -> None:
+def test_a_tagger_learns_and_predicts_in_a_pipeline_what_was_reported(train: Train, engine: str, method: str) -> None:
     done = train(asked(training={"engine": engine, "method": {"type": method}}))
     assert done.result["status"] == "succeeded", done.result
     losses, f1 = list(done.series("loss").values()), done.series("eval_f1")

@@ -24,8 +24,8 @@ def kill_at_events(kills: list[dict[str, Any]], done: Path) -> None:
         if event not in events:
             return
         # `open` also tells the mode; `os.rename` has two paths.
-        told = arguments[:1] if event == "open" else arguments[:2]
-        paths = " -> ".join(os.fsdecode(path) for path in told if isinstance(path, str | bytes | os.PathLike))
+        reported = arguments[:1] if event == "open" else arguments[:2]
+        paths = " -> ".join(os.fsdecode(path) for path in reported if isinstance(path, str | bytes | os.PathLike))
         for number, kill in enumerate(kills):
             marker = done / str(number)
             if event != kill["event"] or not patterns[number].search(paths) or marker.exists():
