@@ -109,13 +109,15 @@ def by_tokens(
     for tier in tiers:
         rows = places[start : start + tier.rows]
         order = _longest_first if is_longest_first and not steps else by_length
-        shuffled = rows[order(counts[rows].tolist(), tier.rows_of_step, draw)].tolist()
-        steps += [_split(step, tier.rows_of_pass) for step in _split(shuffled, tier.rows_of_step)]
+        ordered = rows[order(counts[rows].tolist(), tier.rows_of_step, draw)].tolist()
+        steps += [_split(step, tier.rows_of_pass) for step in _split(ordered, tier.rows_of_step)]
         start += tier.rows
-    first, last = int(is_longest_first), len(steps) - (tiers[-1].rows % tiers[-1].rows_of_step > 0)
-    between = [first + place for place in draw.permutation(max(0, last - first)).tolist()]
-    ordered = [*range(min(first, len(steps))), *between, *range(max(first, last), len(steps))]
-    return [rows for place in ordered for rows in steps[place]]
+    first = steps[:1] if is_longest_first else []
+    has_fewer_rows = sum(map(len, steps[-1])) < tiers[-1].rows_of_step
+    last = steps[-1:] if has_fewer_rows and len(steps) > len(first) else []
+    others = steps[len(first) : len(steps) - len(last)]
+    shuffled = [others[place] for place in draw.permutation(len(others))]
+    return [rows for step in (*first, *shuffled, *last) for rows in step]
 
 
 def by_length(tokens: list[int], size: int, draw: np.random.Generator, lead: int = 0) -> list[int]:
