@@ -84,6 +84,8 @@ def _smaller_training(spec: JobSpec, resolved: Resolved) -> str:
     if resolved.batch_size == 1:
         return "A forward pass already takes only one row."
     passes = spec.training.gradient_accumulation * 2
+    if resolved.batch_tokens is not None and resolved.batch_tokens // 2 < spec.tokenization.max_length:
+        return "training.batch_tokens cannot be halved: it must be at least tokenization.max_length."
     if resolved.batch_tokens is not None:
         return (
             f"Set training.batch_tokens to {resolved.batch_tokens // 2} with training.gradient_accumulation {passes}, "

@@ -54,12 +54,20 @@ def test_the_failure_says_what_was_done_the_peak_and_what_to_change() -> None:
     }  # fmt: skip
 
 
-def test_batches_of_tokens_are_not_halved_and_the_hint_names_fewer_tokens() -> None:
-    ended = out_of_memory("training", batch_size=8, settings=resolved(batch_size=8, batch_tokens=1024))
+@pytest.mark.parametrize(
+    ("tokens", "says"),
+    [
+        (1024, "training.batch_tokens to 512 with training.gradient_accumulation 2"),
+        # The spec has max_length 512, and the model takes 128.
+        (1022, "must be at least tokenization.max_length"),
+    ],
+)
+def test_batches_of_tokens_are_not_halved_and_the_hint_is_one_that_the_service_takes(tokens: int, says: str) -> None:
+    ended = out_of_memory("training", batch_size=8, settings=resolved(batch_size=8, batch_tokens=tokens))
     assert shrink(ended) is None
     failure = failure_of(ended, None)
-    assert "with 1024 tokens per forward pass" in failure.message
-    assert "training.batch_tokens to 512 with training.gradient_accumulation 2" in failure.hint
+    assert f"with {tokens} tokens per forward pass" in failure.message
+    assert says in failure.hint
 
 
 def test_before_settings_are_resolved_only_less_data_helps() -> None:

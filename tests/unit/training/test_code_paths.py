@@ -6,7 +6,10 @@ from typing import Any
 import pytest
 
 from app.specs import JobSpec
+from worker.training.loop.code_paths import with_code_paths
+from worker.training.methods import load_trainable
 from worker.training.models import attention
+from worker.training.planning.plan import Plan
 
 Make = Callable[..., JobSpec]
 Train = Callable[..., Any]
@@ -51,6 +54,17 @@ def test_a_mask_that_cannot_be_computed_block_by_block_is_named(
     done = train(short(spec, "pytorch", model={"id": "local:tiny", "config": {DROPOUT: 0.1}}))
     assert done.resolved.attention.name == "sdpa"
     assert "the mask is not that of a padded batch" in done.resolved.attention.reason
+
+
+def test_a_model_that_does_not_ask_transformers_for_its_attention_is_named(
+    spec: Make, plan: Callable[[JobSpec], Plan]
+) -> None:
+    ready = plan(short(spec, "pytorch"))
+    model = load_trainable(ready)
+    # No forward pass has gone through the interface since the model was loaded.
+    found = with_code_paths(ready.resolved, ready.spec, model)
+    assert found.attention is not None
+    assert found.attention.reason == "bert computes its attention itself"
 
 
 @pytest.mark.parametrize(

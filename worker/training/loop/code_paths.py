@@ -10,6 +10,9 @@ from worker.training.models.attention import REFUSALS, ran
 from worker.training.models.dropout import Dropout
 from worker.training.planning.plan import Plan
 
+TF32_CAPABILITY = (8, 0)
+"""Ampere: https://docs.pytorch.org/docs/stable/notes/cuda.html#tf32-on-ampere."""
+
 
 class CodePaths:
     """Reports once what computes a model. `model` is None where TensorFlow does."""
@@ -50,12 +53,18 @@ def _attention(resolved: Resolved, spec: JobSpec, model: Any) -> Attention:
         return Attention(name=chosen, reason=f"transformers has no faster attention for {model.config.model_type}")
     if resolved.device != "cpu":
         return Attention(name=chosen, reason="torch chooses its fastest kernel for padded batches")
+    return _attention_on_cpu(model)
+
+
+def _attention_on_cpu(model: Any) -> Attention:
+    if not ran.interface:
+        return Attention(name="sdpa", reason=f"{model.config.model_type} computes its attention itself")
     if ran.blockwise:
         return Attention(name="blockwise", reason="torch has no fused attention with dropout for a CPU")
     if ran.refusals:
         refused = " and ".join(REFUSALS[why] for why in sorted(ran.refusals))
-        return Attention(name=chosen, reason=f"attention with dropout could not be computed block by block: {refused}")
-    return Attention(name=chosen, reason="without dropout, torch has a fused attention for a CPU")
+        return Attention(name="sdpa", reason=f"attention with dropout could not be computed block by block: {refused}")
+    return Attention(name="sdpa", reason="without dropout, torch has a fused attention for a CPU")
 
 
 def _optimizer(spec: JobSpec) -> Kernel:
@@ -76,13 +85,15 @@ def _dropout(resolved: Resolved, model: Any) -> Kernel | None:
 def _matmul(resolved: Resolved, spec: JobSpec) -> Kernel | None:
     if resolved.device == "cpu":
         return None
-    is_used = spec.training.precision != "fp32"
-    reason = "products of 32-bit matrices may round to TF32" if is_used else "training.precision asks for 32 bits"
-    return Kernel(name="tf32", used=is_used, reason=reason)
+    if spec.training.precision == "fp32":
+        return Kernel(name="tf32", used=False, reason="training.precision asks for 32 bits")
+    if torch.cuda.get_device_capability() < TF32_CAPABILITY:
+        return Kernel(name="tf32", used=False, reason="the GPU does not have it")
+    return Kernel(name="tf32", used=True, reason="products of 32-bit matrices may round to it")
 
 
 def _frozen(resolved: Resolved, spec: JobSpec, model: Any) -> Kernel | None:
-    if spec.training.method.type not in ("lora", "qlora"):
+    if spec.training.method.type != "lora":
         return None
     is_used = any(weight.dtype == torch.bfloat16 and not weight.requires_grad for weight in model.parameters())
     reason = "autocast would round them in each pass" if is_used else f"the precision is {resolved.precision}"

@@ -28,7 +28,7 @@ def load_trainable(plan: Plan) -> Any:
     method = METHODS[plan.spec.training.method.type]
     if model is None:
         model = method.load(plan, plan.initial.folder, trainable=True)
-    if plan.resolved.precision == "bf16" and not method.saves_frozen:
+    if plan.resolved.precision == "bf16" and method.may_round_frozen:
         round_frozen(model)
     if plan.resolved.device == "cpu":
         attention.register()

@@ -26,7 +26,7 @@ LAYERS = (
 class FreezeMethod:
     """Trains the upper part only. Checkpoints and the published model are whole."""
 
-    saves_frozen = True
+    may_round_frozen = False
 
     def begin(self, task: Task, base: Path, spec: JobSpec, labels: list[str]) -> tuple[Any, tuple[str, ...]]:
         """The pretrained model with its new head. Raises ModelConfigInvalid if nothing would be left to train."""

@@ -11,7 +11,7 @@ from worker.training.tasks.protocol import Task
 class FullMethod:
     """The plain case: what is trained is what is kept and published."""
 
-    saves_frozen = True
+    may_round_frozen = False
 
     def begin(self, task: Task, base: Path, spec: JobSpec, labels: list[str]) -> tuple[Any, tuple[str, ...]]:
         """The pretrained model with its new head."""

@@ -28,7 +28,7 @@ WHOLE = ("classifier", "score", "qa_outputs", "lm_head", "pooler", "pre_classifi
 class LoraMethod:
     """An adapter on the unquantized model."""
 
-    saves_frozen = False
+    may_round_frozen = True
 
     def begin(self, task: Task, base: Path, spec: JobSpec, labels: list[str]) -> tuple[Any, tuple[str, ...]]:
         """The pretrained model with an adapter that does not change its outputs yet. Raises ModelConfigInvalid for unknown targets."""
@@ -78,6 +78,8 @@ class LoraMethod:
 
 class QloraMethod(LoraMethod):
     """An adapter on a model in 4 bits."""
+
+    may_round_frozen = False
 
     def publishes_as_trained(self, spec: JobSpec) -> bool:
         """Never: what is published is evaluated on its base as it is loaded again."""

@@ -11,8 +11,8 @@ from worker.training.tasks.protocol import Task
 class Method(Protocol):
     """One way to tune a model. Models are in float32, on the CPU, unless said otherwise."""
 
-    saves_frozen: bool
-    """Whether a checkpoint holds the weights that are not trained."""
+    may_round_frozen: bool
+    """Whether frozen weights may be kept in bf16, because no checkpoint holds them."""
 
     def begin(self, task: Task, base: Path, spec: JobSpec, labels: list[str]) -> tuple[Any, tuple[str, ...]]:
         """The model before the first step, whose `save_pretrained` makes the initial folder.

@@ -38,6 +38,8 @@ REFUSALS = {
 class Ran:
     """What computed the attention in this process since `register`."""
 
+    interface: bool = False
+    """Whether any attention went through the interface of transformers."""
     blockwise: bool = False
     refusals: set[str] = field(default_factory=set[str])
 
@@ -48,7 +50,7 @@ ran = Ran()
 def register() -> None:
     """Let models of transformers that would use `sdpa` use this attention where it is faster, in this process."""
     AttentionInterface.register("sdpa", attention_forward)
-    ran.blockwise = False
+    ran.interface = ran.blockwise = False
     ran.refusals.clear()
 
 
@@ -64,6 +66,7 @@ def attention_forward(
     **more: Any,
 ) -> tuple[Tensor, None]:
     """The attention function of transformers (`AttentionInterface`): query (rows, heads, tokens, size) → (rows, tokens, heads, size)."""
+    ran.interface = True
     refusal = _refusal(query, key, attention_mask, more) if dropout > 0 else None
     if refusal:
         ran.refusals.add(refusal)
