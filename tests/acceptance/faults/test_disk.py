@@ -1,5 +1,6 @@
 """A disk that fills up: a typed error, nothing stored is lost, and all goes on once there is room."""
 
+import errno
 import os
 import subprocess
 from collections.abc import Iterator
@@ -32,12 +33,23 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path, leave: int) -> Path:
-    """Leave only so many bytes of the disk free; returns the file that takes the rest."""
+    """Leave only so many bytes of the disk free; returns the file that takes the rest.
+
+    A job that writes at the same moment can take a part first, so the rest is counted again until the file has it.
+    """
     ballast = disk / "ballast"
-    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
     with ballast.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(1, free - leave))
-    return ballast
+        while True:
+            free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+            try:
+                os.posix_fallocate(file.fileno(), 0, max(1, free - leave))
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                if free <= leave:
+                    return ballast
+            else:
+                return ballast
 
 
 def rows(count: int) -> bytes:
