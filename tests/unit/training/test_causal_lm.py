@@ -228,6 +228,7 @@ def test_it_learns_to_answer_and_the_evaluation_is_true(train: Train, engine: st
         )
     )
     assert done.result["status"] == "succeeded", done.result
+    assert done.resolved.attention.name == ("packed" if task else "sdpa")
     perplexity = done.series("eval_perplexity")
     assert perplexity[max(perplexity)] < perplexity[0] / 2
     folder = done.out_dir / "model"

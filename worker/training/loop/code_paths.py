@@ -6,7 +6,7 @@ import torch
 
 from app.specs import JobSpec, Resolved
 from app.specs.resolved import Attention, Kernel
-from worker.training.models.attention import REFUSALS, ran
+from worker.training.models.attention import REFUSALS, UNPACKED, ran
 from worker.training.models.dropout import Dropout
 from worker.training.planning.plan import Plan
 
@@ -51,6 +51,11 @@ def _attention(resolved: Resolved, spec: JobSpec, model: Any) -> Attention:
         return Attention(name=chosen, reason="model.attn_implementation asks for it")
     if chosen != "sdpa":
         return Attention(name=chosen, reason=f"transformers has no faster attention for {model.config.model_type}")
+    if ran.packed:
+        return Attention(name="packed", reason="packed rows are computed one by one, without a mask between them")
+    if ran.unpacked and not ran.blockwise:
+        refused = " and ".join(UNPACKED[why] for why in sorted(ran.unpacked))
+        return Attention(name=chosen, reason=f"packed rows could not be computed one by one: {refused}")
     if resolved.device != "cpu":
         return Attention(name=chosen, reason="torch chooses its fastest kernel for padded batches")
     return _attention_on_cpu(model)

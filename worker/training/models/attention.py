@@ -1,4 +1,4 @@
-"""Attention with dropout on a CPU, block by block.
+"""The attention that models of transformers use in place of `sdpa`: packed rows alone, and dropout on a CPU block by block.
 
 `torch.nn.functional.scaled_dot_product_attention` has no fused kernel for a CPU with dropout. It computes the scores, their
 softmax, the mask and the product of both as whole tensors, of 100 MB each for 8 rows of 512 tokens and 12 heads, and keeps
@@ -19,7 +19,9 @@ from torch.autograd.function import once_differentiable
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import AttentionInterface
 
+from worker.training.models import packed_attention
 from worker.training.models.dropout import Kept
+from worker.training.models.packed_attention import BOUNDARIES
 
 Tensor = torch.Tensor
 BLOCK_BYTES = 4 << 20
@@ -32,6 +34,13 @@ REFUSALS = {
     "extras": "the model adds a bias, a cache or a cap of its own",
 }
 """Why dropout did not run block by block."""
+UNPACKED = {
+    "dropout": "the model has dropout in its attention",
+    "dtype": "it computes in 16 bits only",
+    "window": "the model attends to a window that is shorter than a sequence",
+    "extras": "the model adds a bias, a cache or a cap of its own",
+}
+"""Why packed rows were not computed one by one."""
 
 
 @dataclass
@@ -42,6 +51,8 @@ class Ran:
     """Whether any attention went through the interface of transformers."""
     blockwise: bool = False
     refusals: set[str] = field(default_factory=set[str])
+    packed: bool = False
+    unpacked: set[str] = field(default_factory=set[str])
 
 
 ran = Ran()
@@ -50,8 +61,9 @@ ran = Ran()
 def register() -> None:
     """Let models of transformers that would use `sdpa` use this attention where it is faster, in this process."""
     AttentionInterface.register("sdpa", attention_forward)
-    ran.interface = ran.blockwise = False
+    ran.interface = ran.blockwise = ran.packed = False
     ran.refusals.clear()
+    ran.unpacked.clear()
 
 
 def attention_forward(
@@ -67,13 +79,20 @@ def attention_forward(
 ) -> tuple[Tensor, None]:
     """The attention function of transformers (`AttentionInterface`): query (rows, heads, tokens, size) → (rows, tokens, heads, size)."""
     ran.interface = True
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    boundaries = more.pop(BOUNDARIES, None)
+    if boundaries is not None:
+        unpacked = packed_attention.refusal(query, dropout, more)
+        if unpacked is None:
+            ran.packed = True
+            return packed_attention.packed_attention(query, key, value, boundaries, scaling, causal=causal), None
+        ran.unpacked.add(unpacked)
     refusal = _refusal(query, key, attention_mask, more) if dropout > 0 else None
     if refusal:
         ran.refusals.add(refusal)
     if dropout == 0 or refusal:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, is_causal, **more)
     ran.blockwise = True
-    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     if causal and attention_mask is None and query.shape[2] > 1:
         attention_mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()[None, None]
     output = dropout_attention(query, key, value, attention_mask, scaling, dropout)

@@ -7,7 +7,7 @@ packed:  {"input_ids": [1, 4093, …, 2, 1, 17, …], "labels": […], "position
 """
 
 from collections.abc import Iterator
-from inspect import signature
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -23,6 +23,7 @@ from worker.training.evaluation.metrics import Metrics
 from worker.training.evaluation.metrics.tokens import TOKENS, token_answers
 from worker.training.inputs.table import Row
 from worker.training.loop.losses import IGNORE_INDEX, CrossEntropy
+from worker.training.models.packed_attention import BOUNDARIES, boundaries_of
 from worker.training.models.pretrained import build, load
 from worker.training.tasks.protocol import (
     Batch,
@@ -116,19 +117,20 @@ class CausalLMTask(Task):
             width = max_length if always else max(len(row["input_ids"]) for row in rows)
             tokens, labels = [row["input_ids"] for row in rows], [row["labels"] for row in rows]
             targets = pad_right(labels, width, IGNORE_INDEX)
+            apart: dict[str, torch.Tensor] = {}
             inputs = {"input_ids": pad_right(tokens, width, pad)}
             if "position_ids" in rows[0]:
                 # Without a mask, models recognize packed rows by positions that restart at 0. Padding is one more row.
-                # Neither do they where they fill a cache.
-                positions = pad_right([row["position_ids"] for row in rows], width, 0)
-                inputs |= {"position_ids": positions, "use_cache": torch.tensor(False)}
+                positions = [row["position_ids"] for row in rows]
+                inputs["position_ids"] = pad_right(positions, width, 0)
+                apart = {BOUNDARIES: boundaries_of(positions, width)}
             else:
                 inputs["attention_mask"] = attention_mask(tokens, width)
             # The first token of a sequence follows nothing.
             following = targets[:, 1:]
             learned = following != IGNORE_INDEX
             kept = learned.any(0).nonzero()[:, 0]
-            return Batch(inputs, {"kept": kept, "labels": following[:, kept]}, num_items=int(learned.sum()))
+            return Batch(inputs, {"kept": kept, "labels": following[:, kept], **apart}, num_items=int(learned.sum()))
 
         return collate
 
@@ -177,9 +179,16 @@ def _kept_logits(model: Any, batch: Batch) -> Any:
     """Logits (rows, kept, vocabulary). The others are not computed where the model can leave them out."""
     kept = batch.targets["kept"]
     whole = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if "logits_to_keep" in signature(type(whole).forward).parameters:
-        return model(**batch.inputs, logits_to_keep=kept)["logits"]
-    return model(**batch.inputs)["logits"][:, kept]
+    known = signature(type(whole).forward).parameters
+    inputs: dict[str, Any] = dict(batch.inputs)
+    if BOUNDARIES in batch.targets:
+        # Models do not recognize packed rows by their positions where they fill a cache.
+        inputs["use_cache"] = False
+        if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in known.values()):
+            inputs[BOUNDARIES] = batch.targets[BOUNDARIES]
+    if "logits_to_keep" in known:
+        return model(**inputs, logits_to_keep=kept)["logits"]
+    return model(**inputs)["logits"][:, kept]
 
 
 def keeps_rows_apart(model: Any) -> bool:
