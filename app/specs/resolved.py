@@ -15,7 +15,9 @@ class Attention(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    name: str = Field(description="packed, blockwise, sdpa, eager, flash_attention_2, or what else transformers calls it.")
+    name: str = Field(
+        description="packed, blockwise, sdpa, eager, flash_attention_2, or what else transformers calls it."
+    )
     reason: str = Field(description="Why this one, and why none that is faster.")
 
 
