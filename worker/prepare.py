@@ -48,6 +48,7 @@ def prepare(context: WorkerContext, job: Job, folder: Path, gpu: str | None) -> 
         tensorflow_python=context.settings.tensorflow() if "tensorflow" in context.offer.engines else None,
         token_cache=context.settings.cache() / "tokens",
         token_cache_bytes=context.settings.token_cache_bytes,
+        compile_cache=context.settings.cache() / "compiled",
     )
     if request.resume_from is not None and request.resolved is not None:
         _show_resumed_step(context, job, read_manifest(request.resume_from), request.resolved)

@@ -38,6 +38,7 @@ ENGINE_FACTS: dict[str, EngineFacts] = {
             "training.batch_tokens": (None,),
             "training.gradient_checkpointing": (False,),
             "training.precision": ("auto", "fp32"),
+            "training.compile": ("auto", "never"),
             "resources.gpus": ("auto", 0),
         },
     ),

@@ -143,6 +143,11 @@ class Training(Strict):
         default="auto",
         description="Autocast over fp32 weights. `auto` is bf16 if the hardware is fast at it, otherwise fp32.",
     )
+    compile: Literal["auto", "always", "never"] = Field(
+        default="auto",
+        description="Whether `torch.compile` compiles the layers of the model. `auto` does so on a GPU, where a measured "
+        "estimate says that it pays back within the job.",
+    )
     seed: int = Field(default=42, ge=0, le=2**32 - 1, description="Seeds the new head, the data order and dropout.")
     logging_steps: int = Field(
         default=10, ge=1, le=1_000_000, description="Steps between two points of the loss series."

@@ -35,6 +35,8 @@ class TrainingRequest:
     """The folder in which tokens are kept for later jobs of this machine; none are without it."""
     token_cache_bytes: int = 0
     """How much may be kept there."""
+    compile_cache: Path | None = None
+    """The folder in which compiled layers are kept for later jobs of this machine."""
 
     def to_json(self) -> str:
         """Write the request as one JSON object."""
@@ -53,6 +55,7 @@ class TrainingRequest:
                 "tensorflow_python": _text(self.tensorflow_python),
                 "token_cache": _text(self.token_cache),
                 "token_cache_bytes": self.token_cache_bytes,
+                "compile_cache": _text(self.compile_cache),
             }
         )
 
@@ -74,6 +77,7 @@ class TrainingRequest:
             tensorflow_python=_path(raw["tensorflow_python"]),
             token_cache=_path(raw["token_cache"]),
             token_cache_bytes=raw["token_cache_bytes"],
+            compile_cache=_path(raw["compile_cache"]),
         )
 
 

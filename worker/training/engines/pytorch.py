@@ -28,6 +28,7 @@ from worker.training.errors import LossNotFinite, Stopped
 from worker.training.evaluation.evaluation import evaluate
 from worker.training.evaluation.prediction import forward, gather, predict, training_step
 from worker.training.loop.code_paths import CodePaths
+from worker.training.loop.compilation import Compilation
 from worker.training.loop.feed import batches_of
 from worker.training.loop.optimizers import optimizer_of
 from worker.training.loop.pace import Pace, hidden_size
@@ -88,8 +89,9 @@ class Loop:
             model, optimizer, cast("Any", batches_of(plan, self.collate)), scheduler
         )
         self.to_restore = plan.resume_from
-        self.code_paths = CodePaths(plan, model)
         self.pace = Pace(plan, self.state, hidden_size(model), is_evaluated_again=not publishes_as_trained(plan))
+        self.compilation = Compilation(plan, model, self.pace)
+        self.code_paths = CodePaths(plan, model, self.compilation)
         self.logged_loss, self.logged_step = self.state.loss_sum, self.state.step
         self.unlogged_loss = torch.zeros((), device=self.accelerator.device)
         self.is_stopped = False
@@ -143,6 +145,7 @@ class Loop:
         """Log, evaluate and save where it is due. A request to stop saves and skips the rest."""
         state = self.state
         self.pace.tick()
+        self.compilation.after_step()
         self.code_paths.report()
         self.checkpoints.check()
         self.is_stopped = self.plan.stop.is_set()

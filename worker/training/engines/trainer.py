@@ -20,6 +20,7 @@ from worker.training.errors import LossNotFinite, Stopped
 from worker.training.evaluation.evaluation import evaluate
 from worker.training.evaluation.prediction import forward, gather, predict, training_step
 from worker.training.loop.code_paths import CodePaths
+from worker.training.loop.compilation import Compilation
 from worker.training.loop.feed import batches_of, feed
 from worker.training.loop.pace import Pace, hidden_size
 from worker.training.loop.state import TrainingState
@@ -66,8 +67,9 @@ class TunesmithTrainer(Trainer):
         self.checkpoints = CheckpointManager(plan, training_state)
         self.earlier_loss = training_state.loss_sum
         model = load_trainable(plan)
-        self.code_paths = CodePaths(plan, model)
         self.pace = Pace(plan, training_state, hidden_size(model), is_evaluated_again=not publishes_as_trained(plan))
+        self.compilation = Compilation(plan, model, self.pace)
+        self.code_paths = CodePaths(plan, model, self.compilation)
         super().__init__(
             model=model,
             args=_arguments(plan),
@@ -174,6 +176,7 @@ class Follow(TrainerCallback):
         control.should_save = training_state.checkpoint_due
         control.should_log |= training_state.finished
         trainer.pace.tick()
+        trainer.compilation.after_step()
         trainer.code_paths.report()
         trainer.checkpoints.check()
         if trainer.plan.stop.is_set():

@@ -6,6 +6,7 @@ import torch
 
 from app.specs import JobSpec, Resolved
 from app.specs.resolved import Attention, Kernel
+from worker.training.loop.compilation import Compilation
 from worker.training.models.attention import REFUSALS, UNPACKED, ran
 from worker.training.models.dropout import Dropout
 from worker.training.planning.plan import Plan
@@ -15,20 +16,23 @@ TF32_CAPABILITY = (8, 0)
 
 
 class CodePaths:
-    """Reports once what computes a model. `model` is None where TensorFlow does."""
+    """Reports what computes a model. `model` and `compilation` are None where TensorFlow does."""
 
-    def __init__(self, plan: Plan, model: Any) -> None:
-        self._plan, self._model, self._is_reported = plan, model, False
+    def __init__(self, plan: Plan, model: Any, compilation: Compilation | None) -> None:
+        self._plan, self._model, self._compilation = plan, model, compilation
+        self._reported: Kernel | None = None
+        self._is_reported = False
 
     def report(self) -> None:
-        """After a step: add to what was resolved what computed the step. Later calls do nothing."""
-        if not self._is_reported:
-            found = with_code_paths(self._plan.resolved, self._plan.spec, self._model)
+        """After a step: add to what was resolved what computed the step, once and when layers are compiled."""
+        compiler = self._compilation and self._compilation.kernel
+        if not self._is_reported or compiler != self._reported:
+            found = with_code_paths(self._plan.resolved, self._plan.spec, self._model, compiler)
             self._plan.report.resolved(found.model_dump(mode="json"))
-            self._is_reported = True
+            self._is_reported, self._reported = True, compiler
 
 
-def with_code_paths(resolved: Resolved, spec: JobSpec, model: Any) -> Resolved:
+def with_code_paths(resolved: Resolved, spec: JobSpec, model: Any, compiler: Kernel | None) -> Resolved:
     """What was resolved, with what has computed this model in this process, or TensorFlow's model elsewhere (None)."""
     if model is None:
         eager = Attention(name="eager", reason="the TensorFlow models of transformers have no other")
@@ -38,7 +42,7 @@ def with_code_paths(resolved: Resolved, spec: JobSpec, model: Any) -> Resolved:
         _dropout(resolved, model),
         _matmul(resolved, spec),
         _frozen(resolved, spec, model),
-        _compiler(resolved),
+        compiler,
     ]
     return resolved.model_copy(
         update={"attention": _attention(resolved, spec, model), "kernels": [known for known in kernels if known]}
@@ -103,12 +107,3 @@ def _frozen(resolved: Resolved, spec: JobSpec, model: Any) -> Kernel | None:
     is_used = any(weight.dtype == torch.bfloat16 and not weight.requires_grad for weight in model.parameters())
     reason = "autocast would round them in each pass" if is_used else f"the precision is {resolved.precision}"
     return Kernel(name="frozen_weights_in_bf16", used=is_used, reason=reason)
-
-
-def _compiler(resolved: Resolved) -> Kernel:
-    reason = (
-        "on a CPU it took 40 to 100 s to compile and gained at most 5 %"
-        if resolved.device == "cpu"
-        else "its gain has not been measured for this model"
-    )
-    return Kernel(name="torch_compile", used=False, reason=reason)

@@ -49,6 +49,8 @@ class Pace:
         self._first_step, self._first_seconds, self._aside = state.step, 0.0, 0.0
         self._has_reported, self._reported = False, dict[str, float]()
         self._process = process
+        self.counts_steps = True
+        """Whether the time of a step says how long others take. Set to False while steps compile."""
         reset_peak(plan.resolved.device, process)
 
     @contextmanager
@@ -83,17 +85,34 @@ class Pace:
         self._last, self._has_reported = now, True
 
     @property
+    def training_seconds(self) -> float:
+        """The seconds since the first step began, without evaluations and checkpoints."""
+        return time.monotonic() - self._started - self._aside
+
+    @property
+    def work_of_last_step(self) -> float:
+        """The work of the step that has just ended."""
+        return self._workload.of_step(self._state.step - 1)
+
+    @property
+    def step_seconds_left(self) -> float:
+        """The estimated seconds of the steps to come, without evaluations and checkpoints."""
+        state = self._state
+        steps = state.total_steps - state.step
+        return self._fit.seconds(steps, self._workload.remaining(state.step)) if steps else 0.0
+
+    def forget_steps(self) -> None:
+        """Estimate from the steps to come alone: from here on they take another time."""
+        self._fit = Fit(self._fit.total)
+
+    @property
     def eta_seconds(self) -> float:
         """The estimated seconds from here to the end of the job."""
         state = self._state
-        steps, work = (
-            state.total_steps - state.step,
-            self._workload.remaining(state.step) if not state.finished else 0.0,
-        )
         evaluations = state.evaluations_left + int(self._is_evaluated_again)
         saves = state.checkpoints_left
         return (
-            self._fit.seconds(steps, work)
+            self.step_seconds_left
             + evaluations * self._seconds_of("evaluation")
             + saves * self._seconds_of("checkpoint")
             + self._seconds_of_test()
@@ -102,7 +121,8 @@ class Pace:
     def _measure(self, seconds: float) -> None:
         state = self._state
         done = state.step - self._first_step
-        self._fit.add(self._workload.of_step(state.step - 1), seconds)
+        if self.counts_steps:
+            self._fit.add(self.work_of_last_step, seconds)
         if done == 1:
             self._first_seconds = seconds
         enough = max(FEWEST_STEPS, math.ceil(MEASURED_SHARE * state.total_steps))

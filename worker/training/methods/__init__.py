@@ -30,8 +30,8 @@ def load_trainable(plan: Plan) -> Any:
         model = method.load(plan, plan.initial.folder, trainable=True)
     if plan.resolved.precision == "bf16" and method.may_round_frozen:
         round_frozen(model)
+    attention.register()
     if plan.resolved.device == "cpu":
-        attention.register()
         use_fast_dropout(model)
     elif plan.spec.training.precision != "fp32":
         # TF32 where the hardware has it: https://docs.pytorch.org/docs/stable/notes/cuda.html#tf32-on-ampere

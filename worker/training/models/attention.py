@@ -22,6 +22,7 @@ from transformers.modeling_utils import AttentionInterface
 from worker.training.models import packed_attention
 from worker.training.models.dropout import Kept
 from worker.training.models.packed_attention import BOUNDARIES
+from worker.training.models.uncompiled import uncompiled
 
 Tensor = torch.Tensor
 BLOCK_BYTES = 4 << 20
@@ -99,6 +100,7 @@ def attention_forward(
     return output.transpose(1, 2).contiguous(), None
 
 
+@uncompiled
 def dropout_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None, dropout: float
 ) -> Tensor:

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
+from worker.training.models.uncompiled import uncompiled
+
 Tensor = torch.Tensor
 LEVELS = 1 << 16
 """Random numbers of 16 bits decide what is dropped, so the probability is rounded to a multiple of 1 / 65,536."""
@@ -49,7 +51,7 @@ class Dropout(torch.nn.Dropout):
         """Zero some numbers and scale the others."""
         if not self.training or not self.p or self.p >= 1 or input.device.type != "cpu" or input.dtype != torch.float32:
             return super().forward(input)
-        return cast("Any", _Dropout).apply(input, Kept(self.p))
+        return _dropped(input, self.p)
 
 
 def use_fast_dropout(model: torch.nn.Module) -> None:
@@ -58,6 +60,12 @@ def use_fast_dropout(model: torch.nn.Module) -> None:
         for name, child in module.named_children():
             if type(child) is torch.nn.Dropout:
                 setattr(module, name, Dropout(child.p).train(child.training))
+
+
+# The compiler knows no random numbers but torch's.
+@uncompiled
+def _dropped(values: Tensor, probability: float) -> Tensor:
+    return cast("Any", _Dropout).apply(values, Kept(probability))
 
 
 class _Dropout(torch.autograd.Function):

@@ -12,6 +12,8 @@ import torch
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
+from worker.training.models.uncompiled import uncompiled
+
 Tensor = torch.Tensor
 BOUNDARIES = "cu_seq_lens_q"
 """What transformers calls the boundaries of packed rows on their way to the attention function."""
@@ -73,6 +75,7 @@ def _padding(sequence: list[int], width: int) -> list[int]:
     return [len(sequence)] if len(sequence) < width else []
 
 
+@uncompiled
 def _row_by_row(
     query: Tensor,
     key: Tensor,

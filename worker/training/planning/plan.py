@@ -44,6 +44,8 @@ class Plan:
     """CPU threads, for engines that compute in a process of their own."""
     tensorflow_python: Path | None = None
     """The interpreter of the environment that has TensorFlow."""
+    compile_cache: Path | None = None
+    """Where compiled layers are kept for later jobs of this machine."""
 
     @property
     def head(self) -> tuple[str, ...]:

@@ -52,6 +52,7 @@ def make_plan(request: TrainingRequest, task: Task, data: Data, report: Reporter
         is_first_attempt=request.resolved is None,
         threads=request.threads,
         tensorflow_python=request.tensorflow_python,
+        compile_cache=request.compile_cache,
     )
 
 
