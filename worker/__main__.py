@@ -4,6 +4,7 @@ import argparse
 import logging
 import os
 import signal
+import threading
 from collections.abc import Sequence
 
 from app.datasets.local_copy import LocalCopies
@@ -35,6 +36,7 @@ LOCK_SECONDS = 5.0
 A worker that freezes leaves its transaction open until the server ends it. If its other threads wait for the same row, each
 of them would get the lock in turn and hold it as long. With this limit they have given up by then.
 """
+WARM_UP_POLL_SECONDS = 0.1
 SECRET_PREFIXES = ("TUNESMITH_", "AWS_", "AZURE_", "GOOGLE_", "GCS_", "PG", "DATABASE_", "REDIS_", "CELERY_")
 
 
@@ -71,10 +73,38 @@ def main() -> None:
     )
     registration.start()
     sweeper.start()
-    context.processes.warm_up()
+    _warm_up(context)
+    if not context.stopping.is_set():
+        log.info("worker %s takes jobs for %s in %s slots", context.worker_id, " and ".join(queues), settings.slots)
+        _run_jobs(context)
+    sweeper.stop()
+    registration.sign_off()
+    context.database.close()
+    log.info("worker %s has stopped", context.worker_id)
+
+
+def _warm_up(context: WorkerContext) -> None:
+    """Import what training needs, which takes seconds. A worker that is asked to stop does not wait for the end of that."""
+    errors: list[BaseException] = []
+
+    def warm_up() -> None:
+        try:
+            context.processes.warm_up()
+        except BaseException as error:  # noqa: BLE001 - raised below, in the thread that can act on it
+            errors.append(error)
+
+    thread = threading.Thread(target=warm_up, name="warm-up", daemon=True)
+    thread.start()
+    while thread.is_alive() and not context.stopping.is_set():
+        thread.join(WARM_UP_POLL_SECONDS)
+    if errors:
+        raise errors[0]
+
+
+def _run_jobs(context: WorkerContext) -> None:
+    """Run jobs until the worker is asked to stop, and wait for the end of those that run."""
     slots = Slots(context)
-    log.info("worker %s takes jobs for %s in %s slots", context.worker_id, " and ".join(queues), settings.slots)
-    arrivals = Arrivals(None if settings.broker_url else context.database, context.stopping)
+    arrivals = Arrivals(None if context.settings.broker_url else context.database, context.stopping)
     arrivals.start()
     pollers = start_polling(context, slots, arrivals)
     _consume_wake_ups(context, slots)
@@ -82,10 +112,6 @@ def main() -> None:
     for poller in pollers:
         poller.join()
     slots.wait_until_free()
-    sweeper.stop()
-    registration.sign_off()
-    context.database.close()
-    log.info("worker %s has stopped", context.worker_id)
 
 
 def _engines(settings: Settings) -> tuple[str, ...]:

@@ -201,9 +201,10 @@ def test_up_writes_a_key_that_only_its_owner_can_read(local: Deployment, tmp_pat
     local.tunesmith("jobs")
     first = local.key
     assert up.stop() == 0
-    again = local.start_up()
+    again = local.start_up(is_worker_ready=False)
     assert key_file.read_text().strip() == first
     assert again.stop() == 0
+    assert again.log.count("takes jobs for") == 0, "it was asked to stop while its worker still imported torch"
 
 
 def test_training_processes_see_no_secret_of_the_service(fleet: Deployment) -> None:

@@ -92,12 +92,12 @@ def test_a_failing_command_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text(json.dumps(SPEC))
     (tmp_path / "rows.csv").write_text("review,label\nfine,1\n")
     files = [f"--dataset={name}_DATASET={tmp_path / 'rows.csv'}" for name in ("TRAIN", "EVAL")]
-    done = subprocess.run(
-        command(tmp_path, *files), cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert "column_missing: train has no column 'text' for the role 'text'" in done.stderr
-    assert "data.columns" in done.stderr
+    log_file = tmp_path / "log"
+    with log_file.open("wb") as log:
+        assert warm_start.start(command(tmp_path, *files)[1:], os.environ, ROOT, log).wait(200) == 1
+    said = log_file.read_text()
+    assert "column_missing: train has no column 'text' for the role 'text'" in said
+    assert "data.columns" in said
 
 
 WARM_START = """

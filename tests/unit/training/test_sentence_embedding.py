@@ -141,7 +141,12 @@ def test_it_learns_what_belongs_together_and_loads_with_sentence_transformers(
 @pytest.mark.parametrize("task", [{}, {"mini_batch_size": 5}], ids=["whole batches", "mini-batches"])
 def test_resuming_ends_where_an_undisturbed_run_does(train: Train, engine: str, task: dict[str, Any]) -> None:
     columns = {"columns": {"negative": "negative"}}
-    asked = spec(task=task, training={"engine": engine}, checkpoints={"strategy": "steps", "every": 5}, data=columns)
+    asked = spec(
+        task=task,
+        training={"engine": engine, "max_steps": 14},
+        checkpoints={"strategy": "steps", "every": 5},
+        data=columns,
+    )
     whole = train(asked, "whole")
     stopped = train(asked, "stopped", stop_when=lambda record: record.get("step") == 7)
     again = train(
