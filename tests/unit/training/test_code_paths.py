@@ -62,7 +62,7 @@ def test_a_model_that_does_not_ask_transformers_for_its_attention_is_named(
     ready = plan(short(spec, "pytorch"))
     model = load_trainable(ready)
     # No forward pass has gone through the interface since the model was loaded.
-    found = with_code_paths(ready.resolved, ready.spec, model, None)
+    found = with_code_paths(ready.resolved, ready.spec, model, [])
     assert found.attention is not None
     assert found.attention.reason == "bert computes its attention itself"
 

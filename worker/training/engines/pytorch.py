@@ -30,6 +30,7 @@ from worker.training.evaluation.prediction import forward, gather, predict, trai
 from worker.training.loop.code_paths import CodePaths
 from worker.training.loop.compilation import Compilation
 from worker.training.loop.feed import batches_of
+from worker.training.loop.fused_layers import FusedLayers
 from worker.training.loop.optimizers import optimizer_of
 from worker.training.loop.pace import Pace, hidden_size
 from worker.training.loop.state import TrainingState
@@ -91,7 +92,8 @@ class Loop:
         self.to_restore = plan.resume_from
         self.pace = Pace(plan, self.state, hidden_size(model), is_evaluated_again=not publishes_as_trained(plan))
         self.compilation = Compilation(plan, model, self.pace)
-        self.code_paths = CodePaths(plan, model, self.compilation)
+        self.fused_layers = FusedLayers(plan)
+        self.code_paths = CodePaths(plan, model, [self.compilation, self.fused_layers])
         self.logged_loss, self.logged_step = self.state.loss_sum, self.state.step
         self.unlogged_loss = torch.zeros((), device=self.accelerator.device)
         self.is_stopped = False
@@ -129,6 +131,7 @@ class Loop:
         self.model.train()
         for batch in batches:
             with self.accelerator.autocast():
+                self.fused_layers.check(self.bare_model(), batch, self.task_step)
                 # The mean over the whole step, so `accelerate` must not divide by the number of batches as well.
                 loss = self.task_step(self.model, batch).loss_sum / num_items
             self.accelerator.backward(loss)

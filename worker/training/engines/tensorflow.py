@@ -112,7 +112,7 @@ class Loop:
         """Train until no step is left or a stop is requested. Raises Stopped before the first step."""
         self.see_that_pytorch_agrees(self.plan.initial.folder)
         # Only now, because loading TensorFlow is no training.
-        self.code_paths = CodePaths(self.plan, None, None)
+        self.code_paths = CodePaths(self.plan, None)
         self.pace = Pace(self.plan, self.state, None, is_evaluated_again=True, process=self.keras.pid)
         if self.state.evaluation_due:
             self.evaluate()

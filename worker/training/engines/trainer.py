@@ -22,6 +22,7 @@ from worker.training.evaluation.prediction import forward, gather, predict, trai
 from worker.training.loop.code_paths import CodePaths
 from worker.training.loop.compilation import Compilation
 from worker.training.loop.feed import batches_of, feed
+from worker.training.loop.fused_layers import FusedLayers
 from worker.training.loop.pace import Pace, hidden_size
 from worker.training.loop.state import TrainingState
 from worker.training.methods import load_trainable, publishes_as_trained
@@ -69,7 +70,8 @@ class TunesmithTrainer(Trainer):
         model = load_trainable(plan)
         self.pace = Pace(plan, training_state, hidden_size(model), is_evaluated_again=not publishes_as_trained(plan))
         self.compilation = Compilation(plan, model, self.pace)
-        self.code_paths = CodePaths(plan, model, self.compilation)
+        self.fused_layers = FusedLayers(plan)
+        self.code_paths = CodePaths(plan, model, [self.compilation, self.fused_layers])
         super().__init__(
             model=model,
             args=_arguments(plan),
@@ -87,7 +89,9 @@ class TunesmithTrainer(Trainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """The loss of one batch, divided by the items of the whole optimizer step."""
-        return self.task_step(model, cast("Batch", inputs)).loss_sum / num_items_in_batch
+        batch = cast("Batch", inputs)
+        self.fused_layers.check(self.accelerator.unwrap_model(model), batch, self.task_step)
+        return self.task_step(model, batch).loss_sum / num_items_in_batch
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The batches of train, which Trainer would make of equally many rows each."""

@@ -1,12 +1,12 @@
 """Which code computed the first step of an attempt, and why nothing faster did: `resolved.attention` and `resolved.kernels`."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 
 from app.specs import JobSpec, Resolved
 from app.specs.resolved import Attention, Kernel
-from worker.training.loop.compilation import Compilation
 from worker.training.models.attention import REFUSALS, UNPACKED, ran
 from worker.training.models.dropout import Dropout
 from worker.training.planning.plan import Plan
@@ -15,24 +15,35 @@ TF32_CAPABILITY = (8, 0)
 """Ampere: https://docs.pytorch.org/docs/stable/notes/cuda.html#tf32-on-ampere."""
 
 
-class CodePaths:
-    """Reports what computes a model. `model` and `compilation` are None where TensorFlow does."""
+class Decider(Protocol):
+    """Decides on a faster way to compute."""
 
-    def __init__(self, plan: Plan, model: Any, compilation: Compilation | None) -> None:
-        self._plan, self._model, self._compilation = plan, model, compilation
-        self._reported: Kernel | None = None
-        self._is_reported = False
+    @property
+    def kernel(self) -> Kernel | None:
+        """What it has decided so far, and why; None if there is nothing to decide on this device."""
+        ...
+
+
+class CodePaths:
+    """Reports what computes a model. `model` is None where TensorFlow does.
+
+    What the `deciders` say about their kernels may change after the first step. None says that there is nothing to say.
+    """
+
+    def __init__(self, plan: Plan, model: Any, deciders: Sequence[Decider] = ()) -> None:
+        self._plan, self._model, self._deciders = plan, model, deciders
+        self._reported: list[Kernel] | None = None
 
     def report(self) -> None:
-        """After a step: add to what was resolved what computed the step, once and when layers are compiled."""
-        compiler = self._compilation and self._compilation.kernel
-        if not self._is_reported or compiler != self._reported:
-            found = with_code_paths(self._plan.resolved, self._plan.spec, self._model, compiler)
+        """After a step: add to what was resolved what computed the step, once and when a decision changes."""
+        decided = [decider.kernel for decider in self._deciders if decider.kernel is not None]
+        if decided != self._reported:
+            found = with_code_paths(self._plan.resolved, self._plan.spec, self._model, decided)
             self._plan.report.resolved(found.model_dump(mode="json"))
-            self._is_reported, self._reported = True, compiler
+            self._reported = decided
 
 
-def with_code_paths(resolved: Resolved, spec: JobSpec, model: Any, compiler: Kernel | None) -> Resolved:
+def with_code_paths(resolved: Resolved, spec: JobSpec, model: Any, decided: Sequence[Kernel]) -> Resolved:
     """What was resolved, with what has computed this model in this process, or TensorFlow's model elsewhere (None)."""
     if model is None:
         eager = Attention(name="eager", reason="the TensorFlow models of transformers have no other")
@@ -42,7 +53,7 @@ def with_code_paths(resolved: Resolved, spec: JobSpec, model: Any, compiler: Ker
         _dropout(resolved, model),
         _matmul(resolved, spec),
         _frozen(resolved, spec, model),
-        compiler,
+        *decided,
     ]
     return resolved.model_copy(
         update={"attention": _attention(resolved, spec, model), "kernels": [known for known in kernels if known]}
