@@ -23,6 +23,7 @@ sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "bench")]
 
 import reviews  # noqa: E402 - found by the line above
 from peer_script import run_script  # noqa: E402
+from plot import bars  # noqa: E402
 from service import running_service  # noqa: E402
 
 CACHE = Path(os.environ.get("TUNESMITH_TEST_CACHE", Path.home() / ".cache" / "tunesmith-tests"))
@@ -39,13 +40,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", choices=KINDS, nargs="+", default=list(KINDS))
     parser.add_argument("--engine", default="trainer")
+    parser.add_argument("--plot", type=Path, help="an SVG file to draw the times in; needs matplotlib")
     arguments = parser.parse_args()
+    groups: dict[str, dict[str, float]] = {}
     for kind in arguments.rows:
         with tempfile.TemporaryDirectory() as name:
-            _compare(kind, arguments.engine, Path(name))
+            title = f"{KINDS[kind][0]:,} + {KINDS[kind][1]} {kind} texts, seconds"
+            groups[title] = _compare(kind, arguments.engine, Path(name))
+    if arguments.plot:
+        bars(groups, arguments.plot)
 
 
-def _compare(kind: str, engine: str, folder: Path) -> None:
+def _compare(kind: str, engine: str, folder: Path) -> dict[str, float]:
     files = write_rows(kind, folder)
     models = reviews.models_dir(folder / "models")
     with running_service(models) as service:
@@ -55,6 +61,7 @@ def _compare(kind: str, engine: str, folder: Path) -> None:
     print(f"{kind}: {KINDS[kind][0]} + {KINDS[kind][1]} rows, engine {engine}")
     for name, (seconds, accuracy) in found.items():
         print(f"  {name:9} {seconds:7.1f} s   {seconds / found['ours'][0]:5.2f} times ours   accuracy {accuracy:.3f}")
+    return {name: seconds for name, (seconds, _) in found.items()}
 
 
 def write_rows(kind: str, folder: Path) -> dict[str, Path]:
