@@ -83,6 +83,7 @@ def test_a_worker_without_tensorflow_leaves_the_job_waiting_and_the_job_says_why
     assert done["status"] == "succeeded", done
 
 
+@pytest.mark.faults
 def test_kill_9_of_the_training_process_takes_tensorflow_along_and_the_next_attempt_resumes(local: Deployment) -> None:
     local.start_api()
     worker = local.start_worker()

@@ -38,6 +38,7 @@ def shape(folder: Path, database_url: str, **settings: str) -> Deployment:
     return deployment(folder, **{"TUNESMITH_DATABASE_URL": database_url, ALLOWED: "true", **settings})
 
 
+@pytest.mark.faults
 def test_kill_9_after_the_receiver_took_it_and_before_that_is_noted_sends_it_again_under_the_same_id(
     tmp_path: Path, database_url: str
 ) -> None:
