@@ -3,7 +3,6 @@
 Both import the same. Prints the ratio of the medians. Each child ends as soon as it could start training.
 """
 
-import os
 import statistics
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from worker.processes import TrainingProcesses
+from worker.training.threads import spin_briefly
 
 RUNS = 5
 COLD = [sys.executable, "-P", "-c", "import worker.training.warm"]
@@ -18,7 +18,7 @@ COLD = [sys.executable, "-P", "-c", "import worker.training.warm"]
 
 def main() -> None:
     """Measure both alternately, and print."""
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    spin_briefly()
     processes = TrainingProcesses()
     processes.warm_up()
     warm, cold = [], []

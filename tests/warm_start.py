@@ -33,7 +33,7 @@ OWNER = "TUNESMITH_TEST_WARM_OWNER"
 """The process at whose end the warm interpreter ends."""
 COLD = "TUNESMITH_TEST_COLD"
 SETTLED = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-"""What libraries read as they are imported, as the worker sets it for its forkserver."""
+"""What libraries read as they are imported. The processes of many tests share the cores, so threads do not spin here."""
 AT_IMPORT = ("HF_", "LD_", "OMP_", "MKL_", "ONEDNN_", "ATEN_", "PYTHON", "FAKETIME", "TOKENIZERS_")
 """Variables that count as an interpreter starts or a library is imported."""
 SCREEN = {"COLUMNS", "LINES"}

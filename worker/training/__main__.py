@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.training.allocator import keep_freed_memory
+from worker.training.threads import spin_briefly
 
 EXIT_CODES = {"succeeded": 0, "failed": 1, "stopped": 3}
 
@@ -21,7 +22,7 @@ def main() -> int:
     arguments, stop = _arguments(), _stop_on_signals()
     keep_freed_memory()
     # Read when torch and tokenizers are imported, so it has to be set before.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    spin_briefly()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from worker.training.by_hand import SpecUnusable, prepare_request  # noqa: PLC0415 - see above
 
