@@ -61,6 +61,7 @@ class FusedLayers:
             raise
         except Exception as error:  # noqa: BLE001 - whatever a kernel raises, the job goes on without it
             reason = f"they failed: {type(error).__name__}: {error}"
+        model.zero_grad()
         if reason is None and all(vars(module) == was for module, was in before):
             reason = f"there are none for {base.config.model_type}"
         if reason is not None:

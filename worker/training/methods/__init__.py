@@ -11,6 +11,7 @@ from worker.training.methods.lora import ADAPTER, LoraMethod, QloraMethod
 from worker.training.methods.protocol import Method
 from worker.training.models import attention
 from worker.training.models.dropout import use_fast_dropout
+from worker.training.models.embedding import use_lasting_gradients
 from worker.training.models.frozen import round_frozen
 from worker.training.planning.plan import Plan
 
@@ -33,6 +34,7 @@ def load_trainable(plan: Plan) -> Any:
     attention.register()
     if plan.resolved.device == "cpu":
         use_fast_dropout(model)
+        use_lasting_gradients(model)
     elif plan.spec.training.precision != "fp32":
         # TF32 where the hardware has it: https://docs.pytorch.org/docs/stable/notes/cuda.html#tf32-on-ampere
         torch.set_float32_matmul_precision("high")
