@@ -2,12 +2,13 @@
 
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, String, Text
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.auth.tables import Project
 from app.datasets.tables import Dataset
 from app.db import db_now
+from app.jobs.needs import needs_of_insert
 from app.jobs.states import JobStatus
 from app.tables import Base
 
@@ -19,6 +20,13 @@ class Job(Base):
     __table_args__ = (
         CheckConstraint("status IN ({})".format(", ".join(f"'{status}'" for status in JobStatus)), name="status"),
         Index("ix_jobs_queue", "status", "priority", "queued_at"),
+        # The running jobs of each project.
+        Index(
+            "ix_jobs_running",
+            "project_id",
+            postgresql_where=text("status = 'running'"),
+            sqlite_where=text("status = 'running'"),
+        ),
         Index("ix_jobs_project_id_id", "project_id", "id"),
         Index("ix_jobs_project_id_body_sha256", "project_id", "body_sha256"),
     )
@@ -36,6 +44,8 @@ class Job(Base):
     """The checkpoint of an earlier job that the first attempt continues from."""
     features: Mapped[list[str] | None]
     """What a worker must know to run it (`app.specs.features`); None for a job of a service before 0007."""
+    needs: Mapped[str | None] = mapped_column(String(32), insert_default=needs_of_insert)
+    """A digest of queue, engine and features (`app.jobs.needs`); None for a job of a service before 0009."""
     body_sha256: Mapped[str] = mapped_column(String(64))
     spec: Mapped[dict[str, Any]]
     resolved: Mapped[dict[str, Any] | None]
@@ -82,6 +92,19 @@ class Job(Base):
     started_at: Mapped[float | None]
     """When the newest attempt began."""
     finished_at: Mapped[float | None]
+
+
+Index(
+    "ix_jobs_waiting",
+    Job.needs,
+    Job.project_id,
+    Job.priority.desc(),
+    Job.queued_at,
+    Job.id,
+    postgresql_where=text("status = 'queued'"),
+    sqlite_where=text("status = 'queued'"),
+)
+"""The head of each project's queue (`app.jobs.lifecycle.heads`)."""
 
 
 class JobDataset(Base):

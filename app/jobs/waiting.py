@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 from sqlalchemy import exists, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from app.db import now
-from app.jobs import lifecycle
 from app.jobs.matching import described, least_missing, missing_features, runs_job
 from app.jobs.states import JobStatus
 from app.jobs.tables import Event, Job
@@ -19,10 +18,17 @@ POSITIONS = 1000
 
 def queue_positions(session: Session, queues: Sequence[str]) -> dict[str, int]:
     """Job id to how many jobs would be claimed before it, of the first thousand that wait in these queues."""
+    other = aliased(Job)
+    running = (
+        select(func.count())
+        .where(other.project_id == Job.project_id, other.status == JobStatus.RUNNING)
+        .correlate(Job)
+        .scalar_subquery()
+    )
     waiting = (
         select(Job.id)
         .where(Job.status == JobStatus.QUEUED, Job.queue.in_(queues))
-        .order_by(*lifecycle.queue_order())
+        .order_by(Job.priority.desc(), running, Job.queued_at, Job.id)
         .limit(POSITIONS)
     )
     return {job_id: place for place, job_id in enumerate(session.scalars(waiting))}

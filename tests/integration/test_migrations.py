@@ -7,6 +7,7 @@ from sqlalchemy import inspect, text
 from app import migrate
 from app.datasets.tables import Dataset
 from app.db import Database
+from app.jobs.needs import needs_of
 from app.schema import metadata
 
 
@@ -96,6 +97,28 @@ def test_waiting_and_running_of_the_version_before_are_counted_from_the_events(d
             ("gpu", 130, 35, 65, 65, 150),
             ("waits", None, 0, 0, 0, 100),
         ]
+
+
+def test_what_unfinished_jobs_of_the_version_before_need_is_stored(database: Database) -> None:
+    migrate.downgrade(database, "0008")
+    features = ["training.engine=trainer", "training.warmup_steps"]
+    with database.engine.begin() as connection:
+        connection.execute(text("INSERT INTO projects (id, name, created_at) VALUES ('p', 'p', 0)"))
+        for name, status, known in (("new", "queued", features), ("old", "paused", None), ("past", "failed", features)):
+            connection.execute(
+                text(
+                    "INSERT INTO jobs (id, project_id, task, user_metadata, priority, queue, body_sha256, spec, features, status, "
+                    "attempt, queued_at, available_at, timeout_seconds, failures, workers_lost, stalled, furthest_step, "
+                    "step_at_claim, event_seq, created_at) VALUES (:id, 'p', 't', '{}', 0, 'cpu', 'x', '{}', :features, "
+                    ":status, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0)"
+                ),
+                {"id": name, "status": status, "features": json.dumps(known) if known else None},
+            )
+    migrate.upgrade(database)
+    with database.engine.connect() as connection:
+        needs = connection.execute(text("SELECT id, needs FROM jobs ORDER BY id")).tuples().all()
+    wanted = [("new", needs_of("cpu", "trainer", features)), ("old", needs_of("cpu", "trainer", None)), ("past", None)]
+    assert list(needs) == wanted
 
 
 def test_upgrade_twice_changes_nothing(database: Database) -> None:

@@ -7,7 +7,7 @@ claim), `running` (the owner), `requests` (users), `repairs` (the sweeper); all 
 """
 
 from app.jobs.lifecycle.lease import Lease, LostLease, Requests
-from app.jobs.lifecycle.queueing import claim, queue_order, submit
+from app.jobs.lifecycle.queueing import claim, submit
 from app.jobs.lifecycle.repairs import expire, note, reclaim
 from app.jobs.lifecycle.requests import cancel, pause, resume
 from app.jobs.lifecycle.running import checkpoint, conclude, log, look, record, renew
@@ -25,7 +25,6 @@ __all__ = [
     "look",
     "note",
     "pause",
-    "queue_order",
     "reclaim",
     "record",
     "renew",

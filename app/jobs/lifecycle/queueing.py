@@ -3,19 +3,22 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, exists, func, or_, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import case, func, select, update
+from sqlalchemy.orm import Session
 
 from app.db import now
 from app.jobs import events
+from app.jobs.lifecycle.heads import first_of, index_order, next_projects, status_is
 from app.jobs.lifecycle.transitions import append
-from app.jobs.matching import runnable_with, runs_job
+from app.jobs.needs import needs_of
 from app.jobs.states import EDGES, JobStatus
 from app.jobs.tables import Job
 from app.jobs.usage import counted
 from app.specs.features import known_features
 from app.webhooks.outbox import announce
-from app.workers.tables import Worker
+
+ADOPTED = 100
+"""How many jobs of an earlier service one claim takes into the index."""
 
 
 def submit(session: Session, job: Job) -> None:
@@ -39,18 +42,21 @@ def claim(
     The caller owns it for `lease_seconds`. `features` are those that the caller knows; without them, all that this
     version knows.
     """
+    adopt(session)
+    known = known_features() if features is None else features
+    for needs, project_id in next_projects(session, queues, known, lease_seconds):
+        job = _take(session, owner, first_of(needs, project_id), "gpu" in queues, lease_seconds)
+        # With none, other claims have locked all its due jobs.
+        if job is not None:
+            return job
+    return None
+
+
+def _take(session: Session, owner: str, job_id: Any, has_gpu: bool, lease_seconds: float) -> Job | None:
     taken = EDGES["claim"]
-    best = (
-        select(Job.id)
-        .where(*claimable(queues, known_features() if features is None else features, lease_seconds))
-        .order_by(*queue_order())
-        .limit(1)
-        .with_for_update(skip_locked=True, of=Job)
-        .scalar_subquery()
-    )
     claimed = session.execute(
         update(Job)
-        .where(Job.id == best, Job.status == taken.source)
+        .where(Job.id == job_id, Job.status == taken.source)
         .values(
             status=taken.target,
             phase="preparing",
@@ -61,7 +67,7 @@ def claim(
             lease_expires_at=now() + lease_seconds,
             first_started_at=func.coalesce(Job.first_started_at, now()),
             started_at=now(),
-            gpus=case((Job.queue == "cpu", 0), else_=int("gpu" in queues)),
+            gpus=case((Job.queue == "cpu", 0), else_=int(has_gpu)),
             **counted(taken),
             deadline_at=func.coalesce(Job.deadline_at, now() + Job.timeout_seconds),
             event_seq=Job.event_seq + 1,
@@ -79,35 +85,13 @@ def claim(
     return job
 
 
-def claimable(
-    queues: Sequence[str], features: Collection[str], lease_seconds: float
-) -> tuple[ColumnElement[bool], ...]:
-    """The jobs that a worker with these queues and features may take now.
-
-    A job that can run on either CPU or GPU is left to the GPU workers while one that can run it is alive.
-    """
-    due = (
-        Job.status == JobStatus.QUEUED,
-        Job.queue.in_(queues),
-        Job.available_at <= now(),
-        Job.cancel_requested_at.is_(None),
-        Job.pause_requested_at.is_(None),
-        runnable_with(features),
+def adopt(session: Session) -> None:
+    """Say what the jobs need that a service before 0009 has added to the queue. Without it, no claim would find them."""
+    orphans = (
+        select(Job.id, Job.queue, Job.engine, Job.features)
+        .where(status_is(Job, JobStatus.QUEUED), Job.needs.is_(None))
+        .order_by(*index_order(Job))
+        .limit(ADOPTED)
     )
-    if "gpu" in queues:
-        return due
-    heard = Worker.last_seen_at > now() - lease_seconds
-    faster = exists().where(Worker.stopped_at.is_(None), heard, Worker.queues.contains("gpu"), runs_job())
-    return (*due, or_(Job.queue != "any", ~faster))
-
-
-def queue_order() -> tuple[Any, ...]:
-    """The order of the queue: priority, then the project with fewer running jobs, then the job that has waited longest."""
-    other = aliased(Job)
-    running = (
-        select(func.count())
-        .where(other.project_id == Job.project_id, other.status == JobStatus.RUNNING)
-        .correlate(Job)
-        .scalar_subquery()
-    )
-    return (Job.priority.desc(), running, Job.queued_at, Job.id)
+    for job_id, queue, engine, features in session.execute(orphans).tuples().all():
+        session.execute(update(Job).where(Job.id == job_id).values(needs=needs_of(queue, engine, features)))
