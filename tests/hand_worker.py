@@ -17,7 +17,8 @@ def claim(service: Deployment, job_id: str) -> tuple[Database, Lease]:
     database = Database(service.database_url)
     queue = uuid4().hex[:20]
     with database.write() as session:
-        session.execute(update(Job).where(Job.id == job_id).values(queue=queue))
+        # What the job needs follows from its queue, and the claim computes it where it is missing.
+        session.execute(update(Job).where(Job.id == job_id).values(queue=queue, needs=None))
         features = session.scalars(select(Job.features).where(Job.id == job_id)).one()
         job = lifecycle.claim(session, "tester", (queue,), 600, features)
     assert job is not None

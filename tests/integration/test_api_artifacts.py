@@ -63,7 +63,7 @@ def library(running: tuple[Deployment, Process]) -> Library:
     database = Database(service.database_url)
     with database.write() as session:
         # A queue of its own: other tests' jobs wait in the same database.
-        session.execute(update(Job).where(Job.id == job_id).values(queue="artifacts"))
+        session.execute(update(Job).where(Job.id == job_id).values(queue="artifacts", needs=None))
         features = session.scalars(select(Job.features).where(Job.id == job_id)).one()
         claimed = lifecycle.claim(session, "tester", ("artifacts",), 600, features)
     assert claimed is not None
