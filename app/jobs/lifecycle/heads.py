@@ -2,7 +2,7 @@
 
     needs of waiting jobs → those that the worker meets → projects that wait with them → the first due job of each → in order
 
-Each arrow is a probe of the index `ix_jobs_waiting` for each needs or project, so the cost grows with the projects that wait. The statements are
+Each arrow is a probe of the index `ix_jobs_waiting` for each needs or project, so the cost grows with these and not with the jobs. The statements are
 built once, because building them takes longer than running them. Both recursive queries jump from one value of the index to the next ("loose index scan",
 https://wiki.postgresql.org/wiki/Loose_indexscan).
 """
@@ -44,7 +44,11 @@ def next_projects(
     The order is priority, then the project with fewer running jobs, then the job that has waited longest.
     """
     samples = session.scalars(_samples()).all()
+    if not samples:
+        return []
     met = session.scalars(_met(tuple(queues), frozenset(features), lease_seconds), {"samples": samples}).all()
+    if not met:
+        return []
     return session.execute(_next(), {"met": met}).tuples().all()
 
 

@@ -94,4 +94,6 @@ def adopt(session: Session) -> None:
         .limit(ADOPTED)
     )
     for job_id, queue, engine, features in session.execute(orphans).tuples().all():
-        session.execute(update(Job).where(Job.id == job_id).values(needs=needs_of(queue, engine, features)))
+        session.execute(
+            update(Job).where(Job.id == job_id, Job.needs.is_(None)).values(needs=needs_of(queue, engine, features))
+        )

@@ -88,6 +88,23 @@ def test_what_would_not_pay_back_is_not_tried(spec: Make, train: Train, monkeypa
     assert found.reason.startswith("compiling takes about 60 s and would save 0 s")
 
 
+def test_a_model_without_such_layers_is_not_said_to_be_compiled(
+    spec: Make, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compilation, "repeated_layers", lambda _: iter(()))
+    found = compiler(train(asked(spec, "pytorch", "always")))
+    assert (found.used, found.reason) == (False, "the model has no list of layers of one class")
+
+
+def test_a_run_that_ends_while_it_is_measured_says_that_its_layers_are_compiled(
+    spec: Make, train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compilation, "_barred", lambda *_: None)
+    monkeypatch.setattr(compilation, "GUESS", FREE)
+    found = compiler(train(asked(spec, "pytorch", "auto", max_steps=18)))
+    assert (found.used, found.reason) == (True, "whether it is faster is still being measured")
+
+
 def test_the_layers_of_an_encoder_and_of_a_decoder_are_found_once_each() -> None:
     sizes: dict[str, Any] = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 3, "num_heads": 2, "vocab_size": 16}
     assert len(list(repeated_layers(T5Model(T5Config(**sizes))))) == 6

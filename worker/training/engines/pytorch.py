@@ -131,7 +131,7 @@ class Loop:
         self.model.train()
         for batch in batches:
             with self.accelerator.autocast():
-                self.fused_layers.check(self.bare_model(), batch, self.task_step)
+                self.fused_layers.check(self.model, batch, self.task_step)
                 # The mean over the whole step, so `accelerate` must not divide by the number of batches as well.
                 loss = self.task_step(self.model, batch).loss_sum / num_items
             self.accelerator.backward(loss)

@@ -90,7 +90,7 @@ class TunesmithTrainer(Trainer):
     ) -> torch.Tensor:
         """The loss of one batch, divided by the items of the whole optimizer step."""
         batch = cast("Batch", inputs)
-        self.fused_layers.check(self.accelerator.unwrap_model(model), batch, self.task_step)
+        self.fused_layers.check(model, batch, self.task_step)
         return self.task_step(model, batch).loss_sum / num_items_in_batch
 
     def get_train_dataloader(self) -> DataLoader[Any]:

@@ -6,8 +6,8 @@ Only the layers that a model repeats are compiled, all of them from one compilat
 whole model (https://docs.pytorch.org/tutorials/recipes/regional_compilation.html). What was measured is kept beside the
 compiler's own cache, for later jobs of the same model and hardware on this worker.
 
-A compiled layer rounds differently. A run that is interrupted decides again, so only with `training.compile` other than
-`auto` does it end with exactly the weights of an undisturbed one where a GPU computes.
+A compiled layer rounds differently, and each attempt decides again. With `auto`, a run that was interrupted can therefore end with
+slightly other weights where a GPU computes.
 """
 
 import os
@@ -29,6 +29,7 @@ GUESS = CompileCost(seconds=60.0, time_ratio=0.85)
 LEAST_GAIN = 0.03
 """A smaller share of the time saved is no reason to keep compiled layers."""
 FEWEST_LAYERS = 2
+WITHOUT_LAYERS = "the model has no list of layers of one class"
 Stage = Literal["warming up", "timing", "compiling", "timing compiled", "decided"]
 
 
@@ -44,6 +45,8 @@ class Compilation:
         self._stage: Stage = "decided"
         self.kernel = Kernel(name="torch_compile", used=False, reason="its gain is measured in the first steps")
         match plan.spec.training.compile:
+            case "always" if not self.layers:
+                self._decide(used=False, reason=WITHOUT_LAYERS)
             case "always":
                 self._compile()
                 self._decide(used=True, reason="training.compile asks for it")
@@ -87,6 +90,7 @@ class Compilation:
             return
         self._compile()
         self._pace.counts_steps = False
+        self.kernel = Kernel(name="torch_compile", used=True, reason="whether it is faster is still being measured")
         self._stage = "compiling"
 
     def _keep_or_undo(self, compiled: float) -> None:
@@ -137,7 +141,7 @@ def _barred(plan: Plan, layers: list[torch.nn.Module]) -> str | None:
     if plan.resolved.device != "cuda":
         return "on a CPU it took 40 to 100 s to compile and gained at most 5 %"
     if not layers:
-        return "the model has no list of layers of one class"
+        return WITHOUT_LAYERS
     if plan.spec.training.gradient_checkpointing:
         return "activations are recomputed (training.gradient_checkpointing)"
     if plan.spec.training.method.type == "qlora":
