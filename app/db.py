@@ -1,19 +1,20 @@
 """Engine, sessions and the database clock. Only this module knows the differences between SQLite and PostgreSQL."""
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from psycopg.pq import Conninfo
-from sqlalchemy import Boolean, ColumnElement, Connection, Double, Engine, Select, create_engine, event, text
+from sqlalchemy import URL, Boolean, ColumnElement, Connection, Double, Engine, Row, Select, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, sessionmaker
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
 DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout)
@@ -57,26 +58,6 @@ def _now_on_sqlite(element: db_now, compiler: Any, **options: Any) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
-class json_pairs(FunctionElement[Any]):  # noqa: N801 - reads as the SQL function that it is
-    """The pairs of a JSON object as rows of key and value.
-
-    Not a path into the document: SQLite finds no path whose key it must unescape first, such as "é".
-    """
-
-    name = "pairs"
-    inherit_cache = True
-
-
-@compiles(json_pairs, "postgresql")
-def _pairs_on_postgresql(element: json_pairs, compiler: Any, **options: Any) -> str:
-    return f"jsonb_each_text({compiler.process(element.clauses, **options)})"
-
-
-@compiles(json_pairs, "sqlite")
-def _pairs_on_sqlite(element: json_pairs, compiler: Any, **options: Any) -> str:
-    return f"json_each({compiler.process(element.clauses, **options)})"
-
-
 class json_within(FunctionElement[bool]):  # noqa: N801 - reads as the SQL function that it is
     """Whether each text of the first JSON array is in the second. Neither may be NULL."""
 
@@ -110,11 +91,35 @@ def page(session: Session, query: Select[Item], limit: int) -> tuple[list[Item],
     return found[:limit], len(found) > limit
 
 
+class Prepared:
+    """A query that is compiled once, because compiling it for each request takes longer than running it.
+
+    It gives rows of what the database's driver gives: no value is converted.
+    """
+
+    def __init__(self, query: Select[*tuple[Any, ...]]) -> None:
+        self._query = query
+        self._compiled: dict[str, SQLCompiler] = {}
+
+    def rows(self, session: Session, **values: Any) -> Sequence[Row[*tuple[Any, ...]]]:
+        """Run it with these values of its parameters."""
+        connection = session.connection()
+        dialect = connection.dialect
+        compiled = self._compiled.get(dialect.name)
+        if compiled is None:
+            compiled = self._query.compile(dialect=dialect)
+            self._compiled[dialect.name] = compiled
+        parameters: Any = compiled.construct_params(values)
+        if dialect.positional:
+            parameters = tuple(parameters[name] for name in compiled.positiontup or ())
+        return connection.exec_driver_sql(str(compiled), parameters).all()
+
+
 class Database:
-    """One engine and its two kinds of session.
+    """One engine and its three kinds of session.
 
     A write session takes SQLite's write lock at once (BEGIN IMMEDIATE), so that it waits instead of
-    failing half-way; a read session never waits for a writer.
+    failing half-way; a read session never waits for a writer. A glance is a read session that waits for nothing at all.
     """
 
     def __init__(self, url: str, *, pool_size: int = 20, lock_seconds: float | None = None) -> None:
@@ -122,6 +127,13 @@ class Database:
         self.engine = _engine(url, pool_size, lock_seconds)
         self._write = sessionmaker(self.engine, expire_on_commit=False)
         self._read = sessionmaker(self.engine.execution_options(**{READ_ONLY: True}), expire_on_commit=False)
+        self._glances = _glances(self.engine.url) if self.is_local else None
+        """One connection of SQLite for the thread of the event loop."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the database is a file on this machine, which is read faster than a thread is woken."""
+        return self.engine.dialect.name == "sqlite"
 
     @contextmanager
     def write(self) -> Generator[Session]:
@@ -135,6 +147,18 @@ class Database:
         with self._read() as session:
             yield session
 
+    @contextmanager
+    def glance(self) -> Generator[Session]:
+        """A session for short queries on the thread of the event loop; only for a local database.
+
+        Each query sees the database as it is then. Raises sqlalchemy.exc.OperationalError where another session would wait
+        for a lock.
+        """
+        if self._glances is None:
+            raise TypeError("a database on another machine is not read on the event loop")
+        with Session(self._glances, expire_on_commit=False) as session:
+            yield session
+
     def check(self) -> None:
         """Check that the database answers. Raises sqlalchemy.exc.OperationalError."""
         with self.read() as session:
@@ -143,6 +167,8 @@ class Database:
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
+        if self._glances is not None:
+            self._glances.dispose()
 
 
 def _engine(url: str, pool_size: int, lock_seconds: float | None) -> Engine:
@@ -165,6 +191,25 @@ def _engine(url: str, pool_size: int, lock_seconds: float | None) -> Engine:
         pool_timeout=10,
         connect_args={**_libpq_environment(), **POSTGRESQL, "options": _options(lock_seconds)},
     )
+
+
+def _glances(url: URL) -> Engine:
+    engine = create_engine(
+        url,
+        poolclass=StaticPool,
+        pool_reset_on_return=None,
+        connect_args={"timeout": 0, "check_same_thread": False},
+        # No transaction: it would take two statements more than the query.
+        isolation_level="AUTOCOMMIT",
+    )
+    event.listen(engine, "connect", _forbid_writes)
+    return engine
+
+
+def _forbid_writes(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA query_only=ON")
+    cursor.close()
 
 
 def _options(lock_seconds: float | None) -> str:

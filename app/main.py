@@ -14,11 +14,15 @@ from app.api.datasets import UPLOADS
 from app.api.edge import Edge
 from app.api.error_responses import answer_errors
 from app.api.hints import Hints
+from app.api.prometheus import figures
+from app.api.shared_answer import SharedAnswer
 from app.api.stream import Feed
+from app.api.system import readiness
 from app.datasets.local_copy import LocalCopies
 from app.db import Database
 from app.garbage_collection import GarbageCollector
 from app.jobs.decision import RetryPolicy
+from app.jobs.queue_cache import QueueCache
 from app.jobs.sweeper import Sweeper
 from app.jobs.wakeup import open_wakeup
 from app.settings import Settings
@@ -50,6 +54,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         )
         app.state.context = context
         feed = app.state.feed = Feed(context.database)
+        app.state.readiness = SharedAnswer(lambda: readiness(context))
+        app.state.figures = SharedAnswer(lambda: figures(context))
         clear_abandoned(in_force.cache() / UPLOADS)
         sweeper.start()
         collector = GarbageCollector(context.database, context.storage, in_force.upkeep_seconds)
@@ -89,6 +95,7 @@ def open_context(settings: Settings) -> ServiceContext:
         copies=LocalCopies(storage, settings.cache(), settings.cache_limit_bytes),
         intake=asyncio.Semaphore(settings.intake_slots),
         sender=Sender(private_addresses=settings.webhook_private_addresses),
+        queue=QueueCache(settings.lease_seconds),
     )
 
 

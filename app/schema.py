@@ -2,7 +2,7 @@
 
 from app.auth.tables import ApiKey, Project
 from app.datasets.tables import Dataset
-from app.jobs.tables import Artifact, Event, IdempotencyKey, Job, JobDataset, LogChunk
+from app.jobs.tables import Artifact, Event, IdempotencyKey, Job, JobDataset, JobMetadata, LogChunk
 from app.tables import Base
 from app.webhooks.tables import Webhook, WebhookDelivery
 from app.workers.tables import Worker
@@ -13,6 +13,7 @@ TABLES = (
     Dataset,
     Job,
     JobDataset,
+    JobMetadata,
     Event,
     LogChunk,
     Artifact,

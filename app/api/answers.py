@@ -78,8 +78,8 @@ class JobLinks(BaseModel):
     archive: str
 
 
-class JobAnswer(BaseModel):
-    """A fine-tuning job."""
+class JobSummary(BaseModel):
+    """A fine-tuning job, as lists have it."""
 
     id: str
     object: Literal["job"] = "job"
@@ -100,7 +100,9 @@ class JobAnswer(BaseModel):
     pause_requested: bool
     priority: int
     queue: str = Field(description="The kind of worker that the job needs: cpu, gpu or any.")
-    queue_position: int | None = Field(description="While the job is queued: the number of jobs that run before it.")
+    queue_position: int | Literal["1000+"] | None = Field(
+        description="While the job is queued: the number of jobs of its queue that run before it; `1000+` from 1,000 on."
+    )
     waiting_for: str | None = Field(
         description="While the job is queued: why it does not run yet. Lists leave this out."
     )
@@ -109,16 +111,6 @@ class JobAnswer(BaseModel):
         description="Metrics of the published model. A metric that is undefined for the rows is null."
     )
     error: JobError | None
-    spec: dict[str, Any] = Field(description="The submitted spec, with its defaults filled in.")
-    resolved: dict[str, Any] | None = Field(
-        description="The values that a worker chose for `auto` and defaults; null before the first attempt has "
-        "chosen them."
-    )
-    preflight: dict[str, Any] | None = Field(
-        description="What is known before training. `data`: unusable rows, classes, label drift, rows that are "
-        "in two splits, warnings. `tokens`: lengths, and truncated rows. `steps`: seconds per step, peak memory, ETA. "
-        "`download`: bytes from the hub, ETA. `warnings`: all messages of the newest attempt."
-    )
     created_at: Time
     first_started_at: Time | None = Field(description="When the first attempt began.")
     started_at: Time | None = Field(description="When the newest attempt began.")
@@ -130,6 +122,21 @@ class JobAnswer(BaseModel):
     )
     gpu_seconds: float = Field(description="`running_seconds` times the number of GPUs that each attempt held.")
     links: JobLinks
+
+
+class JobAnswer(JobSummary):
+    """A fine-tuning job."""
+
+    spec: dict[str, Any] = Field(description="The submitted spec, with its defaults filled in.")
+    resolved: dict[str, Any] | None = Field(
+        description="The values that a worker chose for `auto` and defaults; null before the first attempt has "
+        "chosen them."
+    )
+    preflight: dict[str, Any] | None = Field(
+        description="What is known before training. `data`: unusable rows, classes, label drift, rows that are "
+        "in two splits, warnings. `tokens`: lengths, and truncated rows. `steps`: seconds per step, peak memory, ETA. "
+        "`download`: bytes from the hub, ETA. `warnings`: all messages of the newest attempt."
+    )
 
 
 class Estimate(BaseModel):
@@ -182,11 +189,12 @@ class Metrics(BaseModel):
 
 
 class Logs(BaseModel):
-    """The end of a training process's output."""
+    """A part of a training process's output."""
 
     object: Literal["logs"] = "logs"
     attempt: int | None
     text: str
+    next: int = Field(description="The `start` of what follows, also if the process has not written it yet.")
 
 
 class CheckpointAnswer(BaseModel):

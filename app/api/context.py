@@ -1,21 +1,31 @@
 """What every route needs: the open resources of the service, and the project of the key."""
 
 import asyncio
-from dataclasses import dataclass
-from typing import Annotated
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Header, Request
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
 from app import auth
 from app.api.hints import Hints
 from app.api.parameters import only_known
 from app.api.stream import Feed
+from app.auth import KeyCache
 from app.datasets.local_copy import LocalCopies
 from app.db import Database
+from app.jobs.queue_cache import QueueCache
 from app.jobs.wakeup import Wakeup
 from app.settings import Settings
 from app.storage import Storage
 from app.webhooks.sender import Sender
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -31,25 +41,49 @@ class ServiceContext:
     intake: asyncio.Semaphore
     """Limits how many uploads are parsed at the same time; the others wait."""
     sender: Sender
+    queue: QueueCache
+    keys: KeyCache = field(default_factory=KeyCache)
+
+    async def read(self, query: Callable[[Session], Answer]) -> Answer:
+        """Run a short query. A local database is read on the event loop, because waking a thread takes longer."""
+        if self.database.is_local:
+            # While it is locked, the thread below waits. Any other error is raised there again.
+            with suppress(OperationalError), self.database.glance() as session:
+                return query(session)
+        return await run_in_threadpool(self.read_here, query)
+
+    def read_here(self, query: Callable[[Session], Answer]) -> Answer:
+        """Run a query in the calling thread."""
+        with self.database.read() as session:
+            return query(session)
+
+    def entered(self, queue: str) -> None:
+        """Pass on that a job was put into this queue. It must be committed."""
+        self.queue.forget()
+        self.hints.give(queue)
 
 
-def _context(request: Request) -> ServiceContext:
+# Dependencies are coroutines, because FastAPI would run a plain function in a thread.
+async def _context(request: Request) -> ServiceContext:
     return request.app.state.context
 
 
 Context = Annotated[ServiceContext, Depends(_context)]
 
 
-def _project(
+async def _project(
     request: Request, context: Context, authorization: Annotated[str | None, Header(include_in_schema=False)] = None
 ) -> str:
-    with context.database.read() as session:
-        project = auth.project_of(session, authorization)
+    project = context.keys.project(authorization)
+    if project is None:
+        began = time.monotonic()
+        project = await context.read(lambda session: auth.project_of(session, authorization))
+        context.keys.keep(authorization, project, began)
     only_known(request)
     return project
 
 
-def _feed(request: Request) -> Feed:
+async def _feed(request: Request) -> Feed:
     return request.app.state.feed
 
 

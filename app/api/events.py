@@ -4,20 +4,28 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
-from app.api.answers import Error, EventAnswer, Logs, Metrics, Page, Point
+from app.api.answers import Error, EventAnswer, Logs, Metrics, Page
 from app.api.context import Context, ProjectId, ServiceContext, Streams
+from app.api.event_json import event_json
 from app.api.jobs import job_of
-from app.api.stream import Feed, event_answer
+from app.api.json_answers import page_of, tagged, time_text
+from app.api.stream import Feed
 from app.errors import InvalidRequest, Unavailable
-from app.jobs import queries
+from app.jobs import event_log, metric_series, text_output
 from app.jobs.events import EventType
+from app.jobs.metric_series import Point
 from app.jobs.states import TERMINAL
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["jobs"], responses={404: {"model": Error}})
 
 LARGEST_ID = 2**62
 TYPE_FILTER = f"Only events of this type: {', '.join(EventType)}."
+TAIL = 20_000
+SHORT_LOG = 2000
+"""A log of up to so many events is read on the event loop, a longer one in a thread."""
 
 
 @router.get(
@@ -26,9 +34,10 @@ TYPE_FILTER = f"Only events of this type: {', '.join(EventType)}."
     responses={
         200: {"content": {"text/event-stream": {}}, "description": "A page of the log, or the stream."},
         204: {},
+        304: {},
     },
 )
-def events(  # noqa: PLR0917 - FastAPI passes them by name
+async def events(  # noqa: PLR0917 - FastAPI passes them by name
     job_id: str,
     request: Request,
     streams: Streams,
@@ -40,7 +49,7 @@ def events(  # noqa: PLR0917 - FastAPI passes them by name
     limit: Annotated[int, Query(ge=1, le=1000, description="Entries per page.")] = 100,
     type: Annotated[str | None, Query(max_length=20, description=TYPE_FILTER)] = None,  # noqa: A002 - its name in the API
     last_event_id: Annotated[str | None, Header(description="Where a stream continues; overrides `after`.")] = None,
-) -> Page[EventAnswer] | Response:
+) -> Response:
     """Read the job's log, oldest first. Ids count from 1 without gaps.
 
     With `Accept: text/event-stream` the log is a stream of Server-Sent Events that ends with the job. A client that
@@ -48,21 +57,23 @@ def events(  # noqa: PLR0917 - FastAPI passes them by name
     """
     if "text/event-stream" in request.headers.get("accept", ""):
         is_head = bool(getattr(request.state, "is_head", False))
-        return _stream(context, streams, project, job_id, _event_id(last_event_id, after), is_head=is_head)
-    with context.database.read() as session:
-        job = job_of(queries.job(session, project, job_id))
-        found, has_more = queries.events(session, job.id, after=after, limit=limit, kind=type)
-        data = [event_answer(event) for event in found]
-        return Page(data=data, has_more=has_more)
+        return await _stream(context, streams, project, job_id, _event_id(last_event_id, after), is_head=is_head)
+
+    def read(session: Session) -> Response:
+        job_of(event_log.head(session, project, job_id))
+        found = event_log.page(session, job_id, after=after, limit=limit + 1, kind=type)
+        data = [event_json(event) for event in found[:limit]]
+        return tagged(request, page_of(data, has_more=len(found) > limit))
+
+    return await context.read(read)
 
 
-def _stream(
+async def _stream(
     context: ServiceContext, streams: Feed, project: str, job_id: str, after: int, *, is_head: bool
 ) -> Response:
     if streams.is_closing:
         raise Unavailable("this service is stopping; connect again")
-    with context.database.read() as session:
-        job = job_of(queries.job(session, project, job_id))
+    job = await context.read(lambda session: job_of(event_log.head(session, project, job_id)))
     if job.status in TERMINAL and after >= job.event_seq:
         # By the standard, this status stops an EventSource from reconnecting.
         return Response(status_code=204)
@@ -70,32 +81,38 @@ def _stream(
     if is_head:
         # A HEAD response has no body, so it must not wait for the end of the stream.
         return Response(media_type="text/event-stream", headers=headers)
-    return StreamingResponse(streams.stream(job.id, after), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(streams.stream(job_id, after), media_type="text/event-stream", headers=headers)
 
 
-def _event_id(last_event_id: str | None, after: int) -> int:
-    if last_event_id is None:
-        return after
-    if not (last_event_id.isascii() and last_event_id.isdigit() and int(last_event_id[:20]) <= LARGEST_ID):
-        raise InvalidRequest(
-            "Last-Event-ID must be the id of an event, a whole number", param="last-event-id", code="invalid_event_id"
-        )
-    return int(last_event_id)
-
-
-@router.get("/metrics", response_model=Metrics)
-def metrics(job_id: str, context: Context, project: ProjectId) -> Metrics:
+@router.get("/metrics", response_model=Metrics, responses={304: {}})
+async def metrics(
+    job_id: str,
+    request: Request,
+    context: Context,
+    project: ProjectId,
+    points: Annotated[
+        int | None,
+        Query(
+            ge=10,
+            le=100_000,
+            description="At most about so many points of each series: the first, the last, and the lowest and highest value "
+            "of each of as many stretches as fit. Without it: all points.",
+        ),
+    ] = None,
+) -> Response:
     """Metric series by name, as the Hugging Face Trainer names them."""
-    with context.database.read() as session:
-        job = job_of(queries.job(session, project, job_id))
-        found = queries.metric_events(session, job.id)
-    series: dict[str, dict[int, Point]] = {}
-    for data, attempt, time in found:
-        for name, value in data["values"].items():
-            if value is not None:
-                point = Point(step=data["step"], epoch=data.get("epoch"), value=value, attempt=attempt, time=time)
-                series.setdefault(name, {})[point.step] = point
-    return Metrics(series={name: [points[step] for step in sorted(points)] for name, points in sorted(series.items())})
+
+    def read(session: Session) -> Response:
+        found = metric_series.series(session, job_id)
+        if points is not None:
+            found = {name: metric_series.thinned(series, points) for name, series in found.items()}
+        data = {name: [_point(point) for point in series] for name, series in found.items()}
+        return tagged(request, {"object": "metrics", "series": data})
+
+    job = await context.read(lambda session: job_of(event_log.head(session, project, job_id)))
+    if job.event_seq <= SHORT_LOG:
+        return await context.read(read)
+    return await run_in_threadpool(context.read_here, read)
 
 
 @router.get("/logs", response_model=Logs)
@@ -107,10 +124,52 @@ def logs(
         int | None,
         Query(ge=1, le=1_000_000, description="The attempt. Without it: the newest attempt that has output."),
     ] = None,
-    tail: Annotated[int, Query(ge=1, le=1_000_000, description="Number of characters from the end.")] = 20_000,
+    tail: Annotated[
+        int | None,
+        Query(
+            ge=1, le=1_000_000, description="Number of characters from the end; 20,000 without it and without `start`."
+        ),
+    ] = None,
+    start: Annotated[
+        int | None,
+        Query(
+            ge=0,
+            le=LARGEST_ID,
+            description="Instead of the end: the output from this place on. 0 is the beginning, and `next` of each "
+            "response is the place of what follows.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int, Query(ge=1, le=1_000_000, description="With `start`: about how many characters to read.")
+    ] = 100_000,
 ) -> Logs:
-    """Read the end of the training process's output."""
+    """Read the training process's output: its end, or from any place on."""
+    if start is not None and tail is not None:
+        raise InvalidRequest("give either 'start' or 'tail'", param="tail", code="conflicting_parameters")
     with context.database.read() as session:
-        job = job_of(queries.job(session, project, job_id))
-        found, text = queries.log_tail(session, job.id, attempt=attempt, limit=tail)
-    return Logs(attempt=found, text=text)
+        job_of(event_log.head(session, project, job_id))
+        if start is None:
+            found = text_output.tail(session, job_id, attempt=attempt, limit=tail or TAIL)
+        else:
+            found = text_output.part(session, job_id, attempt=attempt, start=start, limit=limit)
+    return Logs(**found._asdict())
+
+
+def _point(point: Point) -> dict[str, object]:
+    return {
+        "step": point.step,
+        "epoch": point.epoch,
+        "value": point.value,
+        "attempt": point.attempt,
+        "time": time_text(point.time),
+    }
+
+
+def _event_id(last_event_id: str | None, after: int) -> int:
+    if last_event_id is None:
+        return after
+    if not (last_event_id.isascii() and last_event_id.isdigit() and int(last_event_id[:20]) <= LARGEST_ID):
+        raise InvalidRequest(
+            "Last-Event-ID must be the id of an event, a whole number", param="last-event-id", code="invalid_event_id"
+        )
+    return int(last_event_id)

@@ -1,20 +1,22 @@
 """Create, read, list, cancel, pause, resume and retry jobs."""
 
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from sqlalchemy.orm import Session
 
-from app.api.answers import Error, Estimate, JobAnswer, JobLinks, Page, Validation
+from app.api.answers import Error, Estimate, JobAnswer, JobSummary, Page, Validation
 from app.api.body import json_body
-from app.api.context import Context, ProjectId, ServiceContext
+from app.api.context import Context, ProjectId, ServiceContext, Streams
+from app.api.job_json import job_json, page_json
+from app.api.json_answers import json_response, matches, page_of, tagged
 from app.api.parameters import Limit, family, point_in_time
 from app.errors import Conflict, InvalidRequest, NotFound
-from app.jobs import idempotency, lifecycle, queries, submission, waiting
+from app.jobs import idempotency, lifecycle, queries, submission, views
 from app.jobs.states import TERMINAL, JobStatus
 from app.jobs.tables import Artifact, Job
-from app.jobs.usage import usage
+from app.jobs.views import Filters, JobView
 from app.specs import JobSpec
 from app.specs.retry import Retry
 
@@ -22,6 +24,12 @@ router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 Body = Annotated[tuple[JobSpec, Any], Depends(json_body(JobSpec))]
 RetryBody = Annotated[tuple[Retry, Any], Depends(json_body(Retry, may_be_empty=True))]
+
+PAGE_BYTES = 4 * 1024**2
+"""The limit of the specs in one page of a list."""
+LONGEST_WAIT_SECONDS = 60
+
+Found = TypeVar("Found")
 
 
 @router.post(
@@ -31,7 +39,6 @@ def create(
     body: Body,
     context: Context,
     project: ProjectId,
-    response: Response,
     idempotency_key: Annotated[
         str | None,
         Header(
@@ -50,19 +57,19 @@ def create(
             "created a job in the last ten minutes returns that job.",
         ),
     ] = None,
-) -> JobAnswer:
+) -> Response:
     """Create a fine-tuning job."""
     spec, tree = body
     request = idempotency.Request(
         project, idempotency.body_sha256(tree), idempotency_key, is_retry=bool(x_stainless_retry_count)
     )
     if earlier := idempotency.earlier_job(context.database, request):
-        return _replay(context, project, earlier, response)
+        return _replay(context, project, earlier)
     job, is_new = idempotency.create(context.database, request, _check(context, project, spec))
     if not is_new:
-        return _replay(context, project, job, response)
-    context.hints.give(job.queue)
-    return _answer(context, project, job.id)
+        return _replay(context, project, job)
+    context.entered(job.queue)
+    return _answer(context, project, job.id, status=201)
 
 
 @router.post("/validate", response_model=Validation, responses={422: {"model": Error}})
@@ -76,8 +83,8 @@ def validate(body: Body, context: Context, project: ProjectId) -> Validation:
     )
 
 
-@router.get("", response_model=Page[JobAnswer])
-def list_jobs(  # noqa: PLR0917 - FastAPI passes them by name
+@router.get("", response_model=Page[JobSummary | JobAnswer], responses={304: {}})
+async def list_jobs(  # noqa: PLR0917 - FastAPI passes them by name
     request: Request,
     context: Context,
     project: ProjectId,
@@ -94,51 +101,87 @@ def list_jobs(  # noqa: PLR0917 - FastAPI passes them by name
     ] = None,
     created_after: Annotated[str | None, Query(description="ISO 8601 or seconds since 1970.")] = None,
     created_before: Annotated[str | None, Query(description="ISO 8601 or seconds since 1970.")] = None,
-) -> Page[JobAnswer]:
-    """List jobs, newest first."""
-    with context.database.read() as session:
-        found, has_more = queries.jobs(
-            session,
-            project,
-            limit=limit,
-            after=after,
-            status=status,
-            task=task,
-            name=name,
-            metadata=family(request, "metadata"),
-            created_after=point_in_time("created_after", created_after),
-            created_before=point_in_time("created_before", created_before),
-        )
-        queued = {job.queue for job in found if job.status == JobStatus.QUEUED}
-        positions = waiting.queue_positions(session, sorted(queued)) if queued else {}
-        at = queries.clock(session)
-        return Page(data=[job_answer(job, at, positions.get(job.id)) for job in found], has_more=has_more)
+    include: Annotated[
+        Literal["spec"] | None,
+        Query(
+            description="`spec`: with `spec`, `resolved` and `preflight`. A page then ends before it has more than "
+            "4 MiB of them."
+        ),
+    ] = None,
+) -> Response:
+    """List jobs, newest first. A job of a list has neither `spec`, `resolved` nor `preflight`, unless these are included."""
+    filters = Filters(
+        status=status,
+        task=task,
+        name=name,
+        metadata=family(request, "metadata"),
+        created_after=point_in_time("created_after", created_after),
+        created_before=point_in_time("created_before", created_before),
+    )
+
+    def read(session: Session) -> Response:
+        place = None if after is None else views.place(session, project, after)
+        if after is not None and place is None:
+            raise InvalidRequest("there is no such job in this project", param="after", code="job_not_found")
+        found, has_more = views.jobs(session, project, limit=limit, filters=filters, after=place)
+        whole = views.with_specs(session, found, limit_bytes=PAGE_BYTES) if include == "spec" else found
+        page, tag = page_json(session, context.queue, whole)
+        return tagged(request, page_of(page, has_more=has_more or len(whole) < len(found)), tag)
+
+    return await context.read(read)
 
 
-@router.get("/{job_id}", response_model=JobAnswer, responses={404: {"model": Error}})
-def get(job_id: str, context: Context, project: ProjectId) -> JobAnswer:
-    """Get a job."""
-    return _answer(context, project, job_id)
+@router.get("/{job_id}", response_model=JobAnswer, responses={304: {}, 404: {"model": Error}})
+async def get(
+    job_id: str,
+    request: Request,
+    streams: Streams,
+    context: Context,
+    project: ProjectId,
+    wait: Annotated[
+        float,
+        Query(
+            ge=0,
+            le=LONGEST_WAIT_SECONDS,
+            description="Seconds to wait for a change of the job: of that which `If-None-Match` names, or of the job as it is "
+            "when the request comes. A job that has ended does not change.",
+        ),
+    ] = 0,
+) -> Response:
+    """Get a job. With `If-None-Match`, the response is 304 while the job is the same but for its seconds."""
+
+    def read(session: Session) -> tuple[JobView, dict[str, Any], str]:
+        job = job_of(views.job(session, project, job_id))
+        return job, *job_json(session, context.queue, job)
+
+    job, answer, tag = await context.read(read)
+    known = request.headers.get("if-none-match")
+    if wait and job.status not in TERMINAL and (known is None or matches(known, tag)):
+        await streams.growth(job_id, job.event_seq, wait)
+        job, answer, tag = await context.read(read)
+    return tagged(request, answer, tag)
 
 
 @router.post("/{job_id}/cancel", response_model=JobAnswer, responses={404: {"model": Error}, 409: {"model": Error}})
-def cancel(job_id: str, context: Context, project: ProjectId) -> JobAnswer:
+def cancel(job_id: str, context: Context, project: ProjectId) -> Response:
     """Cancel a job. A running one saves a checkpoint and stops; poll until its status is `cancelled`."""
-    return _request(context, project, job_id, lifecycle.cancel, "only a job that has not ended can be cancelled")
+    _request(context, project, job_id, lifecycle.cancel, "only a job that has not ended can be cancelled")
+    return _answer(context, project, job_id)
 
 
 @router.post("/{job_id}/pause", response_model=JobAnswer, responses={404: {"model": Error}, 409: {"model": Error}})
-def pause(job_id: str, context: Context, project: ProjectId) -> JobAnswer:
+def pause(job_id: str, context: Context, project: ProjectId) -> Response:
     """Pause a job. A running one saves a checkpoint and frees its slot; poll until its status is `paused`."""
-    return _request(context, project, job_id, lifecycle.pause, "only a queued or running job can be paused")
+    _request(context, project, job_id, lifecycle.pause, "only a queued or running job can be paused")
+    return _answer(context, project, job_id)
 
 
 @router.post("/{job_id}/resume", response_model=JobAnswer, responses={404: {"model": Error}, 409: {"model": Error}})
-def resume(job_id: str, context: Context, project: ProjectId) -> JobAnswer:
+def resume(job_id: str, context: Context, project: ProjectId) -> Response:
     """Put a paused job back into the queue. It continues from its newest checkpoint."""
-    answer = _request(context, project, job_id, lifecycle.resume, "only a paused job can be resumed")
-    context.hints.give(answer.queue)
-    return answer
+    job = _request(context, project, job_id, lifecycle.resume, "only a paused job can be resumed")
+    context.entered(job.queue)
+    return _answer(context, project, job_id)
 
 
 @router.post(
@@ -147,7 +190,7 @@ def resume(job_id: str, context: Context, project: ProjectId) -> JobAnswer:
     response_model=JobAnswer,
     responses={404: {"model": Error}, 409: {"model": Error}},
 )
-def retry(job_id: str, body: RetryBody, context: Context, project: ProjectId) -> JobAnswer:
+def retry(job_id: str, body: RetryBody, context: Context, project: ProjectId) -> Response:
     """Create a new job from one that has ended: the same spec, from the start or from one of its checkpoints."""
     with context.database.write() as session:
         parent = job_of(queries.job(session, project, job_id))
@@ -162,8 +205,8 @@ def retry(job_id: str, body: RetryBody, context: Context, project: ProjectId) ->
         if start is not None:
             child.start_artifact_id, child.resolved = start.id, parent.resolved
         submission.create(session, checked, child)
-    context.hints.give(child.queue)
-    return _answer(context, project, child.id)
+    context.entered(child.queue)
+    return _answer(context, project, child.id, status=201)
 
 
 def _start(session: Session, parent: Job, step: int | Literal["latest"] | None) -> Artifact | None:
@@ -180,44 +223,22 @@ def _start(session: Session, parent: Job, step: int | Literal["latest"] | None) 
 
 def _request(
     context: ServiceContext, project: str, job_id: str, request: Callable[[Session, str], bool], otherwise: str
-) -> JobAnswer:
+) -> Job:
     with context.database.write() as session:
         job = job_of(queries.job(session, project, job_id))
         if not request(session, job.id):
             session.refresh(job)
             code = "job_ended" if job.status in TERMINAL else "wrong_state"
             raise Conflict(f"this job is '{job.status}'; {otherwise}", code=code)
-    return _answer(context, project, job_id)
+    context.queue.forget()
+    return job
 
 
-def job_of(job: Job | None) -> Job:
+def job_of(job: Found | None) -> Found:
     """The job, or NotFound for None."""
     if job is None:
         raise NotFound("there is no such job in this project", param="job_id", code="job_not_found")
     return job
-
-
-def job_answer(job: Job, at: float, queue_position: int | None, waiting_for: str | None = None) -> JobAnswer:
-    """A job as clients see it. `at` is the time, on the database's clock, up to which its seconds are counted."""
-    base = f"/v1/jobs/{job.id}"
-    links = {part: f"{base}/{part}" for part in JobLinks.model_fields if part != "self"}
-    return JobAnswer.model_validate(
-        {
-            **{
-                field: getattr(job, field)
-                for field in JobAnswer.model_fields
-                if hasattr(job, field) and field != "metadata"
-            },
-            **{name: round(seconds, 3) for name, seconds in usage(job, at)._asdict().items()},
-            "metadata": job.user_metadata,
-            "metrics": job.metrics or {},
-            "cancel_requested": job.cancel_requested_at is not None,
-            "pause_requested": job.pause_requested_at is not None and job.status not in TERMINAL,
-            "queue_position": queue_position,
-            "waiting_for": waiting_for,
-            "links": {"self": base, **links},
-        }
-    )
 
 
 def _check(context: ServiceContext, project: str, spec: JobSpec) -> submission.CheckedSpec:
@@ -231,20 +252,14 @@ def _check(context: ServiceContext, project: str, spec: JobSpec) -> submission.C
     )
 
 
-def _answer(context: ServiceContext, project: str, job_id: str) -> JobAnswer:
+def _answer(
+    context: ServiceContext, project: str, job_id: str, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     with context.database.read() as session:
-        return _described(context, session, job_of(queries.job(session, project, job_id)))
+        job = job_of(views.job(session, project, job_id))
+        answer, tag = job_json(session, context.queue, job)
+    return json_response(answer, status=status, headers={"etag": tag, **(headers or {})})
 
 
-def _described(context: ServiceContext, session: Session, job: Job) -> JobAnswer:
-    at = queries.clock(session)
-    if job.status != JobStatus.QUEUED:
-        return job_answer(job, at, None)
-    position = waiting.queue_positions(session, [job.queue]).get(job.id)
-    return job_answer(job, at, position, waiting.waiting_for(session, job, silent_for=context.settings.lease_seconds))
-
-
-def _replay(context: ServiceContext, project: str, earlier: Job, response: Response) -> JobAnswer:
-    response.status_code = 200
-    response.headers["idempotent-replayed"] = "true"
-    return _answer(context, project, earlier.id)
+def _replay(context: ServiceContext, project: str, earlier: Job) -> Response:
+    return _answer(context, project, earlier.id, headers={"idempotent-replayed": "true"})

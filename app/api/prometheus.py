@@ -12,7 +12,8 @@ from prometheus_client.registry import Collector
 from sqlalchemy.orm import Session
 
 from app import __version__
-from app.api.context import Context
+from app.api.context import ServiceContext
+from app.api.shared_answer import SharedAnswer
 from app.jobs import queries
 from app.jobs.states import JobStatus
 from app.workers.queries import listed
@@ -26,18 +27,20 @@ TEXT = {
 
 
 @router.get("/metrics", response_class=Response, responses={200: TEXT})
-def prometheus(request: Request, context: Context) -> Response:
-    """Jobs by status, the age of the oldest queued job, workers and slots, over all projects."""
+async def prometheus(request: Request) -> Response:
+    """Jobs by status, the age of the oldest queued job, workers and slots, over all projects, up to a second old."""
+    shared: SharedAnswer[Figures] = request.app.state.figures
     registry = CollectorRegistry()
-    with context.database.read() as session:
-        registry.register(_read(session, context.settings.lease_seconds))
+    registry.register(await shared.get())
     encode, media_type = choose_encoder(request.headers.get("accept", ""))
     return Response(encode(registry), headers={"content-type": media_type})
 
 
 # A registry distinguishes collectors by identity.
 @dataclass(frozen=True, eq=False)
-class _Figures(Collector):
+class Figures(Collector):
+    """What the metrics say."""
+
     jobs: dict[str, int]
     oldest_queued_seconds: float
     workers_alive: int
@@ -45,6 +48,7 @@ class _Figures(Collector):
     slots: int
 
     def collect(self) -> Iterator[Metric]:
+        """The metrics with their names."""
         yield InfoMetricFamily("tunesmith_build", "The version of the service.", value={"version": __version__})
         jobs = GaugeMetricFamily("tunesmith_jobs", "Jobs by status.", labels=["status"])
         for status in JobStatus:
@@ -62,10 +66,16 @@ class _Figures(Collector):
         yield GaugeMetricFamily("tunesmith_slots", "Jobs that the live workers can run at once.", value=self.slots)
 
 
-def _read(session: Session, silent_for: float) -> _Figures:
+def figures(context: ServiceContext) -> Figures:
+    """Read all figures."""
+    with context.database.read() as session:
+        return _read(session, context.settings.lease_seconds)
+
+
+def _read(session: Session, silent_for: float) -> Figures:
     workers = listed(session, silent_for=silent_for)
     alive = [worker for worker, is_alive in workers if is_alive]
-    return _Figures(
+    return Figures(
         jobs=queries.job_counts(session),
         oldest_queued_seconds=queries.longest_wait(session) or 0.0,
         workers_alive=len(alive),

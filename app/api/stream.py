@@ -1,30 +1,59 @@
 """A job's log as Server-Sent Events (https://html.spec.whatwg.org/multipage/server-sent-events.html).
 
-One query serves all streams of a process: the feed reads how far the logs of the watched jobs have grown, and wakes the
-streams of those that grew. Each stream then continues after its last event id, so a client that reconnects with
-Last-Event-ID misses no event and receives none twice.
+One query serves all streams of a process: the feed reads how far the logs of the watched jobs have grown, reads what is
+new of each once, and wakes the streams of those jobs. Each stream then continues after its last event id, so a client that
+reconnects with Last-Event-ID misses no event and receives none twice.
 """
 
 import asyncio
-import json
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import suppress
+from collections import deque
+from collections.abc import AsyncGenerator, Generator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
-from app.api.answers import EventAnswer
+from app.api.event_json import event_json
+from app.api.json_answers import written
 from app.db import Database
-from app.jobs import queries
+from app.jobs import event_log
+from app.jobs.event_log import Head, LoggedEvent
 from app.jobs.states import TERMINAL
-from app.jobs.tables import Event
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
 HEARTBEAT_SECONDS = 15.0
+HEARTBEAT = b": still here\n\n"
 PAGE = 500
+RECENT = 1000
+"""How many events of a watched job are kept for streams that have not sent them yet. Slower streams read the database."""
+
+
+@dataclass(eq=False)
+class _Watched:
+    """A job that someone watches."""
+
+    watchers: int = 0
+    head: int = 0
+    ended: bool = False
+    recent: deque[tuple[int, bytes]] = field(default_factory=lambda: deque[tuple[int, bytes]](maxlen=RECENT))
+    grown: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def wake(self) -> None:
+        """Wake everyone who waits now. Who waits later, waits for the next growth."""
+        self.grown.set()
+        self.grown = asyncio.Event()
+
+    def after(self, seq: int) -> list[tuple[int, bytes]] | None:
+        """The events after this one, or None if the oldest of them is no longer kept."""
+        if seq >= self.head:
+            return []
+        if not self.recent or self.recent[0][0] > seq + 1:
+            return None
+        return [entry for entry in self.recent if entry[0] > seq]
 
 
 class Feed:
@@ -32,8 +61,7 @@ class Feed:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._watched: dict[str, set[asyncio.Event]] = {}
-        self._heads: dict[str, int] = {}
+        self._watched: dict[str, _Watched] = {}
         self._closing = asyncio.Event()
         self._task = asyncio.create_task(self._look(), name="event-feed")
 
@@ -45,9 +73,8 @@ class Feed:
     def end_streams(self) -> None:
         """Ask every stream to end. Their clients reconnect elsewhere with the last id that they saw."""
         self._closing.set()
-        for events in self._watched.values():
-            for event in events:
-                event.set()
+        for watched in self._watched.values():
+            watched.wake()
 
     async def close(self) -> None:
         """End all streams and the watch."""
@@ -56,65 +83,92 @@ class Feed:
         with suppress(asyncio.CancelledError):
             await self._task
 
-    async def stream(self, job_id: str, after: int) -> AsyncGenerator[str]:
+    async def stream(self, job_id: str, after: int) -> AsyncGenerator[bytes]:
         """Yield the events after an id as they come, and a comment every 15 s. Ends with the job, or at shutdown."""
-        grown = asyncio.Event()
-        self._watched.setdefault(job_id, set()).add(grown)
-        try:
+        with self._watch(job_id) as watched:
             while not self.is_closing:
-                grown.clear()
-                events, has_more, ended = await run_in_threadpool(self._read, job_id, after)
-                for event in events:
-                    yield _frame(event)
-                    after = event.seq
-                if ended and not has_more:
+                grown, ended = watched.grown, watched.ended
+                frames = watched.after(after) if watched.head else None
+                has_more = False
+                if frames is None:
+                    head, events = await run_in_threadpool(self._read, job_id, after)
+                    frames = [(event.seq, _frame(event)) for event in events]
+                    has_more, ended = len(events) == PAGE, head.status in TERMINAL
+                if frames:
+                    after = frames[-1][0]
+                    yield b"".join(frame for _, frame in frames)
+                if has_more or after < watched.head:
+                    continue
+                if ended:
                     return
-                if not has_more and not await _is_set_within(grown, HEARTBEAT_SECONDS):
-                    yield ": still here\n\n"
+                if not await _is_set_within(grown, HEARTBEAT_SECONDS):
+                    yield HEARTBEAT
+
+    async def growth(self, job_id: str, head: int, seconds: float) -> bool:
+        """Wait until the log of a job is longer than `head`, at most so long. False if it is not, or at shutdown."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        with self._watch(job_id) as watched:
+            while watched.head <= head and not self.is_closing:
+                left = deadline - asyncio.get_running_loop().time()
+                if left <= 0 or not await _is_set_within(watched.grown, left):
+                    return False
+            return not self.is_closing
+
+    @contextmanager
+    def _watch(self, job_id: str) -> Generator[_Watched]:
+        watched = self._watched.setdefault(job_id, _Watched())
+        watched.watchers += 1
+        try:
+            yield watched
         finally:
-            self._watched[job_id].discard(grown)
-            if not self._watched[job_id]:
+            watched.watchers -= 1
+            if not watched.watchers:
                 del self._watched[job_id]
-                self._heads.pop(job_id, None)
 
     async def _look(self) -> None:
         while not self.is_closing:
             await asyncio.sleep(LOOK_SECONDS)
             if not self._watched:
                 continue
+            known = {job_id: watched.head for job_id, watched in self._watched.items()}
             try:
-                heads = await run_in_threadpool(self._find_heads, list(self._watched))
+                grown = await run_in_threadpool(self._find_growth, known)
             except SQLAlchemyError as error:
                 log.warning("event streams wait, the database does not answer: %s", error)
                 continue
-            for job_id, head in heads.items():
-                if self._heads.get(job_id) != head:
-                    self._heads[job_id] = head
-                    for grown in self._watched.get(job_id, ()):
-                        grown.set()
+            for job_id, (head, events) in grown.items():
+                if watched := self._watched.get(job_id):
+                    _grow(watched, head, events)
 
-    def _find_heads(self, job_ids: list[str]) -> dict[str, int]:
+    def _find_growth(self, known: dict[str, int]) -> dict[str, tuple[Head, list[LoggedEvent]]]:
+        """For each job whose log is longer than is known: its head, and the new events, unless this is the first look."""
+        found: dict[str, tuple[Head, list[LoggedEvent]]] = {}
         with self._database.read() as session:
-            return queries.event_heads(session, job_ids)
+            for job_id, head in event_log.heads(session, list(known)).items():
+                if head.event_seq > known[job_id]:
+                    new = event_log.page(session, job_id, after=known[job_id], limit=PAGE) if known[job_id] else []
+                    found[job_id] = head, new
+        return found
 
-    def _read(self, job_id: str, after: int) -> tuple[list[Event], bool, bool]:
+    def _read(self, job_id: str, after: int) -> tuple[Head, list[LoggedEvent]]:
         with self._database.read() as session:
             # The status is read first, so that the page surely has the event that ended the job.
-            ended = queries.status(session, job_id) in TERMINAL
-            events, has_more = queries.events(session, job_id, after=after, limit=PAGE)
-        return events, has_more, ended
+            head = event_log.heads(session, [job_id])[job_id]
+            return head, event_log.page(session, job_id, after=after, limit=PAGE)
 
 
-def event_answer(event: Event) -> EventAnswer:
-    """An event as clients see it."""
-    return EventAnswer(
-        id=event.seq, type=event.type, attempt=event.attempt, data=event.data, created_at=event.created_at
-    )
+def _grow(watched: _Watched, head: Head, events: list[LoggedEvent]) -> None:
+    if watched.recent and events and events[0].seq != watched.recent[-1][0] + 1:
+        watched.recent.clear()
+    watched.recent.extend((event.seq, _frame(event)) for event in events)
+    # What did not fit into the page is read at the next look.
+    watched.head = events[-1].seq if len(events) == PAGE else head.event_seq
+    watched.ended = head.status in TERMINAL and watched.head == head.event_seq
+    watched.wake()
 
 
-def _frame(event: Event) -> str:
-    data = json.dumps(event_answer(event).model_dump(mode="json"), separators=(",", ":"))
-    return f"id: {event.seq}\nevent: {event.type}\ndata: {data}\n\n"
+def _frame(event: LoggedEvent) -> bytes:
+    return b"id: %d\nevent: %b\ndata: %b\n\n" % (event.seq, event.type.encode(), written(event_json(event)))
 
 
 async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:

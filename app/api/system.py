@@ -2,13 +2,16 @@
 
 import logging
 from collections.abc import Callable
+from typing import NamedTuple
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from sqlalchemy.exc import SQLAlchemyError
 
 from app import migrate
 from app.api.answers import Health
-from app.api.context import Context, ServiceContext, Streams
+from app.api.context import ServiceContext, Streams
+from app.api.json_answers import json_response
+from app.api.shared_answer import SharedAnswer
 from app.jobs.wakeup import CeleryWakeup
 from app.workers import queries
 
@@ -23,22 +26,36 @@ async def healthz() -> Health:
 
 
 @router.get("/readyz", response_model=Health, responses={503: {"model": Health}})
-def readyz(context: Context, streams: Streams, response: Response) -> Health:
-    """Whether requests can be served: database, migrations and storage.
+async def readyz(request: Request, streams: Streams) -> Response:
+    """Whether requests can be served: database, migrations and storage, as they were up to a second ago.
 
     Broker and workers are reported, but do not count.
     """
-    required = {
-        "database": _outcome(context.database.check),
-        "migrations": _outcome(lambda: _require_current(context)),
-        "storage": _outcome(context.storage.check),
-    }
-    reported = {"broker": _broker(context), "workers": _workers(context)}
-    if streams.is_closing:
-        required["service"] = "stopping"
+    shared: SharedAnswer[Readiness] = request.app.state.readiness
+    found = await shared.get()
+    required = {**found.required, **({"service": "stopping"} if streams.is_closing else {})}
     ready = all(outcome == "ok" for outcome in required.values())
-    response.status_code = 200 if ready else 503
-    return Health(status="ok" if ready else "unavailable", checks={**required, **reported})
+    health = Health(status="ok" if ready else "unavailable", checks={**required, **found.reported})
+    return json_response(health.model_dump(), status=200 if ready else 503)
+
+
+class Readiness(NamedTuple):
+    """Outcomes by check: `ok` or what is wrong."""
+
+    required: dict[str, str]
+    reported: dict[str, str]
+
+
+def readiness(context: ServiceContext) -> Readiness:
+    """Check all that requests need."""
+    return Readiness(
+        {
+            "database": _outcome(context.database.check),
+            "migrations": _outcome(lambda: _require_current(context)),
+            "storage": _outcome(context.storage.check),
+        },
+        {"broker": _broker(context), "workers": _workers(context)},
+    )
 
 
 def _outcome(check: Callable[[], None]) -> str:

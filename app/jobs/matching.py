@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, and_, literal, or_
 
 from app.db import json_within
 from app.jobs.tables import Job
+from app.jobs.views import JobView
 from app.specs.features import ENGINE, LOCAL_MODEL, engine_feature
 from app.tables import Json
 from app.workers.tables import Worker
@@ -32,7 +33,7 @@ def runs_job() -> ColumnElement[bool]:
     return or_(and_(both, json_within(Job.features, Worker.features)), and_(~both, has_engine))
 
 
-def missing_features(job: Job, worker: Worker) -> list[str]:
+def missing_features(job: Job | JobView, worker: Worker) -> list[str]:
     """The features of the job that this worker does not know."""
     if job.features is None or worker.features is None:
         return [] if job.engine in worker.engines.split(",") else [engine_feature(job.engine)]
@@ -40,7 +41,7 @@ def missing_features(job: Job, worker: Worker) -> list[str]:
     return [feature for feature in job.features if feature not in known]
 
 
-def least_missing(job: Job, workers: Iterable[Worker]) -> list[str]:
+def least_missing(job: Job | JobView, workers: Iterable[Worker]) -> list[str]:
     """The features that the closest worker does not know.
 
     Empty if a worker can run the job, or if there are no workers.

@@ -19,7 +19,7 @@ class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (
         CheckConstraint("status IN ({})".format(", ".join(f"'{status}'" for status in JobStatus)), name="status"),
-        Index("ix_jobs_queue", "status", "priority", "queued_at"),
+        Index("ix_jobs_status_queued_at", "status", "queued_at"),
         # The running jobs of each project.
         Index(
             "ix_jobs_running",
@@ -27,7 +27,24 @@ class Job(Base):
             postgresql_where=text("status = 'running'"),
             sqlite_where=text("status = 'running'"),
         ),
-        Index("ix_jobs_project_id_id", "project_id", "id"),
+        # Jobs that a sweep has to look at, of the many that wait.
+        Index(
+            "ix_jobs_deadline_at",
+            "deadline_at",
+            postgresql_where=text("status IN ('queued', 'running')"),
+            sqlite_where=text("status IN ('queued', 'running')"),
+        ),
+        Index(
+            "ix_jobs_available_at",
+            "available_at",
+            postgresql_where=text("status = 'queued'"),
+            sqlite_where=text("status = 'queued'"),
+        ),
+        # The order of lists, for each filter.
+        Index("ix_jobs_project_id_created_at", "project_id", "created_at", "id"),
+        Index("ix_jobs_project_id_status_created_at", "project_id", "status", "created_at", "id"),
+        Index("ix_jobs_project_id_task_created_at", "project_id", "task", "created_at", "id"),
+        Index("ix_jobs_project_id_name_created_at", "project_id", "name", "created_at", "id"),
         Index("ix_jobs_project_id_body_sha256", "project_id", "body_sha256"),
     )
 
@@ -105,6 +122,18 @@ Index(
     sqlite_where=text("status = 'queued'"),
 )
 """The head of each project's queue (`app.jobs.lifecycle.heads`)."""
+
+
+class JobMetadata(Base):
+    """The pairs of each job's metadata in the order of lists. A trigger of the database writes them (migration 0010)."""
+
+    __tablename__ = "job_metadata"
+
+    project_id: Mapped[str] = mapped_column(ForeignKey(Project.id), primary_key=True)
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[str] = mapped_column(String(512), primary_key=True)
+    created_at: Mapped[float] = mapped_column(primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
 
 
 class JobDataset(Base):

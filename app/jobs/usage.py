@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, case, func
 from app.db import now
 from app.jobs.states import Edge, JobStatus
 from app.jobs.tables import Job
+from app.jobs.views import JobView
 
 
 class Usage(NamedTuple):
@@ -35,7 +36,7 @@ def counted(edge: Edge) -> dict[str, Any]:
     return values
 
 
-def usage(job: Job, at: float) -> Usage:
+def usage(job: JobView, at: float) -> Usage:
     """What a job has used at a moment of the database's clock, its present status included."""
     waited = max(0.0, at - (job.waiting_since or job.queued_at)) if job.status == JobStatus.QUEUED else 0.0
     ran = max(0.0, at - job.started_at) if job.status == JobStatus.RUNNING and job.started_at is not None else 0.0

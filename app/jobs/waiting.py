@@ -1,55 +1,53 @@
-"""The position of a queued job, and why it does not run yet."""
+"""Why a queued job does not run yet."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from sqlalchemy import exists, func, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from app.db import now
+from app.jobs.lifecycle.heads import samples, status_is
 from app.jobs.matching import described, least_missing, missing_features, runs_job
 from app.jobs.states import JobStatus
 from app.jobs.tables import Event, Job
+from app.jobs.views import JobView
 from app.specs.features import engine_feature
 from app.workers import queries as workers
 from app.workers.tables import Worker
 
-POSITIONS = 1000
+
+class Fleet(NamedTuple):
+    """The live workers and what they do."""
+
+    alive: Sequence[Worker]
+    in_use: Mapping[str, tuple[int, int]]
+    """Worker to how many of its slots and GPUs are busy, where there are any."""
 
 
-def queue_positions(session: Session, queues: Sequence[str]) -> dict[str, int]:
-    """Job id to how many jobs would be claimed before it, of the first thousand that wait in these queues."""
-    other = aliased(Job)
-    running = (
-        select(func.count())
-        .where(other.project_id == Job.project_id, other.status == JobStatus.RUNNING)
-        .correlate(Job)
-        .scalar_subquery()
-    )
-    waiting = (
-        select(Job.id)
-        .where(Job.status == JobStatus.QUEUED, Job.queue.in_(queues))
-        .order_by(Job.priority.desc(), running, Job.queued_at, Job.id)
-        .limit(POSITIONS)
-    )
-    return {job_id: place for place, job_id in enumerate(session.scalars(waiting))}
+def fleet(session: Session, *, silent_for: float) -> Fleet:
+    """The workers that were heard within `silent_for` seconds, and what they run."""
+    alive = workers.alive(session, silent_for=silent_for)
+    running = select(Job.owner, func.count(), func.sum(Job.gpus)).where(status_is(Job, JobStatus.RUNNING))
+    in_use = {owner or "": (slots, gpus) for owner, slots, gpus in session.execute(running.group_by(Job.owner))}
+    return Fleet(alive, in_use)
 
 
-def waiting_for(session: Session, job: Job, *, silent_for: float) -> str | None:
+def waiting_for(job: JobView, fleet: Fleet) -> str | None:
     """Why a queued job does not run yet, in words; None unless it is queued."""
     if job.status != JobStatus.QUEUED:
         return None
-    if wait := session.scalar(select(Job.available_at - now()).where(Job.id == job.id, Job.available_at > now())):
+    if job.available_at > job.at:
         retrying = f"retrying after {job.error['code']}: " if job.error else ""
-        return f"{retrying}the next attempt begins in {wait:.0f} s"
-    alive = workers.alive(session, silent_for=silent_for)
-    knowing = [worker for worker in alive if not missing_features(job, worker)]
+        return f"{retrying}the next attempt begins in {job.available_at - job.at:.0f} s"
+    knowing = [worker for worker in fleet.alive if not missing_features(job, worker)]
     able = _of_queue(job.queue, knowing)
     if able:
-        return _waiting_for_capacity(session, job.queue, able)
-    if not alive:
+        return _waiting_for_capacity(job.queue, able, fleet.in_use)
+    if not fleet.alive:
         return "no worker is alive"
     if not knowing:
-        return f"no live worker {described(least_missing(job, alive))}"
+        return f"no live worker {described(least_missing(job, fleet.alive))}"
     return "no live worker offers a GPU" if job.queue == "gpu" else "all live workers take only jobs that need a GPU"
 
 
@@ -61,11 +59,7 @@ def _of_queue(queue: str, alive: Sequence[Worker]) -> Sequence[Worker]:
     return with_gpu if queue == "gpu" else [worker for worker in alive if "cpu" in worker.queues.split(",")]
 
 
-def _waiting_for_capacity(session: Session, queue: str, able: Sequence[Worker]) -> str:
-    running = select(Job.owner, func.count(), func.sum(Job.gpus)).where(
-        Job.status == JobStatus.RUNNING, Job.owner.in_(worker.id for worker in able)
-    )
-    in_use = {owner: (slots, gpus) for owner, slots, gpus in session.execute(running.group_by(Job.owner))}
+def _waiting_for_capacity(queue: str, able: Sequence[Worker], in_use: Mapping[str, tuple[int, int]]) -> str:
     with_slot = [worker for worker in able if in_use.get(worker.id, (0, 0))[0] < worker.slots]
     if not with_slot:
         slots = sum(worker.slots for worker in able)
@@ -94,12 +88,13 @@ def without_worker(session: Session, *, waited: float) -> Sequence[tuple[Job, li
     has_note = exists().where(
         Event.job_id == Job.id, Event.type == "note", Event.data["engine"].as_string() == Job.engine
     )
+    unmet = session.scalars(select(Job.needs).where(Job.id.in_(samples(session)), ~exists().where(heard, runs_job())))
     found = session.scalars(
         select(Job)
         .where(
-            Job.status == JobStatus.QUEUED,
+            status_is(Job, JobStatus.QUEUED),
+            Job.needs.in_(unmet.all()),
             Job.available_at < now() - waited,
-            ~exists().where(heard, runs_job()),
             ~has_note,
         )
         .limit(100)

@@ -10,7 +10,7 @@ from sqlalchemy import select, update
 from app import auth
 from app.db import Database, now
 from app.identifiers import new_id
-from app.jobs import lifecycle, waiting
+from app.jobs import lifecycle, views, waiting
 from app.jobs.decision import RetryPolicy
 from app.jobs.sweeper import sweep
 from app.jobs.tables import Event, Job
@@ -80,7 +80,9 @@ def claimed(database: Database, engines: tuple[str, ...], queues: tuple[str, ...
 
 def waiting_for(database: Database, job_id: str) -> str | None:
     with database.read() as session:
-        return waiting.waiting_for(session, session.get_one(Job, job_id), silent_for=60)
+        job = views.job(session, session.get_one(Job, job_id).project_id, job_id)
+        assert job is not None
+        return waiting.waiting_for(job, waiting.fleet(session, silent_for=60))
 
 
 def notes(database: Database, job_id: str) -> list[dict[str, str]]:

@@ -13,9 +13,10 @@ from sqlalchemy import select, text, update
 from app import auth
 from app.db import DATABASE_AWAY, Database, now
 from app.identifiers import new_id
-from app.jobs import events, lifecycle, queries, waiting
+from app.jobs import events, lifecycle, queries
 from app.jobs.decision import History, RetryPolicy, Transition, decide
 from app.jobs.lifecycle import Lease, LostLease, Requests, transitions
+from app.jobs.lifecycle.line import first_in_line
 from app.jobs.outcomes import Outcome, Succeeded
 from app.jobs.states import JobStatus
 from app.jobs.sweeper import sweep
@@ -277,7 +278,7 @@ def test_release_counts_nothing(database: Database, submit: Callable[..., str]) 
     with database.read() as session:
         job = session.get_one(Job, job_id)
         assert (job.status, job.failures, job.workers_lost) == (JobStatus.QUEUED, 0, 0)
-        assert waiting.queue_positions(session, ["cpu"]) == {job_id: 0}
+        assert first_in_line(session, "cpu", 10) == [job_id]
 
 
 def test_a_job_that_ran_out_of_memory_is_settled_anew_and_nothing_is_counted(

@@ -43,13 +43,30 @@ def next_projects(
 
     The order is priority, then the project with fewer running jobs, then the job that has waited longest.
     """
-    samples = session.scalars(_samples()).all()
-    if not samples:
+    waiting = samples(session)
+    if not waiting:
         return []
-    met = session.scalars(_met(tuple(queues), frozenset(features), lease_seconds), {"samples": samples}).all()
+    met = session.scalars(_met(tuple(queues), frozenset(features), lease_seconds), {"samples": waiting}).all()
     if not met:
         return []
     return session.execute(_next(), {"met": met}).tuples().all()
+
+
+def samples(session: Session) -> Sequence[str]:
+    """The id of one job for each of the needs of waiting jobs."""
+    return session.scalars(_samples()).all()
+
+
+def waiting_projects(session: Session, queue: str) -> Sequence[tuple[str, str]]:
+    """Needs and project of the jobs that wait in a queue, each once."""
+    waiting = samples(session)
+    needs = session.scalars(_needs_in_queue(), {"samples": waiting, "queue": queue}).all() if waiting else ()
+    return session.execute(_listed_projects(), {"met": needs}).tuples().all() if needs else []
+
+
+def running_jobs(session: Session) -> dict[str, int]:
+    """Project to the number of its running jobs, where there are any."""
+    return dict(session.execute(_running()).tuples().all())
 
 
 def first_of(needs: str, project_id: str) -> Any:
@@ -97,6 +114,25 @@ def _samples() -> Select[Any]:
     return select(_least("id", lambda job: job.needs == kinds.c.needs)).where(kinds.c.needs.is_not(None))
 
 
+@cache
+def _needs_in_queue() -> Select[Any]:
+    samples: BindParameter[str] = bindparam("samples", expanding=True)
+    return select(Job.needs).where(Job.id.in_(samples), Job.queue == bindparam("queue"))
+
+
+@cache
+def _listed_projects() -> Select[Any, Any]:
+    projects = _projects()
+    return select(projects.c.needs, projects.c.project_id).where(projects.c.project_id.is_not(None))
+
+
+@cache
+def _running() -> Select[Any, Any]:
+    busy = aliased(Job)
+    counted = select(busy.project_id, func.count().label("jobs")).where(status_is(busy, JobStatus.RUNNING))
+    return counted.group_by(busy.project_id)
+
+
 @lru_cache(maxsize=32)
 def _met(queues: tuple[str, ...], features: frozenset[str], lease_seconds: float) -> Select[Any]:
     """The needs of those of the `samples` that the worker can run."""
@@ -132,13 +168,7 @@ def _next() -> Select[Any, Any]:
     def of_head(column: Any) -> Any:
         return select(column).where(facts.id == heads.c.id).scalar_subquery()
 
-    busy = aliased(Job)
-    running = (
-        select(busy.project_id, func.count().label("jobs"))
-        .where(status_is(busy, JobStatus.RUNNING))
-        .group_by(busy.project_id)
-        .subquery()
-    )
+    running = _running().subquery()
     return (
         select(heads.c.needs, heads.c.project_id)
         .outerjoin(running, running.c.project_id == heads.c.project_id)

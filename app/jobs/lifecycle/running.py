@@ -57,6 +57,8 @@ def record(
     if (resolved := columns.get("resolved")) and resolved.get("device") == "cuda":
         # What was resolved on a GPU can only continue on one.
         values["queue"] = "gpu"
+        # They changed with the queue; the next claim computes them.
+        values["needs"] = None
     _, seq = _guarded(session, lease, values)
     append(session, lease.job_id, seq - len(appended) + 1, lease.attempt, appended)
 

@@ -1,0 +1,81 @@
+"""The first jobs of a queue in the order in which workers take them, merged from the lines of its projects."""
+
+import heapq
+from collections.abc import Iterator, Sequence
+
+from sqlalchemy import BindParameter, Double, Integer, String, and_, bindparam, or_, select, tuple_
+from sqlalchemy.orm import Session
+
+from app.db import Prepared
+from app.jobs.lifecycle.heads import order, running_jobs, status_is, waiting_projects
+from app.jobs.states import JobStatus
+from app.jobs.tables import Job
+
+FIRST_ROWS, MOST_ROWS = 8, 1000
+"""How many rows of one project are read at once: few at first, then twice as many each time."""
+
+
+def first_in_line(session: Session, queue: str, limit: int) -> list[str]:
+    """The ids of the first `limit` jobs that wait in a queue: by priority, then running jobs of the project, then wait.
+
+    Jobs of services before migration 0009 are missing until a claim has adopted them.
+    """
+    groups = waiting_projects(session, queue)
+    running = running_jobs(session)
+    lines = [_line(session, needs, project, running.get(project, 0), limit) for needs, project in groups]
+    merged = heapq.merge(*lines)
+    return [place[-1] for place, _ in zip(merged, range(limit), strict=False)]
+
+
+Place = tuple[int, int, float, str]
+"""What the queue is ordered by: the negative priority, running jobs of the project, when it was queued, and its id."""
+
+
+def _line(session: Session, needs: str, project: str, running: int, limit: int) -> Iterator[Place]:
+    rows = FIRST_ROWS
+    last: Sequence[object] | None = None
+    while limit > 0:
+        wanted = min(rows, limit, MOST_ROWS)
+        values = {"needs": needs, "project_id": project, "limit": wanted}
+        if last is None:
+            found = _FIRST.rows(session, **values)
+        else:
+            found = _NEXT.rows(session, **values, after_priority=last[0], after_queued=last[1], after_id=last[2])
+        for priority, queued_at, job_id in found:
+            yield -priority, running, queued_at, job_id
+        if len(found) < wanted:
+            return
+        last = found[-1]
+        limit -= wanted
+        rows *= 2
+
+
+def _parameter(name: str, kind: type) -> BindParameter[object]:
+    return bindparam(name, type_=kind())
+
+
+_FIRST_ROWS = (
+    select(Job.priority, Job.queued_at, Job.id)
+    .where(
+        status_is(Job, JobStatus.QUEUED),
+        Job.needs == bindparam("needs"),
+        Job.project_id == bindparam("project_id"),
+    )
+    .order_by(*order(Job))
+    .limit(bindparam("limit"))
+)
+_FIRST = Prepared(_FIRST_ROWS)
+_NEXT = Prepared(
+    # The first condition is the beginning of the range in the index. The second excludes what has been read of it.
+    _FIRST_ROWS.where(
+        Job.priority <= _parameter("after_priority", Integer),
+        or_(
+            Job.priority < _parameter("after_priority", Integer),
+            and_(
+                Job.priority == _parameter("after_priority", Integer),
+                tuple_(Job.queued_at, Job.id)
+                > tuple_(_parameter("after_queued", Double), _parameter("after_id", String)),
+            ),
+        ),
+    )
+)
