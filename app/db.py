@@ -1,12 +1,26 @@
 """Engine, sessions and the database clock. Only this module knows the differences between SQLite and PostgreSQL."""
 
 import os
+import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from psycopg.pq import Conninfo
-from sqlalchemy import URL, Boolean, ColumnElement, Connection, Double, Engine, Row, Select, create_engine, event, text
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    CursorResult,
+    Double,
+    Engine,
+    Row,
+    Select,
+    UpdateBase,
+    create_engine,
+    event,
+    text,
+)
 from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
@@ -58,28 +72,6 @@ def _now_on_sqlite(element: db_now, compiler: Any, **options: Any) -> str:
     return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
-class json_within(FunctionElement[bool]):  # noqa: N801 - reads as the SQL function that it is
-    """Whether each text of the first JSON array is in the second. Neither may be NULL."""
-
-    type = Boolean()
-    name = "within"
-    inherit_cache = True
-
-
-@compiles(json_within, "postgresql")
-def _within_on_postgresql(element: json_within, compiler: Any, **options: Any) -> str:
-    items, container = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"({items} <@ {container})"
-
-
-@compiles(json_within, "sqlite")
-def _within_on_sqlite(element: json_within, compiler: Any, **options: Any) -> str:
-    items, container = (compiler.process(clause, **options) for clause in element.clauses)
-    # Both are SQL that SQLAlchemy has compiled, with bound parameters.
-    inside = f"SELECT value FROM json_each({container})"  # noqa: S608
-    return f"(NOT EXISTS (SELECT 1 FROM json_each({items}) AS item WHERE item.value NOT IN ({inside})))"  # noqa: S608
-
-
 def now() -> ColumnElement[float]:
     """The database's clock as a column expression."""
     return db_now()
@@ -92,27 +84,33 @@ def page(session: Session, query: Select[Item], limit: int) -> tuple[list[Item],
 
 
 class Prepared:
-    """A query that is compiled once, because compiling it for each request takes longer than running it.
+    """A statement that is compiled once, because compiling it for each request takes longer than running it.
 
-    It gives rows of what the database's driver gives: no value is converted.
+    It takes and gives what the database's driver takes and gives: no value is converted. It does not flush the session.
     """
 
-    def __init__(self, query: Select[*tuple[Any, ...]]) -> None:
-        self._query = query
+    def __init__(self, statement: Select[*tuple[Any, ...]] | UpdateBase) -> None:
+        self._statement = statement
         self._compiled: dict[str, SQLCompiler] = {}
 
     def rows(self, session: Session, **values: Any) -> Sequence[Row[*tuple[Any, ...]]]:
-        """Run it with these values of its parameters."""
+        """Run it with these values of its parameters, and return what it selects or returns."""
+        return self._execute(session, values).all()
+
+    def run(self, session: Session, **values: Any) -> None:
+        """Run a statement that returns no rows."""
+        self._execute(session, values)
+
+    def _execute(self, session: Session, values: dict[str, Any]) -> CursorResult[Any]:
         connection = session.connection()
         dialect = connection.dialect
         compiled = self._compiled.get(dialect.name)
         if compiled is None:
-            compiled = self._query.compile(dialect=dialect)
-            self._compiled[dialect.name] = compiled
+            compiled = self._compiled[dialect.name] = self._statement.compile(dialect=dialect)
         parameters: Any = compiled.construct_params(values)
         if dialect.positional:
             parameters = tuple(parameters[name] for name in compiled.positiontup or ())
-        return connection.exec_driver_sql(str(compiled), parameters).all()
+        return connection.exec_driver_sql(str(compiled), parameters)
 
 
 class Database:
@@ -127,6 +125,7 @@ class Database:
         self.engine = _engine(url, pool_size, lock_seconds)
         self._write = sessionmaker(self.engine, expire_on_commit=False)
         self._read = sessionmaker(self.engine.execution_options(**{READ_ONLY: True}), expire_on_commit=False)
+        self._turns = threading.Lock()
         self._glances = _glances(self.engine.url) if self.is_local else None
         """One connection of SQLite for the thread of the event loop."""
 
@@ -138,8 +137,19 @@ class Database:
     @contextmanager
     def write(self) -> Generator[Session]:
         """A unit of work: committed at the end, rolled back on any exception."""
-        with self._write.begin() as session:
+        with self._turn(), self._write.begin() as session:
             yield session
+
+    @contextmanager
+    def _turn(self) -> Generator[None]:
+        # SQLite has one writer at a time, and lets the others sleep for ever longer. A lock wakes the next thread at once.
+        # Without a turn, SQLite says what is wrong.
+        has_turn = self.is_local and self._turns.acquire(timeout=BUSY_TIMEOUT_SECONDS)
+        try:
+            yield
+        finally:
+            if has_turn:
+                self._turns.release()
 
     @contextmanager
     def read(self) -> Generator[Session]:

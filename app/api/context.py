@@ -17,6 +17,7 @@ from app.api.hints import Hints
 from app.api.parameters import only_known
 from app.api.stream import Feed
 from app.auth import KeyCache
+from app.datasets.check_memory import CheckMemory
 from app.datasets.local_copy import LocalCopies
 from app.db import Database
 from app.jobs.queue_cache import QueueCache
@@ -42,6 +43,7 @@ class ServiceContext:
     """Limits how many uploads are parsed at the same time; the others wait."""
     sender: Sender
     queue: QueueCache
+    checks: CheckMemory = field(default_factory=CheckMemory)
     keys: KeyCache = field(default_factory=KeyCache)
 
     async def read(self, query: Callable[[Session], Answer]) -> Answer:

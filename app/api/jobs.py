@@ -245,6 +245,7 @@ def _check(context: ServiceContext, project: str, spec: JobSpec) -> submission.C
     return submission.check(
         context.database,
         context.copies,
+        context.checks,
         project,
         spec,
         row_limit=context.settings.row_check_limit,

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from app.datasets import queries as datasets
+from app.datasets.check_memory import CheckMemory, check_key, content_hash
 from app.datasets.checks import DataReport, Rows, check_rows
 from app.datasets.local_copy import LocalCopies
 from app.datasets.tables import Dataset
@@ -105,22 +107,37 @@ class CheckedSpec:
 
 
 def check(
-    database: Database, copies: LocalCopies, project_id: str, spec: JobSpec, *, row_limit: int, models_dir: Path
+    database: Database,
+    copies: LocalCopies,
+    memory: CheckMemory,
+    project_id: str,
+    spec: JobSpec,
+    *,
+    row_limit: int,
+    models_dir: Path,
 ) -> CheckedSpec:
     """Check a spec against what the project and the workers have, and up to `row_limit` rows of each split.
 
-    `models_dir` is the models folder of this process, which workers may share.
+    `models_dir` is the models folder of this process, which workers may share. Rows that `memory` has are not checked again.
 
     Raises InvalidRequest naming field, row and column; StorageError.
     """
-    _check_inline_size(spec)
+    inline = _inline_hashes(spec)
     with database.read() as session:
         uploaded = _datasets(session, project_id, spec)
         _check_earlier_job(session, project_id, spec)
         _check_local_model(session, spec, models_dir)
         _check_hardware(session, spec)
     _check_columns(spec, uploaded)
-    return CheckedSpec(spec, uploaded, _check_rows(spec, uploaded, copies, row_limit))
+    hashes = {**inline, **{split: content_hash(dataset) for split, dataset in uploaded.items()}}
+    if "train" not in hashes:
+        return CheckedSpec(spec, uploaded)
+    key = check_key(spec, hashes, row_limit)
+    findings = memory.get(key)
+    if findings is None:
+        findings = _check_rows(spec, uploaded, copies, row_limit)
+        memory.keep(key, findings)
+    return CheckedSpec(spec, uploaded, findings)
 
 
 def find(session: Session, parent: Job, models_dir: Path) -> CheckedSpec:
@@ -188,16 +205,20 @@ def _sources(spec: JobSpec) -> dict[str, DataSource]:
     return {split: source for split, source in splits.items() if source is not None}
 
 
-def _check_inline_size(spec: JobSpec) -> None:
+def _inline_hashes(spec: JobSpec) -> dict[str, str]:
+    """The sha256 of the inline rows of each split that has them. Raises InvalidRequest if they are too large."""
+    hashes: dict[str, str] = {}
     for split, source in _sources(spec).items():
-        if (
-            isinstance(source, InlineData)
-            and len(json.dumps(source.rows, ensure_ascii=False).encode()) > INLINE_LIMIT_BYTES
-        ):
+        if not isinstance(source, InlineData):
+            continue
+        encoded = json.dumps(source.rows, ensure_ascii=False).encode()
+        if len(encoded) > INLINE_LIMIT_BYTES:
             message = (
                 f"inline rows are limited to {INLINE_LIMIT_BYTES} bytes; upload larger data with POST /v1/datasets"
             )
             raise InvalidRequest(message, param=f"data.{split}.rows", code="too_many_inline_rows")
+        hashes[split] = sha256(encoded).hexdigest()
+    return hashes
 
 
 def _datasets(session: Session, project_id: str, spec: JobSpec) -> dict[str, Dataset]:
@@ -286,15 +307,13 @@ def _check_columns(spec: JobSpec, uploaded: Mapping[str, Dataset]) -> None:
                 )
 
 
-def _check_rows(spec: JobSpec, uploaded: Mapping[str, Dataset], copies: LocalCopies, row_limit: int) -> Findings | None:
+def _check_rows(spec: JobSpec, uploaded: Mapping[str, Dataset], copies: LocalCopies, row_limit: int) -> Findings:
     rows: dict[str, Rows] = {}
     for split, source in _sources(spec).items():
         if isinstance(source, InlineData):
             rows[split] = source.rows
         elif split in uploaded:
             rows[split] = copies.parquet(uploaded[split])
-    if "train" not in rows:
-        return None
     try:
         report = check_rows(spec, rows["train"], rows.get("eval"), rows.get("test"), row_limit=row_limit)
     except FileNotFoundError:

@@ -7,8 +7,8 @@ from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
 from app.db import now
-from app.jobs.lifecycle.heads import samples, status_is
-from app.jobs.matching import described, least_missing, missing_features, runs_job
+from app.jobs.lifecycle.heads import status_is, waiting_kinds
+from app.jobs.matching import described, known_to, least_missing, missing_features
 from app.jobs.states import JobStatus
 from app.jobs.tables import Event, Job
 from app.jobs.views import JobView
@@ -40,14 +40,14 @@ def waiting_for(job: JobView, fleet: Fleet) -> str | None:
     if job.available_at > job.at:
         retrying = f"retrying after {job.error['code']}: " if job.error else ""
         return f"{retrying}the next attempt begins in {job.available_at - job.at:.0f} s"
-    knowing = [worker for worker in fleet.alive if not missing_features(job, worker)]
+    knowing = [worker for worker in fleet.alive if not missing_features(job, known_to(worker))]
     able = _of_queue(job.queue, knowing)
     if able:
         return _waiting_for_capacity(job.queue, able, fleet.in_use)
     if not fleet.alive:
         return "no worker is alive"
     if not knowing:
-        return f"no live worker {described(least_missing(job, fleet.alive))}"
+        return f"no live worker {described(least_missing(job, map(known_to, fleet.alive)))}"
     return "no live worker offers a GPU" if job.queue == "gpu" else "all live workers take only jobs that need a GPU"
 
 
@@ -84,20 +84,22 @@ def without_worker(session: Session, *, waited: float) -> Sequence[tuple[Job, li
 
     Each comes with the features that the closest worker does not know, or with all its features if there was no worker.
     """
-    heard = Worker.last_seen_at > now() - waited
+    known = [known_to(worker) for worker in session.scalars(select(Worker).where(Worker.last_seen_at > now() - waited))]
+    kinds = waiting_kinds(session)
+    unmet = [kind.needs for kind in kinds if all(missing_features(kind, worker) for worker in known)]
+    if not unmet:
+        return []
     has_note = exists().where(
         Event.job_id == Job.id, Event.type == "note", Event.data["engine"].as_string() == Job.engine
     )
-    unmet = session.scalars(select(Job.needs).where(Job.id.in_(samples(session)), ~exists().where(heard, runs_job())))
     found = session.scalars(
         select(Job)
         .where(
             status_is(Job, JobStatus.QUEUED),
-            Job.needs.in_(unmet.all()),
+            Job.needs.in_(unmet),
             Job.available_at < now() - waited,
             ~has_note,
         )
         .limit(100)
     ).all()
-    known = session.scalars(select(Worker).where(heard)).all()
     return [(job, least_missing(job, known) or job.features or [engine_feature(job.engine)]) for job in found]

@@ -7,7 +7,7 @@ from sqlalchemy import BindParameter, Double, Integer, String, and_, bindparam, 
 from sqlalchemy.orm import Session
 
 from app.db import Prepared
-from app.jobs.lifecycle.heads import order, running_jobs, status_is, waiting_projects
+from app.jobs.lifecycle.heads import order, running_jobs, status_is, waiting_kinds, waiting_projects
 from app.jobs.states import JobStatus
 from app.jobs.tables import Job
 
@@ -20,9 +20,13 @@ def first_in_line(session: Session, queue: str, limit: int) -> list[str]:
 
     Jobs of services before migration 0009 are missing until a claim has adopted them.
     """
-    groups = waiting_projects(session, queue)
     running = running_jobs(session)
-    lines = [_line(session, needs, project, running.get(project, 0), limit) for needs, project in groups]
+    lines = [
+        _line(session, kind.needs, project, running[project], limit)
+        for kind in waiting_kinds(session)
+        if kind.queue == queue
+        for project in waiting_projects(session, kind.needs)
+    ]
     merged = heapq.merge(*lines)
     return [place[-1] for place, _ in zip(merged, range(limit), strict=False)]
 

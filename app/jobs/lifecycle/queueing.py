@@ -3,12 +3,14 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import case, func, select, update
+import orjson
+from sqlalchemy import Integer, Text, bindparam, case, cast, func, select, update
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningUpdate
 
-from app.db import now
+from app.db import Prepared, now
 from app.jobs import events
-from app.jobs.lifecycle.heads import first_of, index_order, next_projects, status_is
+from app.jobs.lifecycle.heads import first_due, index_order, next_projects, status_is
 from app.jobs.lifecycle.transitions import append
 from app.jobs.needs import needs_of
 from app.jobs.states import EDGES, JobStatus
@@ -45,55 +47,61 @@ def claim(
     adopt(session)
     known = known_features() if features is None else features
     for needs, project_id in next_projects(session, queues, known, lease_seconds):
-        job = _take(session, owner, first_of(needs, project_id), "gpu" in queues, lease_seconds)
+        job = _take(session, owner, needs, project_id, gpus=int("gpu" in queues), lease_seconds=lease_seconds)
         # With none, other claims have locked all its due jobs.
         if job is not None:
             return job
     return None
 
 
-def _take(session: Session, owner: str, job_id: Any, has_gpu: bool, lease_seconds: float) -> Job | None:
+def _take(session: Session, owner: str, needs: str, project_id: str, *, gpus: int, lease_seconds: float) -> Job | None:
     taken = EDGES["claim"]
-    claimed = session.execute(
+    values = {"needs": needs, "project": project_id, "owner": owner, "seconds": lease_seconds, "gpus": gpus}
+    claimed = _CLAIM.rows(session, **values)
+    if not claimed:
+        return None
+    job_id, seq, attempt = claimed[0]
+    append(session, job_id, seq, attempt, [events.status(taken, owner=owner)])
+    announce(session, job_id, seq, taken.target)
+    return session.get_one(Job, job_id, populate_existing=True)
+
+
+def adopt(session: Session) -> None:
+    """Say what the jobs need that a service before 0009 has added to the queue. Without it, no claim would find them."""
+    for job_id, queue, engine, features in _ORPHANS.rows(session):
+        needs = needs_of(queue, engine, None if features is None else orjson.loads(features))
+        session.execute(update(Job).where(Job.id == job_id, Job.needs.is_(None)).values(needs=needs))
+
+
+def _claim() -> ReturningUpdate[*tuple[Any, ...]]:
+    taken = EDGES["claim"]
+    first = first_due(bindparam("needs"), bindparam("project")).with_for_update(skip_locked=True)
+    return (
         update(Job)
-        .where(Job.id == job_id, Job.status == taken.source)
+        .where(Job.id == first.scalar_subquery(), Job.status == taken.source)
         .values(
             status=taken.target,
             phase="preparing",
             attempt=Job.attempt + 1,
             step_at_claim=Job.furthest_step,
             reports_read=0,
-            owner=owner,
-            lease_expires_at=now() + lease_seconds,
+            owner=bindparam("owner"),
+            lease_expires_at=now() + bindparam("seconds"),
             first_started_at=func.coalesce(Job.first_started_at, now()),
             started_at=now(),
-            gpus=case((Job.queue == "cpu", 0), else_=int(has_gpu)),
+            gpus=case((Job.queue == "cpu", 0), else_=bindparam("gpus", type_=Integer)),
             **counted(taken),
             deadline_at=func.coalesce(Job.deadline_at, now() + Job.timeout_seconds),
             event_seq=Job.event_seq + 1,
         )
         .returning(Job.id, Job.event_seq, Job.attempt)
-        .execution_options(synchronize_session=False)
-    ).one_or_none()
-    if claimed is None:
-        return None
-    job_id, seq, attempt = claimed
-    append(session, job_id, seq, attempt, [events.status(taken, owner=owner)])
-    announce(session, job_id, seq, taken.target)
-    job = session.get_one(Job, job_id)
-    session.refresh(job)
-    return job
-
-
-def adopt(session: Session) -> None:
-    """Say what the jobs need that a service before 0009 has added to the queue. Without it, no claim would find them."""
-    orphans = (
-        select(Job.id, Job.queue, Job.engine, Job.features)
-        .where(status_is(Job, JobStatus.QUEUED), Job.needs.is_(None))
-        .order_by(*index_order(Job))
-        .limit(ADOPTED)
     )
-    for job_id, queue, engine, features in session.execute(orphans).tuples().all():
-        session.execute(
-            update(Job).where(Job.id == job_id, Job.needs.is_(None)).values(needs=needs_of(queue, engine, features))
-        )
+
+
+_CLAIM = Prepared(_claim())
+_ORPHANS = Prepared(
+    select(Job.id, Job.queue, Job.engine, cast(Job.features, Text))
+    .where(status_is(Job, JobStatus.QUEUED), Job.needs.is_(None))
+    .order_by(*index_order(Job))
+    .limit(ADOPTED)
+)

@@ -1,12 +1,13 @@
 """One step of the state machine: a guarded UPDATE and its event, in one transaction."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, insert, select, update
+from sqlalchemy import ColumnElement, bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
-from app.db import now
+from app.db import Prepared, now
 from app.jobs import events
 from app.jobs.decision import Counts, History, RetryPolicy, Transition, decide
 from app.jobs.events import Entry
@@ -65,20 +66,9 @@ def take(session: Session, edge: Edge, job_id: str, guard: Sequence[ColumnElemen
 
 def append(session: Session, job_id: str, first: int, attempt: int, entries: Sequence[Entry]) -> None:
     """Write events whose ids the UPDATE of the job's counter has just reserved, from `first` on."""
-    if entries:
-        session.execute(
-            insert(Event),
-            [
-                {
-                    "job_id": job_id,
-                    "seq": first + offset,
-                    "type": entry.type.value,
-                    "attempt": attempt,
-                    "data": sanitized(entry.data),
-                }
-                for offset, entry in enumerate(entries)
-            ],
-        )
+    for seq, entry in enumerate(entries, first):
+        data = json.dumps(sanitized(entry.data))
+        _EVENT.run(session, job_id=job_id, seq=seq, type=entry.type.value, attempt=attempt, data=data)
 
 
 def _history(session: Session, job_id: str, guard: Sequence[ColumnElement[bool]]) -> History | None:
@@ -125,3 +115,8 @@ def _values(transition: Transition) -> dict[str, Any]:
             "error": None,
         }
     return values
+
+
+_EVENT = Prepared(
+    insert(Event).values({name: bindparam(name) for name in ("job_id", "seq", "type", "attempt", "data")})
+)
