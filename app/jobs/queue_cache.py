@@ -2,12 +2,12 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from sqlalchemy.orm import Session
 
-from app.jobs.lifecycle.line import first_in_line
+from app.jobs.lifecycle.line import Line, first_in_line
 from app.jobs.states import JobStatus
 from app.jobs.views import JobView
 from app.jobs.waiting import Fleet, fleet, waiting_for
@@ -27,26 +27,28 @@ class QueueCache:
 
     def __init__(self, silent_for: float) -> None:
         """`silent_for`: after how many silent seconds a worker counts as dead."""
-        self._lines: dict[str, _Cached[Mapping[str, int]]] = {}
+        self._lines: dict[str, _Cached[Line]] = {}
         self._fleet = _Cached[Fleet](lambda session: fleet(session, silent_for=silent_for))
 
     def position(self, session: Session, job: JobView) -> int | str | None:
         """How many jobs of its queue run before a queued job: exact below 1000, then "1000+". None if it is not queued."""
         if job.status != JobStatus.QUEUED:
             return None
-        line = self._lines.setdefault(job.queue, _line_of(job.queue))
-        places = line.get(session)
-        if job.id not in places and len(places) < POSITIONS:
-            # It was queued through another process after the line was read.
-            places = line.get(session, known=places)
-        return places.get(job.id, BEYOND if len(places) == POSITIONS else None)
+        if job.queue not in self._lines:
+            self._lines[job.queue] = _line_of(job.queue)
+        before = (
+            self._lines[job.queue]
+            .get(session)
+            .before(priority=job.priority, project_id=job.project_id, queued_at=job.queued_at, job_id=job.id)
+        )
+        return before if before < POSITIONS else BEYOND
 
     def waiting_for(self, session: Session, job: JobView) -> str | None:
         """Why a queued job does not run yet, in words; None unless it is queued."""
         return waiting_for(job, self._fleet.get(session)) if job.status == JobStatus.QUEUED else None
 
     def forget(self) -> None:
-        """Read the queue again at the next request: this process has changed it."""
+        """Read the queue again soon: this process has changed it."""
         for line in self._lines.values():
             line.forget()
 
@@ -58,24 +60,21 @@ class _Cached(Generic[Value]):
         self._read = read
         self._lock = threading.Lock()
         self._value: Value | None = None
-        self._good_until = 0.0
+        self._good_until = self._soonest = 0.0
 
-    def get(self, session: Session, *, known: Value | None = None) -> Value:
-        """The value, but not the one that is `known` to be old."""
+    def get(self, session: Session) -> Value:
         with self._lock:
-            if self._value is None or self._value is known or time.monotonic() > self._good_until:
+            if self._value is None or time.monotonic() > self._good_until:
                 began = time.monotonic()
                 self._value = self._read(session)
-                took = time.monotonic() - began
-                self._good_until = began + max(FRESH_SECONDS, took / SHARE)
+                ended = time.monotonic()
+                self._soonest = ended + (ended - began) / SHARE
+                self._good_until = max(self._soonest, began + FRESH_SECONDS)
             return self._value
 
     def forget(self) -> None:
-        self._good_until = 0.0
+        self._good_until = self._soonest
 
 
-def _line_of(queue: str) -> _Cached[Mapping[str, int]]:
-    def read(session: Session) -> Mapping[str, int]:
-        return {job_id: place for place, job_id in enumerate(first_in_line(session, queue, POSITIONS))}
-
-    return _Cached(read)
+def _line_of(queue: str) -> _Cached[Line]:
+    return _Cached(lambda session: first_in_line(session, queue, POSITIONS))

@@ -17,6 +17,7 @@ class JobView(NamedTuple):
     """A job's row. `…_json` is JSON as text."""
 
     id: str
+    project_id: str
     name: str | None
     metadata_json: str
     parent_id: str | None
@@ -129,6 +130,7 @@ def _text(column: Any) -> ColumnElement[str]:
 
 _SUMMARY = (
     Job.id,
+    Job.project_id,
     Job.name,
     _text(Job.user_metadata),
     Job.parent_id,

@@ -278,7 +278,7 @@ def test_release_counts_nothing(database: Database, submit: Callable[..., str]) 
     with database.read() as session:
         job = session.get_one(Job, job_id)
         assert (job.status, job.failures, job.workers_lost) == (JobStatus.QUEUED, 0, 0)
-        assert first_in_line(session, "cpu", 10) == [job_id]
+        assert first_in_line(session, "cpu", 10).ids() == [job_id]
 
 
 def test_a_job_that_ran_out_of_memory_is_settled_anew_and_nothing_is_counted(

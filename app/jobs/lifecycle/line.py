@@ -1,7 +1,11 @@
 """The first jobs of a queue in the order in which workers take them, merged from the lines of its projects."""
 
 import heapq
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
 
 from sqlalchemy import BindParameter, Double, Integer, String, and_, bindparam, or_, select, tuple_
 from sqlalchemy.orm import Session
@@ -15,8 +19,28 @@ FIRST_ROWS, MOST_ROWS = 8, 1000
 """How many rows of one project are read at once: few at first, then twice as many each time."""
 
 
-def first_in_line(session: Session, queue: str, limit: int) -> list[str]:
-    """The ids of the first `limit` jobs that wait in a queue: by priority, then running jobs of the project, then wait.
+Place = tuple[int, int, float, str]
+"""What the queue is ordered by: the negative priority, running jobs of the project, when it was queued, and its id."""
+
+
+class Line(NamedTuple):
+    """The beginning of a queue."""
+
+    places: list[Place]
+    running: Counter[str]
+    """Running jobs of each project."""
+
+    def ids(self) -> list[str]:
+        """The ids of the jobs in order."""
+        return [job_id for *_, job_id in self.places]
+
+    def before(self, *, priority: int, project_id: str, queued_at: float, job_id: str) -> int:
+        """How many jobs of the line come before this one, which may be newer than the line."""
+        return bisect_left(self.places, (-priority, self.running[project_id], queued_at, job_id))
+
+
+def first_in_line(session: Session, queue: str, limit: int) -> Line:
+    """The first `limit` jobs that wait in a queue: by priority, then running jobs of the project, then how long they wait.
 
     Jobs of services before migration 0009 are missing until a claim has adopted them.
     """
@@ -27,12 +51,7 @@ def first_in_line(session: Session, queue: str, limit: int) -> list[str]:
         if kind.queue == queue
         for project in waiting_projects(session, kind.needs)
     ]
-    merged = heapq.merge(*lines)
-    return [place[-1] for place, _ in zip(merged, range(limit), strict=False)]
-
-
-Place = tuple[int, int, float, str]
-"""What the queue is ordered by: the negative priority, running jobs of the project, when it was queued, and its id."""
+    return Line(list(islice(heapq.merge(*lines), limit)), running)
 
 
 def _line(session: Session, needs: str, project: str, running: int, limit: int) -> Iterator[Place]:
