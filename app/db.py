@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
@@ -50,6 +51,8 @@ POSTGRESQL = {
     "keepalives_count": 2,
 }
 READ_ONLY = "tunesmith_read_only"
+GLANCES = 16
+"""Connections of one process to PostgreSQL for short reads, beside those of its transactions."""
 
 Item = TypeVar("Item")
 
@@ -126,8 +129,7 @@ class Database:
         self._write = sessionmaker(self.engine, expire_on_commit=False)
         self._read = sessionmaker(self.engine.execution_options(**{READ_ONLY: True}), expire_on_commit=False)
         self._turns = threading.Lock()
-        self._glances = _glances(self.engine.url) if self.is_local else None
-        """One connection of SQLite for the thread of the event loop."""
+        self._glances = _glances(self.engine.url)
 
     @property
     def is_local(self) -> bool:
@@ -157,17 +159,24 @@ class Database:
         with self._read() as session:
             yield session
 
-    @contextmanager
-    def glance(self) -> Generator[Session]:
-        """A session for short queries on the thread of the event loop; only for a local database.
+    async def glance(self, query: Callable[[Session], Item]) -> Item:
+        """Run a short query on the event loop, because waking a thread takes longer. No transaction surrounds it.
 
-        Each query sees the database as it is then. Raises sqlalchemy.exc.OperationalError where another session would wait
-        for a lock.
+        Each of its statements sees the database as it is then. Raises sqlalchemy.exc.OperationalError where another session
+        would wait for a lock, or would connect again.
         """
-        if self._glances is None:
-            raise TypeError("a database on another machine is not read on the event loop")
+        if isinstance(self._glances, AsyncEngine):
+            async with AsyncSession(self._glances, expire_on_commit=False) as session:
+                return await session.run_sync(query)
         with Session(self._glances, expire_on_commit=False) as session:
-            yield session
+            return query(session)
+
+    async def close_glances(self) -> None:
+        """Close the connections of `glance`. On the event loop that used them, before `close`."""
+        if isinstance(self._glances, AsyncEngine):
+            await self._glances.dispose()
+        else:
+            self._glances.dispose()
 
     def check(self) -> None:
         """Check that the database answers. Raises sqlalchemy.exc.OperationalError."""
@@ -177,8 +186,6 @@ class Database:
     def close(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
-        if self._glances is not None:
-            self._glances.dispose()
 
 
 def _engine(url: str, pool_size: int, lock_seconds: float | None) -> Engine:
@@ -203,15 +210,21 @@ def _engine(url: str, pool_size: int, lock_seconds: float | None) -> Engine:
     )
 
 
-def _glances(url: URL) -> Engine:
-    engine = create_engine(
-        url,
-        poolclass=StaticPool,
-        pool_reset_on_return=None,
-        connect_args={"timeout": 0, "check_same_thread": False},
-        # No transaction: it would take two statements more than the query.
-        isolation_level="AUTOCOMMIT",
-    )
+def _glances(url: URL) -> Engine | AsyncEngine:
+    # A transaction takes two statements more than the query, and a test of the connection takes a third.
+    quick: dict[str, Any] = {"pool_reset_on_return": None, "isolation_level": "AUTOCOMMIT"}
+    if url.get_backend_name() != "sqlite":
+        return create_async_engine(
+            url,
+            pool_size=GLANCES,
+            # Connections beyond the size would be closed after each query.
+            max_overflow=0,
+            pool_timeout=10,
+            connect_args={**_libpq_environment(), **POSTGRESQL, "options": _options(None)},
+            **quick,
+        )
+    # A file is read without waiting for anything.
+    engine = create_engine(url, poolclass=StaticPool, connect_args={"timeout": 0, "check_same_thread": False}, **quick)
     event.listen(engine, "connect", _forbid_writes)
     return engine
 

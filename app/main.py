@@ -1,6 +1,7 @@
 """The ASGI application: its resources, its routes, and what they share."""
 
 import asyncio
+import gc
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -61,12 +62,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         collector = GarbageCollector(context.database, context.storage, in_force.upkeep_seconds)
         collector.start()
         deliveries = Deliveries(context.database, context.sender)
+        # What is loaded now stays. Looking through it again would stop all requests for many milliseconds each time.
+        gc.collect()
+        gc.freeze()
         yield
         await feed.close()
         await deliveries.close()
         collector.stop()
         sweeper.stop()
         context.hints.close()
+        await context.database.close_glances()
         context.database.close()
 
     app = FastAPI(

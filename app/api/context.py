@@ -47,11 +47,10 @@ class ServiceContext:
     keys: KeyCache = field(default_factory=KeyCache)
 
     async def read(self, query: Callable[[Session], Answer]) -> Answer:
-        """Run a short query. A local database is read on the event loop, because waking a thread takes longer."""
-        if self.database.is_local:
-            # While it is locked, the thread below waits. Any other error is raised there again.
-            with suppress(OperationalError), self.database.glance() as session:
-                return query(session)
+        """Run a short query on the event loop, or in a thread if it has to wait for the database."""
+        # While SQLite is locked, or after PostgreSQL has restarted. Any other error is raised again by the thread.
+        with suppress(OperationalError):
+            return await self.database.glance(query)
         return await run_in_threadpool(self.read_here, query)
 
     def read_here(self, query: Callable[[Session], Answer]) -> Answer:

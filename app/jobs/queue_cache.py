@@ -54,7 +54,7 @@ class QueueCache:
 
 
 class _Cached(Generic[Value]):
-    """A value that one thread reads when it is old, while the others wait for it."""
+    """A value that one request reads when it is old, while the others get the old one."""
 
     def __init__(self, read: Callable[[Session], Value]) -> None:
         self._read = read
@@ -63,14 +63,18 @@ class _Cached(Generic[Value]):
         self._good_until = self._soonest = 0.0
 
     def get(self, session: Session) -> Value:
-        with self._lock:
-            if self._value is None or time.monotonic() > self._good_until:
-                began = time.monotonic()
-                self._value = self._read(session)
-                ended = time.monotonic()
-                self._soonest = ended + (ended - began) / SHARE
-                self._good_until = max(self._soonest, began + FRESH_SECONDS)
+        # Nobody waits for the lock: on the event loop, the query that holds it may be waiting for the database.
+        if time.monotonic() <= self._good_until or not self._lock.acquire(blocking=False):
+            return self._read(session) if self._value is None else self._value
+        try:
+            began = time.monotonic()
+            self._value = self._read(session)
+            ended = time.monotonic()
+            self._soonest = ended + (ended - began) / SHARE
+            self._good_until = max(self._soonest, began + FRESH_SECONDS)
             return self._value
+        finally:
+            self._lock.release()
 
     def forget(self) -> None:
         self._good_until = self._soonest

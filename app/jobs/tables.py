@@ -20,10 +20,12 @@ class Job(Base):
     __table_args__ = (
         CheckConstraint("status IN ({})".format(", ".join(f"'{status}'" for status in JobStatus)), name="status"),
         Index("ix_jobs_status_queued_at", "status", "queued_at"),
-        # The running jobs of each project.
+        # The running jobs of each project, and what they hold of each worker.
         Index(
             "ix_jobs_running",
             "project_id",
+            "owner",
+            "gpus",
             postgresql_where=text("status = 'running'"),
             sqlite_where=text("status = 'running'"),
         ),

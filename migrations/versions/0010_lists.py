@@ -42,8 +42,9 @@ def upgrade() -> None:
         op.create_index(name, "jobs", columns)
     for name, (column, condition) in SWEEPS.items():
         op.create_index(name, "jobs", [column], postgresql_where=sa.text(condition), sqlite_where=sa.text(condition))
-    op.drop_index("ix_jobs_queue", "jobs")
-    op.drop_index("ix_jobs_project_id_id", "jobs")
+    for name in ("ix_jobs_queue", "ix_jobs_project_id_id", "ix_jobs_running"):
+        op.drop_index(name, "jobs")
+    _index_running(["project_id", "owner", "gpus"])
     op.create_table(
         "job_metadata",
         sa.Column("project_id", sa.String(40), sa.ForeignKey("projects.id"), primary_key=True),
@@ -68,7 +69,14 @@ def downgrade() -> None:
     else:
         op.execute("DROP TRIGGER job_metadata_of_job")
     op.drop_table("job_metadata")
+    op.drop_index("ix_jobs_running", "jobs")
+    _index_running(["project_id"])
     op.create_index("ix_jobs_project_id_id", "jobs", ["project_id", "id"])
     op.create_index("ix_jobs_queue", "jobs", ["status", "priority", "queued_at"])
     for name in (*SWEEPS, *LISTS):
         op.drop_index(name, "jobs")
+
+
+def _index_running(columns: list[str]) -> None:
+    where = sa.text("status = 'running'")
+    op.create_index("ix_jobs_running", "jobs", columns, postgresql_where=where, sqlite_where=where)

@@ -99,7 +99,7 @@ def test_another_projects_jobs_and_datasets_do_not_exist(http: httpx.Client, str
     refusal(stranger.post("/v1/jobs", json=spec(model=f"job:{job}")), 422, "job_not_found")
     for path in ("/v1/jobs", "/v1/datasets"):
         assert stranger.get(path).json()["data"] == []
-    assert stranger.get("/v1/jobs", params={"after": job}).json()["data"] == []
+    refusal(stranger.get("/v1/jobs", params={"after": job}), 422, "job_not_found")
     assert http.get(f"/v1/jobs/{job}").json()["status"] == "queued"
     assert http.get(f"/v1/datasets/{dataset}").status_code == 200
 
@@ -234,6 +234,7 @@ def test_the_document_is_valid_and_describes_every_field_of_a_job(http: httpx.Cl
         "metadata[key]",
         "created_after",
         "created_before",
+        "include",
     } == parameters
 
 

@@ -5,13 +5,16 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from attempts import POLICY, RELEASED
 from sqlalchemy import event, func, select, text, update
 
 from app import auth
 from app.db import Database
 from app.identifiers import new_id
 from app.jobs import lifecycle
+from app.jobs.lifecycle import Lease
 from app.jobs.lifecycle.heads import next_projects
+from app.jobs.lifecycle.line import first_in_line
 from app.jobs.needs import needs_of
 from app.jobs.tables import Job
 
@@ -101,6 +104,37 @@ def test_needs_are_the_same_for_jobs_that_the_same_workers_run(database: Databas
     )
     assert same.needs == swapped.needs == needs_of("cpu", "trainer", KNOWN)
     assert len({same.needs, later.needs, old.needs}) == 3
+
+
+def test_a_job_that_was_settled_on_a_gpu_is_left_to_workers_with_one(database: Database) -> None:
+    (job,) = add(database, [{"project_id": "one", "priority": 0, "queue": "any", "features": KNOWN}])
+    with database.write() as session:
+        claimed = lifecycle.claim(session, "w", ("gpu", "any"), 60, KNOWN)
+        assert claimed is not None
+        lease = Lease(claimed.id, claimed.attempt, "w")
+        lifecycle.record(session, lease, [], resolved={"device": "cuda"})
+        lifecycle.conclude(session, lease, RELEASED, POLICY)
+    assert claims(database) == []
+    with database.write() as session:
+        again = lifecycle.claim(session, "w", ("gpu", "any"), 60, KNOWN)
+    assert again is not None
+    assert again.id == job.id
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_line_is_the_order_of_sorting_all_that_wait(database: Database, seed: int) -> None:
+    jobs = [job for job in add(database, drawn(seed)) if job.queue == "cpu"]
+    with database.write() as session:
+        for _ in range(5):
+            lifecycle.claim(session, "w", ("cpu",), 60, KNOWN)
+    with database.read() as session:
+        statuses = dict(session.execute(select(Job.id, Job.status)).tuples().all())
+        line = first_in_line(session, "cpu", 1000)
+    running = Counter(job.project_id for job in jobs if statuses[job.id] == "running")
+    waiting = [job for job in jobs if statuses[job.id] == "queued"]
+    by_hand = sorted(waiting, key=lambda job: (-job.priority, running[job.project_id], job.queued_at, job.id))
+    assert line.ids() == [job.id for job in by_hand]
+    assert line.running == running
 
 
 def test_a_claim_reads_no_list_of_waiting_jobs(database: Database) -> None:
