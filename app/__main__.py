@@ -3,6 +3,7 @@
 import argparse
 import logging
 import signal
+import socket
 from types import FrameType
 
 import uvicorn
@@ -19,6 +20,7 @@ def main() -> None:
     )
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--listening", type=int, help="An inherited socket that listens, instead of host and port.")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     app = create_app()
@@ -38,7 +40,7 @@ def main() -> None:
         # uvicorn restores these handlers at its end, and then sends itself the signal again. With Python's own
         # handlers, a clean stop would end with that signal, or with KeyboardInterrupt.
         signal.signal(number, server.handle_exit)
-    server.run()
+    server.run(None if arguments.listening is None else [socket.socket(fileno=arguments.listening)])
 
 
 class _Server(uvicorn.Server):

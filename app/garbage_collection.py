@@ -20,6 +20,7 @@ from app.db import Database, now
 from app.jobs.states import JobStatus
 from app.jobs.tables import Artifact, Job
 from app.storage import Storage, StorageError
+from app.turns import COLLECT_GARBAGE, take_turn
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def collect(database: Database, storage: Storage) -> int:
 
 
 class GarbageCollector(threading.Thread):
-    """Collects every `interval` seconds. A pass may take long, and nothing waits for it."""
+    """Collects every `interval` seconds, unless another process has just done so. A pass may take long, and nothing waits for it."""
 
     def __init__(self, database: Database, storage: Storage, interval: float) -> None:
         super().__init__(name="garbage-collector", daemon=True)
@@ -61,6 +62,10 @@ class GarbageCollector(threading.Thread):
         """Collect until stopped. If the database or the storage does not answer, the next pass tries again."""
         while not self._stop_asked.wait(self._interval):
             try:
+                with self._database.write() as session:
+                    has_turn = take_turn(session, COLLECT_GARBAGE, self._interval)
+                if not has_turn:
+                    continue
                 removed = collect(self._database, self._storage)
                 removed += self._storage.sweep_temporary(LEFT_BEHIND_SECONDS)
                 if removed:

@@ -4,6 +4,7 @@ from app.auth.tables import ApiKey, Project
 from app.datasets.tables import Dataset
 from app.jobs.tables import Artifact, Event, IdempotencyKey, Job, JobDataset, JobMetadata, LogChunk
 from app.tables import Base
+from app.turns import Turn
 from app.webhooks.tables import Webhook, WebhookDelivery
 from app.workers.tables import Worker
 
@@ -19,6 +20,7 @@ TABLES = (
     Artifact,
     IdempotencyKey,
     Worker,
+    Turn,
     Webhook,
     WebhookDelivery,
 )

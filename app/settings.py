@@ -93,12 +93,12 @@ class Settings(BaseSettings):
     )
     heartbeat_seconds: float = Field(default=10.0, gt=0, description="How often a worker renews its lease.")
     sweep_seconds: float = Field(
-        default=5.0, gt=0, description="How often each process looks for expired leases and overdue jobs."
+        default=5.0, gt=0, description="How often one of the processes looks for expired leases and overdue jobs."
     )
     upkeep_seconds: float = Field(
         default=3600.0,
         gt=0,
-        description="How often each API process removes files from the storage that dead processes left there.",
+        description="How often one of the API processes removes files from the storage that dead processes left there.",
     )
     stop_grace_seconds: float = Field(default=30.0, gt=0, description="From SIGTERM to SIGKILL of a training process.")
     max_failures: int = Field(default=5, ge=1, description="Failed attempts after which a job fails for good.")

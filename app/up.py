@@ -1,15 +1,9 @@
 """`tunesmith up`: API and worker on one machine. Each is a process that is restarted when it dies."""
 
-import ctypes
 import errno
-import logging
 import os
-import signal
 import socket
-import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,15 +12,12 @@ from app import auth, migrate
 from app.db import Database
 from app.errors import Unauthorized
 from app.explain import CannotRun
+from app.keeper import keep_running
 from app.settings import Settings
 
-log = logging.getLogger(__name__)
-
-PR_SET_PDEATHSIG = 1
-LIBC = ctypes.CDLL(None, use_errno=True)
-RESTART_SECONDS = 1.0
-LONGEST_RESTART_SECONDS = 30.0
-STEADY_SECONDS = 60.0
+BACKLOG = 2048
+API_GRACE_SECONDS = 30.0
+"""Longer than open requests get at the end of a process."""
 
 
 def check_address(host: str, port: int) -> None:
@@ -69,24 +60,21 @@ def set_up(settings: Settings, say: Callable[[str], None]) -> Path:
 
 def serve(settings: Settings, host: str, port: int) -> None:
     """Run both processes until SIGTERM or SIGINT, then stop both and wait for them."""
-    stopping = threading.Event()
-
-    def stop(number: int, frame: object) -> None:
-        stopping.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
     environment = {**os.environ, "TUNESMITH_DATA_DIR": str(settings.data_dir.absolute())}
-    commands = (["-m", "app", "--host", host, "--port", str(port)], ["-m", "worker"])
+    parts = (["-m", "app", "--host", host, "--port", str(port)], ["-m", "worker"])
     # -P keeps a folder named `worker` or `app` in the user's directory from being taken for ours.
-    keepers = [_Keeper([sys.executable, "-P", *command], environment) for command in commands]
-    while not stopping.wait(0.2):
-        for keeper in keepers:
-            keeper.restart_if_dead()
-    for keeper in keepers:
-        keeper.ask_to_stop()
-    for keeper in keepers:
-        keeper.wait(settings.stop_grace_seconds + 15)
+    commands = [[sys.executable, "-P", *part] for part in parts]
+    keep_running(commands, environment, grace=settings.stop_grace_seconds + 15)
+
+
+def serve_apis(host: str, port: int, processes: int) -> None:
+    """Run several API processes behind one address until SIGTERM or SIGINT. Raises CannotRun."""
+    check_address(host, port)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # All of them accept from one socket, so that a process that dies takes no waiting connection with it.
+    with socket.create_server((host, port), family=family, backlog=BACKLOG) as listening:
+        command = [sys.executable, "-P", "-m", "app", "--listening", str(listening.fileno())]
+        keep_running([command] * processes, os.environ, grace=API_GRACE_SECONDS, files=[listening.fileno()])
 
 
 def _refusal(family: socket.AddressFamily, address: Any) -> OSError | None:
@@ -111,53 +99,6 @@ def _opens(database: Database, key_file: Path) -> bool:
         except Unauthorized:
             return False
     return True
-
-
-class _Keeper:
-    """One process that is kept running."""
-
-    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
-        self._command, self._environment = command, environment
-        self._wait = RESTART_SECONDS
-        self._start()
-
-    def restart_if_dead(self) -> None:
-        now = time.monotonic()
-        code = self._process.poll()
-        if code is None:
-            self._wait = RESTART_SECONDS if now - self._started > STEADY_SECONDS else self._wait
-            return
-        if self._due is None:
-            log.warning("%s ended with %s; starting it again in %.0f s", " ".join(self._command[2:4]), code, self._wait)
-            self._due = now + self._wait
-            self._wait = min(self._wait * 2, LONGEST_RESTART_SECONDS)
-        elif now >= self._due:
-            self._start()
-
-    def ask_to_stop(self) -> None:
-        if self._process.poll() is None:
-            self._process.terminate()
-
-    def wait(self, seconds: float) -> None:
-        try:
-            self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def _start(self) -> None:
-        self._started, self._due = time.monotonic(), None
-        # A group of its own: Ctrl-C reaches `up` alone, which then stops both in order.
-        self._process = subprocess.Popen(
-            self._command,
-            env=self._environment,
-            process_group=0,
-            preexec_fn=_end_with_parent,  # noqa: PLW1509 - one prctl call, before any thread of ours starts
-        )
-
-
-def _end_with_parent() -> None:
-    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _write_secret(path: Path, text: str) -> None:

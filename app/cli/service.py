@@ -39,9 +39,20 @@ def up(
 
 
 @cli.command()
-def api(host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1", port: Port = 8000) -> None:
+def api(
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Port = 8000,
+    processes: Annotated[
+        int, typer.Option(min=1, max=64, help="API processes behind the address, for more than one core.")
+    ] = 1,
+) -> None:
     """Start only the API."""
     Settings()  # Report invalid settings here, where the message is better.
+    if processes > 1:
+        from app.up import serve_apis
+
+        serve_apis(host, port, processes)
+        return
     os.execv(sys.executable, [sys.executable, "-P", "-m", "app", "--host", host, "--port", str(port)])  # noqa: S606 - it replaces this process, on purpose
 
 

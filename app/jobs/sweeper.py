@@ -14,6 +14,7 @@ from app.jobs.matching import described
 from app.jobs.tables import Job
 from app.jobs.waiting import without_worker
 from app.jobs.wakeup import Wakeup
+from app.turns import SWEEP, SWEEP_WITHOUT_RECLAIMS, take_turn
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ def _tell_of_missing_engines(database: Database, waited: float) -> None:
 
 
 class Sweeper(threading.Thread):
-    """Sweeps every `interval` seconds until stopped.
+    """Sweeps every `interval` seconds until stopped, unless another process has just done so.
 
     It reclaims only after its own contact with the database has been good for one full lease: while the database was
     away, and before this process started, perhaps no worker could renew its lease. Contact means a write, like a
@@ -114,13 +115,14 @@ class Sweeper(threading.Thread):
                     good_since = None
                 last_contact = contact
                 reclaims = good_since is not None and time.monotonic() - good_since >= self._lease_seconds
-                sweep(
-                    self._database,
-                    self._policy,
-                    self._wakeup,
-                    reclaims=reclaims,
-                    engine_seconds=self._engine_seconds,
-                )
+                if self._has_turn(reclaims=reclaims):
+                    sweep(
+                        self._database,
+                        self._policy,
+                        self._wakeup,
+                        reclaims=reclaims,
+                        engine_seconds=self._engine_seconds,
+                    )
                 good_since = good_since or time.monotonic()
             except SQLAlchemyError as error:
                 log.warning("sweep failed, the database does not answer: %s", error)
@@ -133,6 +135,11 @@ class Sweeper(threading.Thread):
         """End the thread."""
         self._stop_asked.set()
         self.join()
+
+    def _has_turn(self, *, reclaims: bool) -> bool:
+        # A process that may not reclaim yet takes no turn from those that may.
+        with self._database.write() as session:
+            return take_turn(session, SWEEP if reclaims else SWEEP_WITHOUT_RECLAIMS, self._interval)
 
     def _contact(self) -> float:
         with self._database.write() as session:
