@@ -114,6 +114,14 @@ class Deployment:
         wait_until(lambda: _answers(self.url), process)
         return process
 
+    def start_apis(self, processes: int) -> Process:
+        """Start several API processes behind one address, with `tunesmith api`; returns their parent once one serves."""
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        process = self._start("apis", "-m", "app.cli", "api", "--port", str(port), "--processes", str(processes))
+        wait_until(lambda: _answers(self.url), process)
+        return process
+
     def start_up(self, *, is_worker_ready: bool = True, **environment: str) -> Process:
         """Start API and worker the way one machine does, with `tunesmith up`; returns once both serve, or the API alone."""
         port = free_port()
