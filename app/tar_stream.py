@@ -2,21 +2,25 @@
 
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 BLOCK = tarfile.BLOCKSIZE
 END = b"\0" * (2 * BLOCK)
 
+Part = TypeVar("Part")
+
 
 def tar_length(files: Sequence[tuple[str, int]]) -> int:
-    """The number of bytes that `tar_stream` yields for these (name, size) pairs."""
+    """The number of bytes that `tar_parts` yields for these (name, size) pairs."""
     return sum(len(_header(name, size)) + size + _padding(size) for name, size in files) + len(END)
 
 
-def tar_stream(files: Sequence[tuple[str, int]], read: Callable[[str], Iterator[bytes]]) -> Iterator[bytes]:
-    """Yield a POSIX tar of these (name, size), each read by `read(name)`."""
+def tar_parts(files: Sequence[tuple[str, int]], content: Callable[[str, int], Part]) -> Iterator[bytes | Part]:
+    """Yield the parts of a POSIX tar of these (name, size) pairs. `content(name, size)` is the part for a file's bytes."""
     for name, size in files:
         yield _header(name, size)
-        yield from read(name)
+        if size:
+            yield content(name, size)
         yield b"\0" * _padding(size)
     yield END
 

@@ -1,25 +1,27 @@
 """Checkpoints and models: manifest, single files with ranges, one tar stream."""
 
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi.responses import RedirectResponse, StreamingResponse
 
 from app.api.answers import CheckpointAnswer, Error, FileAnswer, Page
 from app.api.context import Context, ProjectId, ServiceContext
+from app.api.download import Download, StoredPart
 from app.api.jobs import job_of
+from app.api.json_answers import matches
 from app.errors import NotFound, RangeNotSatisfiable
 from app.http_ranges import Unsatisfiable, requested_range
 from app.jobs import queries
 from app.jobs.states import JobStatus
 from app.jobs.tables import Artifact, Job
-from app.tar_stream import tar_length, tar_stream
+from app.tar_stream import tar_length, tar_parts
 
 router = APIRouter(prefix="/v1/jobs/{job_id}", tags=["artifacts"], responses={404: {"model": Error}})
 
 OCTETS = "application/octet-stream"
 TAR = "application/x-tar"
+SIGNED_SECONDS = 900
 BYTES: dict[str, Any] = {
     "content": {OCTETS: {"schema": {"type": "string", "format": "binary"}}},
     "description": "The bytes of the file.",
@@ -67,11 +69,26 @@ def manifest(
     responses={
         200: BYTES,
         206: {**BYTES, "description": "The requested range."},
+        307: {"description": "With `redirect`: the address of the file in the object store."},
         304: {"description": "The file has not changed since If-None-Match."},
         416: {"model": Error, "description": "No byte of the file is in the range; `content-range` has its size."},
     },
 )
-def file(job_id: str, path: str, request: Request, context: Context, project: ProjectId, step: Step = None) -> Response:
+def file(
+    job_id: str,
+    path: str,
+    request: Request,
+    context: Context,
+    project: ProjectId,
+    step: Step = None,
+    redirect: Annotated[
+        bool,
+        Query(
+            description="Redirect to the object store, with an address that anyone can download from for 15 minutes. A service "
+            "whose storage is a folder sends the file itself."
+        ),
+    ] = False,
+) -> Response:
     """Download one file. Range, If-Range and If-None-Match are supported."""
     _, artifact = _find(context, project, job_id, step)
     # Only paths in the manifest exist. No path is ever built from the request.
@@ -85,7 +102,7 @@ def file(job_id: str, path: str, request: Request, context: Context, project: Pr
         "content-disposition": "attachment",
         "x-content-type-options": "nosniff",
     }
-    if _matches(request.headers.get("if-none-match"), etag):
+    if matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     start, end, status = 0, size, 200
     if (wanted := _wanted(request, size, etag)) is not None:
@@ -95,8 +112,11 @@ def file(job_id: str, path: str, request: Request, context: Context, project: Pr
     headers["content-length"] = str(end - start)
     if request.state.is_head:
         return Response(headers=headers, media_type=OCTETS)
-    chunks = context.storage.read(f"{artifact.prefix}/{path}", start, end)
-    return StreamingResponse(chunks, status_code=status, headers=headers, media_type=OCTETS)
+    stored = f"{artifact.prefix}/{path}"
+    if redirect and (url := context.storage.signed_url(stored, SIGNED_SECONDS)) is not None:
+        return RedirectResponse(url, status_code=307, headers={"cache-control": "no-store"})
+    parts = [StoredPart(stored, start, end)] if end > start else []
+    return Download(context.storage, parts, status=status, headers=headers, media_type=OCTETS)
 
 
 @router.get(
@@ -111,13 +131,13 @@ def archive(job_id: str, request: Request, context: Context, project: ProjectId,
     """Download all files as one uncompressed tar."""
     job, artifact = _find(context, project, job_id, step)
     etag = f'"{artifact.manifest_sha256}"'
-    if _matches(request.headers.get("if-none-match"), etag):
+    if matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers={"etag": etag})
     folder = job.id if step is None else f"{job.id}-step-{step}"
     sizes = [(f"{folder}/{item['path']}", int(item["size"])) for item in artifact.files]
 
-    def read(name: str) -> Iterator[bytes]:
-        return context.storage.read(f"{artifact.prefix}/{name.removeprefix(folder + '/')}")
+    def content(name: str, size: int) -> StoredPart:
+        return StoredPart(f"{artifact.prefix}/{name.removeprefix(folder + '/')}", 0, size)
 
     headers = {
         "etag": etag,
@@ -126,7 +146,7 @@ def archive(job_id: str, request: Request, context: Context, project: ProjectId,
     }
     if request.state.is_head:
         return Response(headers=headers, media_type=TAR)
-    return StreamingResponse(tar_stream(sizes, read), headers=headers, media_type=TAR)
+    return Download(context.storage, tar_parts(sizes, content), headers=headers, media_type=TAR)
 
 
 def _find(context: ServiceContext, project: str, job_id: str, step: int | None) -> tuple[Job, Artifact]:
@@ -166,10 +186,3 @@ def _checkpoint(job: Job, artifact: Artifact) -> CheckpointAnswer:
     }
     total = sum(int(item["size"]) for item in artifact.files)
     return CheckpointAnswer(**fields, bytes=total, archive=f"/v1/jobs/{job.id}/archive?checkpoint={artifact.step}")
-
-
-def _matches(header: str | None, etag: str) -> bool:
-    if header is None:
-        return False
-    candidates = [tag.strip().removeprefix("W/") for tag in header.split(",")]
-    return "*" in candidates or etag in candidates

@@ -6,6 +6,8 @@ two gigabytes of memory, and a hundred megabytes in one line block every other r
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app.api.zero_copy import offer
+
 HEAD_LIMIT = 64 * 1024
 """The limit, in bytes, of request line and headers, of trailers, and of the size line of one chunk."""
 
@@ -36,7 +38,11 @@ class BoundedHttp(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Reset the count: the head is complete."""
         self._gathered = 0
+        before = self.cycle
         super().on_headers_complete()
+        # An upgrade has no cycle of its own.
+        if self.cycle is not before:
+            offer(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         """Bodies have limits of their own."""

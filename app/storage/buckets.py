@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import obstore
 from obstore.exceptions import BaseError, PreconditionError
@@ -23,7 +23,7 @@ from app.storage.streams import file_chunks, primed
 
 if TYPE_CHECKING:
     # These names exist in obstore's type stubs alone.
-    from obstore import GetOptions
+    from obstore import GetOptions, SignCapableStore
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
 MIB = 1 << 20
@@ -74,6 +74,16 @@ class BucketStorage:
         Raises StorageUnavailable from the iterator when the object is replaced meanwhile.
         """
         return primed(self._read(path, start, end))
+
+    def local_file(self, path: str) -> None:
+        """A bucket is on no disk of this machine."""
+
+    def signed_url(self, path: str, seconds: int) -> str:
+        """Presign a GET. No request is made, so the object may be missing."""
+        with _translated(path):
+            # The other stores of obstore are not those of `from_url` with the schemes that we accept.
+            store = cast("SignCapableStore", self._store)
+            return obstore.sign(store, "GET", check_path(path), timedelta(seconds=seconds))
 
     def size(self, path: str) -> int:
         """Ask for the object's head."""

@@ -40,6 +40,14 @@ class Storage(Protocol):
         """
         ...
 
+    def local_file(self, path: str) -> Path | None:
+        """The file of an object, if the store is a folder of this machine. Raises ObjectNotFound."""
+        ...
+
+    def signed_url(self, path: str, seconds: int) -> str | None:
+        """An address from which anyone can download an object for a time, or None if the store has no addresses."""
+        ...
+
     def size(self, path: str) -> int:
         """Return an object's size in bytes. Raises ObjectNotFound."""
         ...

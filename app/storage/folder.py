@@ -56,6 +56,17 @@ class FolderStorage:
         """Open the file now, yield its bytes in chunks of 1 MiB."""
         return primed(self._read(path, start, end))
 
+    def local_file(self, path: str) -> Path:
+        """The file itself."""
+        target = self._locate(check_path(path))
+        with _translated(path):
+            if not target.is_file():
+                raise _not_found(path)
+            return target
+
+    def signed_url(self, path: str, seconds: int) -> None:
+        """A folder has no addresses."""
+
     def size(self, path: str) -> int:
         """Stat the file."""
         target = self._locate(check_path(path))

@@ -2,6 +2,7 @@
 
 import io
 import os
+import socket
 import tarfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -29,6 +30,7 @@ from app.jobs.lifecycle import Lease
 from app.jobs.outcomes import Succeeded
 from app.jobs.tables import Artifact, Job
 from app.storage import Storage, open_storage
+from app.storage.folder import FolderStorage
 
 FILES = {
     "config.json": b'{"model_type": "bert"}',
@@ -261,3 +263,33 @@ def test_any_range_of_a_small_file_gives_the_bytes_of_a_slice(
         refusal(answer, 416)
     else:
         assert (answer.status_code, answer.content) == (206, expected)
+
+
+def test_a_redirect_leads_to_the_object_store_if_there_is_one(http: httpx.Client, library: Library) -> None:
+    answer = http.get(f"/v1/jobs/{library.job}/artifacts/model.safetensors", params={"redirect": True})
+    if isinstance(library.storage, FolderStorage):
+        assert (answer.status_code, answer.content) == (200, WEIGHTS)
+        return
+    assert (answer.status_code, answer.headers["cache-control"]) == (307, "no-store")
+    # Without the key of the service: the address is enough.
+    assert httpx.get(answer.headers["location"]).content == WEIGHTS
+    part = httpx.get(answer.headers["location"], headers={"range": "bytes=5-9"})
+    assert (part.status_code, part.content) == (206, WEIGHTS[5:10])
+
+
+def test_a_client_that_leaves_in_the_middle_harms_nobody(http: httpx.Client, library: Library) -> None:
+    address = urlsplit(library.url)
+    head = f"GET /v1/jobs/{library.job}/archive HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {library.key}\r\n\r\n"
+    for _ in range(5):
+        with socket.create_connection((address.hostname, address.port)) as connection:
+            connection.sendall(head.encode())
+            assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+    with http.stream("GET", f"/v1/jobs/{library.job}/archive") as answer:
+        assert len(answer.read()) == int(answer.headers["content-length"])
+
+
+def test_one_connection_downloads_file_after_file(http: httpx.Client, library: Library) -> None:
+    for _ in range(3):
+        for path, content in FILES.items():
+            answer = http.get(f"/v1/jobs/{library.job}/artifacts/{path}")
+            assert (answer.status_code, answer.content) == (200, content)
