@@ -9,21 +9,17 @@
 
 import argparse
 import json
-import os
 import random
-import socket
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-import httpx
+from api_process import API, serving
 from load import Request, load
 from sqlalchemy import insert, text
 
@@ -93,16 +89,11 @@ def _measure(url: str, plain: str, folder: Path, jobs: int, only: str) -> None:
     database.close()
     print(f"{kind}: {jobs:,} jobs, {jobs * EVENTS:,} events, filled in {time.monotonic() - began:.0f} s", flush=True)
     settings = {"TUNESMITH_DATA_DIR": str(folder / kind), "TUNESMITH_DATABASE_URL": url}
-    with (
-        _serving([sys.executable, "-m", "app"], settings) as ours,
-        _serving(
-            [sys.executable, "-m", "uvicorn", "--no-access-log", "--log-level", "warning", "bench.peers.bare_api:app"],
-            {"DATABASE": plain},
-        ) as peer,
-    ):
+    bare = (sys.executable, "-m", "uvicorn", "--no-access-log", "--log-level", "warning", "bench.peers.bare_api:app")
+    with serving(API, settings) as ours, serving((*bare, "--port"), {"DATABASE": plain}) as peer:
         for name, mine, other in _requests(filled):
             if only in name:
-                _compare(name, ours, mine, peer, other)
+                _compare(name, ours.url, mine, peer.url, other)
 
 
 def _compare(name: str, ours: str, mine: list[Request], peer: str, other: list[Request]) -> None:
@@ -213,31 +204,6 @@ def _fill(database: Database, size: int) -> Filled:
         )  # fmt: skip
         session.execute(text("ANALYZE"))
     return Filled(key, owners[0], queued, ended)
-
-
-@contextmanager
-def _serving(command: list[str], settings: dict[str, str]) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    server = subprocess.Popen(
-        [*command, "--port", str(port)], env={**os.environ, **settings}, cwd=ROOT, stderr=subprocess.DEVNULL
-    )
-    try:
-        for _ in range(300):
-            time.sleep(0.1)
-            try:
-                httpx.get(f"{url}/healthz", timeout=2)
-                break
-            except httpx.TransportError:
-                continue
-        else:
-            raise SystemExit("a server did not start")
-        yield url
-    finally:
-        server.terminate()
-        server.wait()
 
 
 if __name__ == "__main__":

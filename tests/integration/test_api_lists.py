@@ -1,16 +1,24 @@
 """Lists: what a page has of a job, and how much of it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import httpx
+import pytest
+from attempts import POLICY, RETRYABLE
 from deployment import Deployment
+from hand_worker import claim
+from jsonschema import validate
+from pydantic import BaseModel
 from refusals import refusal
 from sqlalchemy import insert, update
 from tiny import sentences, spec
 
+from app.api.answers import EventAnswer, JobAnswer, JobSummary, Point
 from app.api.jobs import PAGE_BYTES
 from app.db import Database
 from app.identifiers import new_id
+from app.jobs import events, lifecycle
 from app.jobs.tables import Job
 
 LEFT_OUT = {"spec", "resolved", "preflight"}
@@ -86,3 +94,36 @@ def test_positions_are_exact_up_to_a_thousand(http: httpx.Client, service: Deplo
         # They shall keep no other test from its place.
         session.execute(update(Job).where(Job.queue == queue).values(status="cancelled"))
     database.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "path", "model", "picked"),
+    [
+        ("/v1/jobs/{job_id}", "", JobAnswer, lambda answer: answer),
+        ("/v1/jobs", "", JobSummary, lambda answer: answer["data"][0]),
+        ("/v1/jobs", "?include=spec", JobAnswer, lambda answer: answer["data"][0]),
+        ("/v1/jobs/{job_id}/events", "", EventAnswer, lambda answer: answer["data"][0]),
+        ("/v1/jobs/{job_id}/metrics", "", Point, lambda answer: answer["series"]["loss"][0]),
+    ],
+)
+def test_what_is_written_by_hand_is_what_the_document_describes(
+    http: httpx.Client,
+    service: Deployment,
+    address: str,
+    path: str,
+    model: type[BaseModel],
+    picked: Callable[[Any], dict[str, Any]],
+) -> None:
+    job = http.post("/v1/jobs", json=spec(name="n", resources={"gpus": 1})).json()["id"]
+    database, lease = claim(service, job)
+    with database.write() as session:
+        metric = events.reported("metric", {"step": 1, "epoch": 0.5, "values": {"loss": 0.25}})
+        progress = {"step": 1, "of": 3, "epoch": 0.5}
+        lifecycle.record(session, lease, [metric], phase="training", progress=progress, resolved={"device": "cpu"})
+        lifecycle.conclude(session, lease, RETRYABLE, POLICY)
+    database.close()
+    answer = http.get(address.format(job_id=job) + path).json()
+    document = http.get("/openapi.json").json()
+    described = document["paths"][address]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    validate(answer, {**described, "components": document["components"]})
+    assert set(picked(answer)) == set(model.model_fields)
