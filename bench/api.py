@@ -84,7 +84,7 @@ def _measure(url: str, plain: str, folder: Path, jobs: int, only: str) -> None:
     database = Database(url)
     migrate.upgrade(database)
     began = time.monotonic()
-    filled = _fill(database, jobs)
+    filled = fill(database, jobs)
     kind = database.engine.dialect.name
     database.close()
     print(f"{kind}: {jobs:,} jobs, {jobs * EVENTS:,} events, filled in {time.monotonic() - began:.0f} s", flush=True)
@@ -154,7 +154,8 @@ def _requests(filled: Filled) -> Iterator[tuple[str, list[Request], list[Request
     yield "POST a job (48 + 12 rows)", [Request("/v1/jobs", "POST", headers, body)], []
 
 
-def _fill(database: Database, size: int) -> Filled:
+def fill(database: Database, size: int) -> Filled:
+    """Fill a migrated database with jobs of several projects."""
     with database.write() as session:
         owners = [auth.ensure_project(session, f"p{number}").id for number in range(PROJECTS)]
         key = auth.create_key(session, owners[0], "bench")

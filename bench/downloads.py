@@ -26,7 +26,7 @@ CLIENTS = (1, 8)
 ROUNDS = 3
 RECEIVE = 1 << 20
 NGINX = """
-daemon off; worker_processes 2; pid {folder}/nginx.pid; error_log {folder}/error.log;
+user root; daemon off; worker_processes 2; pid {folder}/nginx.pid; error_log {folder}/error.log;
 events {{ worker_connections 64; }}
 http {{
   access_log off; sendfile on; tcp_nopush on;

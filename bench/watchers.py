@@ -92,8 +92,8 @@ async def _watch(url: str, key: str, jobs: list[str], worker: threading.Thread) 
             await reader.readuntil(b"\r\n\r\n")
         deadline = time.monotonic() + SECONDS + 10
         try:
-            while time.monotonic() < deadline:
-                line = await asyncio.wait_for(reader.readline(), 5)
+            while (left := deadline - time.monotonic()) > 0:
+                line = await asyncio.wait_for(reader.readline(), left)
                 if line.startswith(b"data: ") and b'"sent"' in line:
                     late.append(time.time() - json.loads(line[6:])["data"]["values"]["sent"])
         except TimeoutError:

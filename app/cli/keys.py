@@ -43,7 +43,7 @@ def list_keys() -> None:
 def revoke_key(
     key_id: Annotated[str, typer.Argument(metavar="KEY_ID", help="The id of the key as in `keys list`, key_…")],
 ) -> None:
-    """Revoke a key at once."""
+    """Revoke a key. Every process of the service refuses it within a second."""
     from app import auth
     from app.errors import NotFound
     from app.local_database import migrated

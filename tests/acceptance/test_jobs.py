@@ -137,7 +137,8 @@ def test_a_local_model_that_no_worker_has_is_refused_with_the_nearest_name(
         assert error["param"] == "model.id"
         assert error["message"] == "no worker has the model 'local:tinny'; did you mean 'local:tiny'?"
     assert local.http.post("/v1/jobs/validate", json=spec(model="local:tiny")).status_code == 200
-    waiting = local.client.get(f"/v1/jobs/{early['id']}")
+    # The service looks for workers twice a second.
+    waiting = local.wait_for(early["id"], lambda job: job["waiting_for"] != "no worker is alive")
     assert waiting["waiting_for"] == "no live worker has the model local:later in its models folder"
     (local.folder / "models" / "later").symlink_to(tiny_model)
     done = local.wait_for_end(early["id"])
