@@ -134,11 +134,12 @@ def _requests(filled: Filled) -> Iterator[tuple[str, list[Request], list[Request
         yield f"list {name}={value}", ours(f"/v1/jobs?{name}={value}"), rows("jobs", newest, **mine, **{name: value})
     for value in ("search", "none"):
         query = quote("metadata[team]")
-        pair = {**mine, "key": "team", "value": value}
+        pair = {"m.project_id": filled.project, "m.key": "team", "m.value": value}
+        columns = ",".join(f"jobs.{name}" for name in SUMMARY.split(","))
         yield (
             f"list metadata[team]={value}",
             ours(f"/v1/jobs?{query}={value}"),
-            rows("job_metadata", "created_at DESC, job_id DESC", "job_id", **pair),
+            rows("pairs", "m.created_at DESC, m.job_id DESC", columns, **pair),
         )
     yield (
         "list after, status=queued",

@@ -1,10 +1,11 @@
 """Create, read, list, cancel, pause, resume and retry jobs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
 from app.api.answers import Error, Estimate, JobAnswer, JobSummary, Page, Validation
 from app.api.body import json_body
@@ -13,10 +14,10 @@ from app.api.job_json import job_json, page_json
 from app.api.json_answers import json_response, matches, page_of, tagged
 from app.api.parameters import Limit, family, point_in_time
 from app.errors import Conflict, InvalidRequest, NotFound
-from app.jobs import idempotency, lifecycle, queries, submission, views
+from app.jobs import event_log, idempotency, lifecycle, queries, submission, views
 from app.jobs.states import TERMINAL, JobStatus
 from app.jobs.tables import Artifact, Job
-from app.jobs.views import Filters, JobView
+from app.jobs.views import Filters
 from app.specs import JobSpec
 from app.specs.retry import Retry
 
@@ -35,7 +36,7 @@ Found = TypeVar("Found")
 @router.post(
     "", status_code=201, response_model=JobAnswer, responses={200: {"model": JobAnswer}, 422: {"model": Error}}
 )
-def create(
+async def create(
     body: Body,
     context: Context,
     project: ProjectId,
@@ -63,13 +64,12 @@ def create(
     request = idempotency.Request(
         project, idempotency.body_sha256(tree), idempotency_key, is_retry=bool(x_stainless_retry_count)
     )
-    if earlier := idempotency.earlier_job(context.database, request):
-        return _replay(context, project, earlier)
-    job, is_new = idempotency.create(context.database, request, _check(context, project, spec))
-    if not is_new:
-        return _replay(context, project, job)
-    context.entered(job.queue)
-    return _answer(context, project, job.id, status=201)
+    job, is_new = await run_in_threadpool(_create, context, request, spec)
+    if is_new:
+        context.entered(job.queue)
+    answer, tag = await context.read(_reading(context, project, job.id))
+    headers = {"etag": tag} if is_new else {"etag": tag, "idempotent-replayed": "true"}
+    return json_response(answer, status=201 if is_new else 200, headers=headers)
 
 
 @router.post("/validate", response_model=Validation, responses={422: {"model": Error}})
@@ -149,16 +149,13 @@ async def get(
     ] = 0,
 ) -> Response:
     """Get a job. With `If-None-Match`, the response is 304 while the job is the same but for its seconds."""
-
-    def read(session: Session) -> tuple[JobView, dict[str, Any], str]:
-        job = job_of(views.job(session, project, job_id))
-        return job, *job_json(session, context.queue, job)
-
-    job, answer, tag = await context.read(read)
+    # Read before the answer, so that no change after the answer is missed.
+    head = await context.read(lambda session: event_log.head(session, project, job_id)) if wait else None
+    answer, tag = await context.read(_reading(context, project, job_id))
     known = request.headers.get("if-none-match")
-    if wait and job.status not in TERMINAL and (known is None or matches(known, tag)):
-        await streams.growth(job_id, job.event_seq, wait)
-        job, answer, tag = await context.read(read)
+    if head is not None and answer["status"] not in TERMINAL and (known is None or matches(known, tag)):
+        await streams.growth(job_id, head.event_seq, wait)
+        answer, tag = await context.read(_reading(context, project, job_id))
     return tagged(request, answer, tag)
 
 
@@ -253,14 +250,20 @@ def _check(context: ServiceContext, project: str, spec: JobSpec) -> submission.C
     )
 
 
-def _answer(
-    context: ServiceContext, project: str, job_id: str, *, status: int = 200, headers: Mapping[str, str] | None = None
-) -> Response:
-    with context.database.read() as session:
-        job = job_of(views.job(session, project, job_id))
-        answer, tag = job_json(session, context.queue, job)
-    return json_response(answer, status=status, headers={"etag": tag, **(headers or {})})
+def _create(context: ServiceContext, request: idempotency.Request, spec: JobSpec) -> tuple[Job, bool]:
+    """The job of a request, and whether it is new."""
+    if earlier := idempotency.earlier_job(context.database, request):
+        return earlier, False
+    return idempotency.create(context.database, request, _check(context, request.project_id, spec))
 
 
-def _replay(context: ServiceContext, project: str, earlier: Job) -> Response:
-    return _answer(context, project, earlier.id, headers={"idempotent-replayed": "true"})
+def _reading(context: ServiceContext, project: str, job_id: str) -> Callable[[Session], tuple[dict[str, Any], str]]:
+    def read(session: Session) -> tuple[dict[str, Any], str]:
+        return job_json(session, context.queue, job_of(views.job(session, project, job_id)))
+
+    return read
+
+
+def _answer(context: ServiceContext, project: str, job_id: str, *, status: int = 200) -> Response:
+    answer, tag = context.read_here(_reading(context, project, job_id))
+    return json_response(answer, status=status, headers={"etag": tag})

@@ -18,6 +18,8 @@ def dataset(session: Session, project_id: str, dataset_id: str) -> Dataset | Non
 
 def hold(session: Session, dataset_ids: Collection[str]) -> set[str]:
     """Those of these datasets that are not deleted. They cannot be deleted until the transaction ends."""
+    if not dataset_ids:
+        return set()
     alive = select(Dataset.id).where(Dataset.id.in_(dataset_ids), Dataset.deleted_at.is_(None))
     return set(session.scalars(alive.with_for_update(read=True)))
 

@@ -19,6 +19,7 @@ on_postgresql = address.startswith("postgresql://")
 local = threading.local()
 
 LIST = "SELECT {columns} FROM {table} WHERE {filters} ORDER BY {order} LIMIT 21"
+SOURCES = {"pairs": "job_metadata AS m JOIN jobs ON jobs.id = m.job_id"}
 FROM_JSON = ("user_metadata", "progress", "metrics", "error", "spec", "resolved", "preflight", "data")
 
 
@@ -50,4 +51,9 @@ def table_rows(table: str, request: Request, columns: str, order: str) -> Any:
     """The rows of a table that have these values, in an order."""
     given = {name: value for name, value in request.query_params.items() if name not in ("columns", "order")}
     filters = " AND ".join(f"{name} = ?" for name in given)
-    return {"data": rows(LIST.format(columns=columns, table=table, filters=filters, order=order), list(given.values()))}
+    return {
+        "data": rows(
+            LIST.format(columns=columns, table=SOURCES.get(table, table), filters=filters, order=order),
+            list(given.values()),
+        )
+    }
