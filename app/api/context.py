@@ -17,9 +17,9 @@ from app.api.hints import Hints
 from app.api.parameters import only_known
 from app.api.stream import Feed
 from app.auth import KeyCache
-from app.datasets.check_memory import CheckMemory
 from app.datasets.local_copy import LocalCopies
 from app.db import Database
+from app.jobs.check_memory import CheckMemory
 from app.jobs.queue_cache import QueueCache
 from app.jobs.wakeup import Wakeup
 from app.settings import Settings

@@ -1,9 +1,13 @@
 """Sends hints to workers in the background, so that no request waits for the broker."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from app.jobs.wakeup import Wakeup
+
+GATHER_SECONDS = 0.02
+"""Jobs that are posted within this time share a hint."""
 
 
 class Hints:
@@ -31,6 +35,7 @@ class Hints:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _send(self, queue: str) -> None:
+        time.sleep(GATHER_SECONDS)
         # Removed before it is sent, because a job that is committed from here on needs its own hint.
         with self._lock:
             self._waiting.discard(queue)

@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from app.datasets import queries as datasets
-from app.datasets.check_memory import CheckMemory, check_key, content_hash
 from app.datasets.checks import DataReport, Rows, check_rows
 from app.datasets.local_copy import LocalCopies
 from app.datasets.tables import Dataset
@@ -21,6 +20,7 @@ from app.db import Database
 from app.errors import Conflict, InvalidRequest
 from app.identifiers import new_id
 from app.jobs import lifecycle, queries
+from app.jobs.check_memory import CheckMemory, check_key, content_hash
 from app.jobs.states import JobStatus
 from app.jobs.tables import Job, JobDataset
 from app.local_models import local_models
@@ -123,11 +123,7 @@ def check(
     Raises InvalidRequest naming field, row and column; StorageError.
     """
     inline = _inline_hashes(spec)
-    with database.read() as session:
-        uploaded = _datasets(session, project_id, spec)
-        _check_earlier_job(session, project_id, spec)
-        _check_local_model(session, spec, models_dir)
-        _check_hardware(session, spec)
+    uploaded = _look_up(database, memory, project_id, spec, models_dir)
     _check_columns(spec, uploaded)
     hashes = {**inline, **{split: content_hash(dataset) for split, dataset in uploaded.items()}}
     if "train" not in hashes:
@@ -138,6 +134,25 @@ def check(
         findings = _check_rows(spec, uploaded, copies, row_limit)
         memory.keep(key, findings)
     return CheckedSpec(spec, uploaded, findings)
+
+
+def _look_up(
+    database: Database, memory: CheckMemory, project_id: str, spec: JobSpec, models_dir: Path
+) -> dict[str, Dataset]:
+    """The uploaded datasets of a spec, after a check of all that it names."""
+    kind, _, name = spec.model.id.partition(":")
+    model_is_known = kind not in {"job", "local"} or (kind == "local" and memory.has_model(name))
+    uploads = any(isinstance(source, UploadedData) for source in _sources(spec).values())
+    if model_is_known and not uploads and spec.training.method.type not in GPU_METHODS:
+        return {}
+    with database.read() as session:
+        uploaded = _datasets(session, project_id, spec)
+        _check_earlier_job(session, project_id, spec)
+        _check_local_model(session, spec, models_dir)
+        _check_hardware(session, spec)
+    if kind == "local":
+        memory.keep_model(name)
+    return uploaded
 
 
 def find(session: Session, parent: Job, models_dir: Path) -> CheckedSpec:

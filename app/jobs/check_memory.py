@@ -1,7 +1,8 @@
-"""Findings of earlier checks, so that posting the same rows again, as a sweep does, costs no check."""
+"""What earlier checks found, so that posting the same rows and model again, as a sweep does, costs no check."""
 
 import json
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from hashlib import sha256
@@ -11,14 +12,17 @@ from app.specs import JobSpec
 from app.specs.preflight import Findings
 
 REMEMBERED = 512
+MODEL_SECONDS = 5.0
+"""A model that was there so recently is taken to be there still. A job whose model is gone fails with that reason."""
 
 
 class CheckMemory:
-    """The findings of the most recent checks in which no problem was found. Methods may be called from any thread."""
+    """The results of the most recent checks in which no problem was found. Methods may be called from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._findings: OrderedDict[str, Findings] = OrderedDict()
+        self._models: dict[str, float] = {}
 
     def get(self, key: str) -> Findings | None:
         """What was found, or None if this check is not remembered."""
@@ -33,6 +37,17 @@ class CheckMemory:
             self._findings[key] = findings
             if len(self._findings) > REMEMBERED:
                 self._findings.popitem(last=False)
+
+    def has_model(self, name: str) -> bool:
+        """Whether a local model was found a moment ago."""
+        return time.monotonic() < self._models.get(name, 0.0)
+
+    def keep_model(self, name: str) -> None:
+        """Remember that a local model was found."""
+        with self._lock:
+            if len(self._models) >= REMEMBERED:
+                self._models.clear()
+            self._models[name] = time.monotonic() + MODEL_SECONDS
 
 
 def check_key(spec: JobSpec, rows: Mapping[str, str], row_limit: int) -> str:
