@@ -124,6 +124,16 @@ Index(
     sqlite_where=text("status = 'queued'"),
 )
 """The head of each project's queue (`app.jobs.lifecycle.heads`)."""
+Index(
+    "ix_jobs_front",
+    Job.needs,
+    Job.priority.desc(),
+    Job.queued_at,
+    Job.id,
+    postgresql_where=text("status = 'queued'"),
+    sqlite_where=text("status = 'queued'"),
+)
+"""The front of the queue, whatever the project."""
 
 
 class JobMetadata(Base):

@@ -45,6 +45,9 @@ def upgrade() -> None:
     for name in ("ix_jobs_queue", "ix_jobs_project_id_id", "ix_jobs_running"):
         op.drop_index(name, "jobs")
     _index_running(["project_id", "owner", "gpus"])
+    waiting = sa.text("status = 'queued'")
+    front = ["needs", sa.text("priority DESC"), "queued_at", "id"]
+    op.create_index("ix_jobs_front", "jobs", front, postgresql_where=waiting, sqlite_where=waiting)
     op.create_table(
         "job_metadata",
         sa.Column("project_id", sa.String(40), sa.ForeignKey("projects.id"), primary_key=True),
@@ -69,6 +72,7 @@ def downgrade() -> None:
     else:
         op.execute("DROP TRIGGER job_metadata_of_job")
     op.drop_table("job_metadata")
+    op.drop_index("ix_jobs_front", "jobs")
     op.drop_index("ix_jobs_running", "jobs")
     _index_running(["project_id"])
     op.create_index("ix_jobs_project_id_id", "jobs", ["project_id", "id"])

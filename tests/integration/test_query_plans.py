@@ -55,6 +55,7 @@ QUERIES: dict[str, Callable[[At], object]] = {
     "the fleet": lambda at: waiting.fleet(at.session, silent_for=60),
     "the line": lambda at: first_in_line(at.session, "cpu", 100),
     "a claim": lambda at: next_projects(at.session, ("cpu", "any"), FEATURES, 60),
+    "a claim that looks at all": lambda at: next_projects(at.session, ("cpu",), FEATURES, 60, looks_at_all=True),
 }
 FILTERS = {
     "all": Filters(),
@@ -130,7 +131,7 @@ def is_scan(step: str) -> bool:
     if "Seq Scan on" in step:
         return any(f"Seq Scan on {table}" in step for table in LARGE)
     # SQLite scans an index too where it reads all of it; the small partial indexes hold only what waits or runs.
-    small = ("ix_jobs_waiting", "ix_jobs_running", "ix_jobs_available_at", "ix_jobs_deadline_at")
+    small = ("ix_jobs_waiting", "ix_jobs_front", "ix_jobs_running", "ix_jobs_available_at", "ix_jobs_deadline_at")
     scans = any(f"SCAN {table}" in step for table in LARGE)
     return scans and not any(name in step for name in small)
 

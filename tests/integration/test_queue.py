@@ -13,7 +13,7 @@ from app.db import Database
 from app.identifiers import new_id
 from app.jobs import lifecycle
 from app.jobs.lifecycle import Lease
-from app.jobs.lifecycle.heads import next_projects
+from app.jobs.lifecycle.heads import FRONT, next_projects
 from app.jobs.lifecycle.line import first_in_line
 from app.jobs.needs import needs_of
 from app.jobs.tables import Job
@@ -87,6 +87,25 @@ def test_jobs_are_claimed_in_the_order_of_sorting_all_that_wait(database: Databa
     assert claims(database) == by_sorting(jobs)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_long_front_of_one_project_hides_no_other(database: Database, seed: int) -> None:
+    draw = random.Random(seed)
+    busy = [{"project_id": "one", "queued_at": float(number), "priority": 1} for number in range(2 * FRONT)]
+    later = [
+        {
+            "project_id": draw.choice(PROJECTS),
+            "queued_at": float(1000 + draw.randrange(9)),
+            "priority": draw.choice([0, 1]),
+        }
+        for _ in range(20)
+    ]
+    waiting = [{"project_id": "two", "queued_at": 0.0, "priority": 2, "available_at": FAR} for _ in range(FRONT + 1)]
+    basis = {"queue": "cpu", "features": KNOWN}
+    drawn = [*busy, *later, *(waiting if seed else [])]
+    jobs = add(database, [{**basis, "available_at": 0.0, "cancel_requested_at": None, **job} for job in drawn])
+    assert claims(database) == by_sorting(jobs)
+
+
 def test_jobs_of_an_earlier_service_are_claimed_too(database: Database) -> None:
     jobs = add(database, [{**job, "features": job["features"] and KNOWN} for job in drawn(9)])
     with database.write() as session:
@@ -157,7 +176,8 @@ def test_a_claim_reads_no_list_of_waiting_jobs(database: Database) -> None:
         if database.engine.dialect.name == "postgresql":
             # It reads a small table whole, though it has an index. What is left of that now has none.
             session.execute(text("SET LOCAL enable_seqscan = off"))
-        assert len(next_projects(session, ("cpu", "any"), KNOWN, 60)) == len(PROJECTS)
+        found = next_projects(session, ("cpu", "any"), KNOWN, 60, looks_at_all=True)
+        assert len(found) == len(PROJECTS)
     assert len(plans) == 2
     plan = [step for steps in plans for step in steps]
     assert any("ix_jobs_waiting" in step for step in plan), plan

@@ -3,7 +3,8 @@
     needs of waiting jobs → those that the worker meets → projects that wait with them → the first due job of each → in order
 
 Each arrow is a probe of the index `ix_jobs_waiting` for each needs or project, so the cost grows with these and not with the
-jobs. Both recursive queries jump from one value of the index to the next ("loose index scan",
+jobs. Before the projects are walked through, the front of the line is read (`ix_jobs_front`): where a project without
+running jobs is in it, it is next, however many projects there are. Both recursive queries jump from one value of the index to the next ("loose index scan",
 https://wiki.postgresql.org/wiki/Loose_indexscan).
 """
 
@@ -12,7 +13,20 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import orjson
-from sqlalchemy import CTE, ColumnElement, Integer, Select, Text, bindparam, cast, func, literal_column, select
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Integer,
+    Select,
+    Text,
+    and_,
+    bindparam,
+    cast,
+    exists,
+    func,
+    literal_column,
+    select,
+)
 from sqlalchemy.orm import Session, aliased
 
 from app.db import Prepared, now
@@ -21,6 +35,8 @@ from app.jobs.states import JobStatus
 from app.jobs.tables import Job
 from app.workers.tables import Worker
 
+FRONT = 32
+"""How many jobs at the front of the line are looked at before all projects are."""
 CANDIDATES = 8
 """How many projects a claim tries, if other workers take their jobs at the same moment."""
 
@@ -37,11 +53,17 @@ class Kind(NamedTuple):
 
 
 def next_projects(
-    session: Session, queues: Sequence[str], features: Collection[str], lease_seconds: float
+    session: Session,
+    queues: Sequence[str],
+    features: Collection[str],
+    lease_seconds: float,
+    *,
+    looks_at_all: bool = False,
 ) -> Sequence[tuple[str, str]]:
     """Needs and project of the jobs that are next, in the order of the queue, for a worker with these queues and features.
 
-    The order is priority, then the project with fewer running jobs, then the job that has waited longest.
+    The order is priority, then the project with fewer running jobs, then the job that has waited longest. Unless
+    `looks_at_all`, there may be fewer than CANDIDATES, but the first is the right one.
     """
     own = known_by(features)
     met = [kind for kind in waiting_kinds(session) if kind.queue in queues and not missing_features(kind, own)]
@@ -49,10 +71,44 @@ def next_projects(
         # A job that can run on either is left to the GPU workers while one that can run it is alive.
         faster = _gpu_workers(session, lease_seconds)
         met = [kind for kind in met if kind.queue != "any" or all(missing_features(kind, worker) for worker in faster)]
-    heads = [
-        (*place, kind.needs, project) for kind in met for *place, project in _HEADS.rows(session, needs=kind.needs)
+    heads: list[_Head] = []
+    for kind in met:
+        front = None if looks_at_all else _idle_at_front(session, kind.needs)
+        heads += _heads_of_all(session, kind.needs) if front is None else front
+    return [(head.needs, head.project_id) for head in sorted(heads)[:CANDIDATES]]
+
+
+class _Head(NamedTuple):
+    """A project's next job, in the order of the queue."""
+
+    negative_priority: int
+    running: int
+    queued_at: float
+    job_id: str
+    needs: str
+    project_id: str
+
+
+def _idle_at_front(session: Session, needs: str) -> list[_Head] | None:
+    """The projects that are next because none of their jobs runs, or None if the front of the line does not show it."""
+    rows = _FRONT.rows(session, needs=needs, limit=FRONT)
+    due = [row for row in rows if row.is_due]
+    if not due and len(rows) < FRONT:
+        return []
+    heads: dict[str, _Head] = {}
+    for row in due:
+        # Those of lower priority come after projects that run jobs of this one.
+        if row.priority == due[0].priority and not row.is_busy:
+            head = _Head(-row.priority, 0, row.queued_at, row.id, needs, row.project_id)
+            heads.setdefault(row.project_id, head)
+    return list(heads.values()) or None
+
+
+def _heads_of_all(session: Session, needs: str) -> list[_Head]:
+    return [
+        _Head(priority, running, queued_at, job_id, needs, project)
+        for priority, running, queued_at, job_id, project in _HEADS.rows(session, needs=needs)
     ]
-    return [(needs, project) for *_, needs, project in sorted(heads)[:CANDIDATES]]
 
 
 def waiting_kinds(session: Session) -> list[Kind]:
@@ -82,13 +138,15 @@ def first_due(needs: Any, project_id: Any) -> Select[str]:
             status_is(job, JobStatus.QUEUED),
             job.needs == needs,
             job.project_id == project_id,
-            job.available_at <= now(),
-            job.cancel_requested_at.is_(None),
-            job.pause_requested_at.is_(None),
+            *_is_due(job),
         )
         .order_by(*order(job))
         .limit(1)
     )
+
+
+def _is_due(job: Any) -> tuple[ColumnElement[bool], ...]:
+    return job.available_at <= now(), job.cancel_requested_at.is_(None), job.pause_requested_at.is_(None)
 
 
 def order(job: Any) -> tuple[ColumnElement[Any], ...]:
@@ -147,6 +205,24 @@ def _projects() -> CTE:
     return projects.union_all(select(following).where(projects.c.project_id.is_not(None)))
 
 
+def _front() -> Select[*tuple[Any, ...]]:
+    """The first jobs of these needs by priority and wait, whatever their project."""
+    busy = aliased(Job)
+    return (
+        select(
+            Job.priority,
+            Job.queued_at,
+            Job.id,
+            Job.project_id,
+            and_(*_is_due(Job)).label("is_due"),
+            exists().where(status_is(busy, JobStatus.RUNNING), busy.project_id == Job.project_id).label("is_busy"),
+        )
+        .where(status_is(Job, JobStatus.QUEUED), Job.needs == bindparam("needs"))
+        .order_by(*order(Job))
+        .limit(bindparam("limit"))
+    )
+
+
 def _waiting_projects() -> Select[str]:
     projects = _projects()
     return select(projects.c.project_id).where(projects.c.project_id.is_not(None))
@@ -170,7 +246,7 @@ def _heads() -> Select[*tuple[Any, ...]]:
     )
 
 
-_KINDS, _HEADS = Prepared(_kinds()), Prepared(_heads())
+_KINDS, _HEADS, _FRONT = Prepared(_kinds()), Prepared(_heads()), Prepared(_front())
 _RUNNING = Prepared(select(Job.project_id).where(status_is(Job, JobStatus.RUNNING)))
 _PROJECTS = Prepared(_waiting_projects())
 _GPU_WORKERS = Prepared(

@@ -46,11 +46,15 @@ def claim(
     """
     adopt(session)
     known = known_features() if features is None else features
-    for needs, project_id in next_projects(session, queues, known, lease_seconds):
-        job = _take(session, owner, needs, project_id, gpus=int("gpu" in queues), lease_seconds=lease_seconds)
-        # With none, other claims have locked all its due jobs.
-        if job is not None:
-            return job
+    # If other claims have locked all due jobs of the first projects, the others are tried too.
+    for looks_at_all in (False, True):
+        found = next_projects(session, queues, known, lease_seconds, looks_at_all=looks_at_all)
+        for needs, project_id in found:
+            job = _take(session, owner, needs, project_id, gpus=int("gpu" in queues), lease_seconds=lease_seconds)
+            if job is not None:
+                return job
+        if not found:
+            return None
     return None
 
 
