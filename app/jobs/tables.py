@@ -126,7 +126,6 @@ Index(
 """The head of each project's queue (`app.jobs.lifecycle.heads`)."""
 Index(
     "ix_jobs_front",
-    Job.needs,
     Job.priority.desc(),
     Job.queued_at,
     Job.id,

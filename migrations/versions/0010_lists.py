@@ -46,7 +46,7 @@ def upgrade() -> None:
         op.drop_index(name, "jobs")
     _index_running(["project_id", "owner", "gpus"])
     waiting = sa.text("status = 'queued'")
-    front = ["needs", sa.text("priority DESC"), "queued_at", "id"]
+    front = [sa.text("priority DESC"), "queued_at", "id"]
     op.create_index("ix_jobs_front", "jobs", front, postgresql_where=waiting, sqlite_where=waiting)
     op.create_table(
         "job_metadata",

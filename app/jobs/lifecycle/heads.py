@@ -35,7 +35,7 @@ from app.jobs.states import JobStatus
 from app.jobs.tables import Job
 from app.workers.tables import Worker
 
-FRONT = 32
+FRONT = 48
 """How many jobs at the front of the line are looked at before all projects are."""
 CANDIDATES = 8
 """How many projects a claim tries, if other workers take their jobs at the same moment."""
@@ -71,10 +71,12 @@ def next_projects(
         # A job that can run on either is left to the GPU workers while one that can run it is alive.
         faster = _gpu_workers(session, lease_seconds)
         met = [kind for kind in met if kind.queue != "any" or all(missing_features(kind, worker) for worker in faster)]
-    heads: list[_Head] = []
-    for kind in met:
-        front = None if looks_at_all else _idle_at_front(session, kind.needs)
-        heads += _heads_of_all(session, kind.needs) if front is None else front
+    if not met:
+        return []
+    needs = [kind.needs for kind in met]
+    heads = None if looks_at_all else _idle_at_front(session, needs)
+    if heads is None:
+        heads = [head for one in needs for head in _heads_of_all(session, one)]
     return [(head.needs, head.project_id) for head in sorted(heads)[:CANDIDATES]]
 
 
@@ -89,17 +91,17 @@ class _Head(NamedTuple):
     project_id: str
 
 
-def _idle_at_front(session: Session, needs: str) -> list[_Head] | None:
+def _idle_at_front(session: Session, needs: Collection[str]) -> list[_Head] | None:
     """The projects that are next because none of their jobs runs, or None if the front of the line does not show it."""
-    rows = _FRONT.rows(session, needs=needs, limit=FRONT)
-    due = [row for row in rows if row.is_due]
+    rows = _FRONT.rows(session, limit=FRONT)
+    due = [row for row in rows if row.is_due and row.needs in needs]
     if not due and len(rows) < FRONT:
         return []
     heads: dict[str, _Head] = {}
     for row in due:
         # Those of lower priority come after projects that run jobs of this one.
         if row.priority == due[0].priority and not row.is_busy:
-            head = _Head(-row.priority, 0, row.queued_at, row.id, needs, row.project_id)
+            head = _Head(-row.priority, 0, row.queued_at, row.id, row.needs, row.project_id)
             heads.setdefault(row.project_id, head)
     return list(heads.values()) or None
 
@@ -206,18 +208,19 @@ def _projects() -> CTE:
 
 
 def _front() -> Select[*tuple[Any, ...]]:
-    """The first jobs of these needs by priority and wait, whatever their project."""
+    """The first jobs by priority and wait, whatever their project and needs."""
     busy = aliased(Job)
     return (
         select(
             Job.priority,
             Job.queued_at,
             Job.id,
+            Job.needs,
             Job.project_id,
             and_(*_is_due(Job)).label("is_due"),
             exists().where(status_is(busy, JobStatus.RUNNING), busy.project_id == Job.project_id).label("is_busy"),
         )
-        .where(status_is(Job, JobStatus.QUEUED), Job.needs == bindparam("needs"))
+        .where(status_is(Job, JobStatus.QUEUED))
         .order_by(*order(Job))
         .limit(bindparam("limit"))
     )
