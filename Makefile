@@ -20,7 +20,7 @@ endif
 
 .DEFAULT_GOAL := help
 SHELL := bash
-.PHONY: help install install-tensorflow demo test test-faults test-models test-portable test-seeds durations check up bench bench-gpu lock
+.PHONY: help install install-tensorflow demo test test-faults test-models test-portable test-seeds durations check up bench bench-service bench-gpu lock
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-26s %s\n", $$1, $$2}'
@@ -94,6 +94,11 @@ BENCHES ?= whole_job tasks first_step supervision
 
 bench: $(STAMP) ## Measure, side by side with the named peers, in about 15 minutes; BENCHES="eta repair_time" runs others of bench/
 	for name in $(BENCHES); do echo "== $$name"; $(BIN)/python bench/$$name.py || exit 1; done
+
+SERVICE_BENCHES ?= api claims watchers migration downloads mixed_load
+
+bench-service: $(STAMP) ## Measure the API, the queue and downloads with a full database, in about 40 minutes; downloads need nginx
+	for name in $(SERVICE_BENCHES); do echo "== $$name"; $(BIN)/python bench/$$name.py || exit 1; done
 
 bench-gpu: $(STAMP) ## Measure whole jobs on a GPU against scripts on the same GPU
 	$(BIN)/python bench/gpu.py
