@@ -45,6 +45,8 @@ def schema_connection(database: Database) -> Generator[Connection]:
     """
     with database.engine.connect() as connection:
         if connection.dialect.name != "sqlite":
+            # A large table takes longer than any statement of a request may.
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
             connection.execute(text(f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})"))
             yield connection
             connection.commit()

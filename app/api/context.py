@@ -1,14 +1,15 @@
 """What every route needs: the open resources of the service, and the project of the key."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Header, Request
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
@@ -25,6 +26,11 @@ from app.jobs.wakeup import Wakeup
 from app.settings import Settings
 from app.storage import Storage
 from app.webhooks.sender import Sender
+
+log = logging.getLogger(__name__)
+
+STATEMENT_TIMED_OUT = "57014"
+"""PostgreSQL's error code."""
 
 Answer = TypeVar("Answer")
 
@@ -48,9 +54,18 @@ class ServiceContext:
 
     async def read(self, query: Callable[[Session], Answer]) -> Answer:
         """Run a short query on the event loop, or in a thread if it has to wait for the database."""
-        # While SQLite is locked, or after PostgreSQL has restarted. Any other error is raised again by the thread.
-        with suppress(OperationalError):
+        try:
             return await self.database.glance(query)
+        except OperationalError as error:
+            # SQLite is locked, or PostgreSQL has restarted. Any other error is raised again by the thread.
+            if getattr(error.orig, "sqlstate", None) == STATEMENT_TIMED_OUT:
+                raise
+        except PoolTimeout:
+            log.warning("all connections for short reads are in use; a read goes to a thread")
+        return await self.read_in_thread(query)
+
+    async def read_in_thread(self, query: Callable[[Session], Answer]) -> Answer:
+        """Run a query that may take long."""
         return await run_in_threadpool(self.read_here, query)
 
     def read_here(self, query: Callable[[Session], Answer]) -> Answer:

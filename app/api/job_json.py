@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.api.answers import JobError, JobLinks, JobSummary, Progress
-from app.api.json_answers import fragment, tag_of, time_text
+from app.api.json_answers import fragment, page_of, tag_of, time_text
 from app.jobs.queue_cache import QueueCache
 from app.jobs.states import TERMINAL
 from app.jobs.usage import usage
@@ -26,8 +26,10 @@ LINKS = tuple(part for part in JobLinks.model_fields if part != "self")
 def job_json(session: Session, queue: QueueCache, job: JobView) -> tuple[dict[str, Any], str]:
     """One job as JSON, and its ETag."""
     waiting_for = queue.waiting_for(session, job)
-    lasting = {**summary_json(session, queue, job), "waiting_for": waiting_for, **_specs(job)}
-    return {**lasting, **_seconds(job)}, tag_of(lasting)
+    lasting = {**summary_json(session, queue, job), **_specs(job)}
+    # The seconds until the next attempt are no change.
+    reason = "next attempt" if job.available_at > job.at else waiting_for
+    return {**lasting, "waiting_for": waiting_for, **_seconds(job)}, tag_of([lasting, reason])
 
 
 def summary_json(session: Session, queue: QueueCache, job: JobView) -> dict[str, Any]:
@@ -49,11 +51,13 @@ def summary_json(session: Session, queue: QueueCache, job: JobView) -> dict[str,
     }
 
 
-def page_json(session: Session, queue: QueueCache, jobs: list[JobView]) -> tuple[list[dict[str, Any]], str]:
+def page_json(
+    session: Session, queue: QueueCache, jobs: list[JobView], *, has_more: bool
+) -> tuple[dict[str, Any], str]:
     """A page of jobs, with their specs where these were read, and its ETag."""
     lasting = [{**summary_json(session, queue, job), **({} if job.spec_json is None else _specs(job))} for job in jobs]
     page = [{**parts, **_seconds(job)} for parts, job in zip(lasting, jobs, strict=True)]
-    return page, tag_of(lasting)
+    return page_of(page, has_more=has_more), tag_of(page_of(lasting, has_more=has_more))
 
 
 def _specs(job: JobView) -> dict[str, Any]:

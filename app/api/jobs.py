@@ -11,7 +11,7 @@ from app.api.answers import Error, Estimate, JobAnswer, JobSummary, Page, Valida
 from app.api.body import json_body
 from app.api.context import Context, ProjectId, ServiceContext, Streams
 from app.api.job_json import job_json, page_json
-from app.api.json_answers import json_response, matches, page_of, tagged
+from app.api.json_answers import json_response, matches, tagged
 from app.api.parameters import Limit, family, point_in_time
 from app.errors import Conflict, InvalidRequest, NotFound
 from app.jobs import event_log, idempotency, lifecycle, queries, submission, views
@@ -125,10 +125,11 @@ async def list_jobs(  # noqa: PLR0917 - FastAPI passes them by name
             raise InvalidRequest("there is no such job in this project", param="after", code="job_not_found")
         found, has_more = views.jobs(session, project, limit=limit, filters=filters, after=place)
         whole = views.with_specs(session, found, limit_bytes=PAGE_BYTES) if include == "spec" else found
-        page, tag = page_json(session, context.queue, whole)
-        return tagged(request, page_of(page, has_more=has_more or len(whole) < len(found)), tag)
+        page, tag = page_json(session, context.queue, whole, has_more=has_more or len(whole) < len(found))
+        return tagged(request, page, tag)
 
-    return await context.read(read)
+    # What no single index answers may read many jobs.
+    return await (context.read(read) if filters.is_selective() else context.read_in_thread(read))
 
 
 @router.get("/{job_id}", response_model=JobAnswer, responses={304: {}, 404: {"model": Error}})

@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 from app.errors import InvalidRequest
 
 SHOWN_NAME = 100
+MOST_PAIRS = 16
 UNESCAPED_PLUS = re.compile(r"T.* \d\d:?\d\d$")
 
 Limit = Annotated[int, Query(ge=1, le=100, description="Entries per page.")]
@@ -44,10 +45,14 @@ def only_known(request: Request) -> None:
 
 
 def family(request: Request, name: str) -> dict[str, str]:
-    """The parameters `name[key]=value` of a request, by key."""
+    """The parameters `name[key]=value` of a request, by key. Raises InvalidRequest for more than a job can have."""
     start = len(name) + 1
     given = request.query_params.items()
-    return {key[start:-1]: value for key, value in given if key.startswith(f"{name}[") and key.endswith("]")}
+    found = {key[start:-1]: value for key, value in given if key.startswith(f"{name}[") and key.endswith("]")}
+    if len(found) > MOST_PAIRS:
+        message = f"a job has at most {MOST_PAIRS} pairs of {name}, so no job has all of these"
+        raise InvalidRequest(message, param=name, code="too_many_filters")
+    return found
 
 
 def _unknown(known: list[str]) -> str:

@@ -8,7 +8,7 @@ reconnects with Last-Event-ID misses no event and receives none twice.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Collection, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -28,7 +28,7 @@ LOOK_SECONDS = 0.5
 HEARTBEAT_SECONDS = 15.0
 HEARTBEAT = b": still here\n\n"
 PAGE = 500
-RECENT = 1000
+RECENT = 100
 """How many events of a watched job are kept for streams that have not sent them yet. Slower streams read the database."""
 
 
@@ -37,6 +37,8 @@ class _Watched:
     """A job that someone watches."""
 
     watchers: int = 0
+    streams: int = 0
+    """Watchers that want the events themselves, not only to be woken."""
     head: int = 0
     ended: bool = False
     recent: deque[tuple[int, bytes]] = field(default_factory=lambda: deque[tuple[int, bytes]](maxlen=RECENT))
@@ -85,9 +87,12 @@ class Feed:
 
     async def stream(self, job_id: str, after: int) -> AsyncGenerator[bytes]:
         """Yield the events after an id as they come, and a comment every 15 s. Ends with the job, or at shutdown."""
-        with self._watch(job_id) as watched:
-            while not self.is_closing:
+        with self._watch(job_id, streams=1) as watched:
+            while True:
+                # Taken before the test below, so that the end of the feed is not missed.
                 grown, ended = watched.grown, watched.ended
+                if self.is_closing:
+                    return
                 frames = watched.after(after) if watched.head else None
                 has_more = False
                 if frames is None:
@@ -108,20 +113,22 @@ class Feed:
         """Wait until the log of a job is longer than `head`, at most so long. False if it is not, or at shutdown."""
         deadline = asyncio.get_running_loop().time() + seconds
         with self._watch(job_id) as watched:
-            while watched.head <= head and not self.is_closing:
-                left = deadline - asyncio.get_running_loop().time()
-                if left <= 0 or not await _is_set_within(watched.grown, left):
+            while watched.head <= head:
+                grown, left = watched.grown, deadline - asyncio.get_running_loop().time()
+                if self.is_closing or left <= 0 or not await _is_set_within(grown, left):
                     return False
             return not self.is_closing
 
     @contextmanager
-    def _watch(self, job_id: str) -> Generator[_Watched]:
+    def _watch(self, job_id: str, streams: int = 0) -> Generator[_Watched]:
         watched = self._watched.setdefault(job_id, _Watched())
         watched.watchers += 1
+        watched.streams += streams
         try:
             yield watched
         finally:
             watched.watchers -= 1
+            watched.streams -= streams
             if not watched.watchers:
                 del self._watched[job_id]
 
@@ -131,23 +138,31 @@ class Feed:
             if not self._watched:
                 continue
             known = {job_id: watched.head for job_id, watched in self._watched.items()}
+            streamed = {job_id for job_id, watched in self._watched.items() if watched.streams and watched.head}
             try:
-                grown = await run_in_threadpool(self._find_growth, known)
+                grown = await run_in_threadpool(self._find_growth, known, streamed)
+                for job_id, (head, events) in grown.items():
+                    if watched := self._watched.get(job_id):
+                        _grow(watched, head, events)
             except SQLAlchemyError as error:
                 log.warning("event streams wait, the database does not answer: %s", error)
-                continue
-            for job_id, (head, events) in grown.items():
-                if watched := self._watched.get(job_id):
-                    _grow(watched, head, events)
+            except Exception:
+                # The cause may be gone at the next look. Without further looks, no stream would get any event.
+                log.exception("event streams wait")
 
-    def _find_growth(self, known: dict[str, int]) -> dict[str, tuple[Head, list[LoggedEvent]]]:
-        """For each job whose log is longer than is known: its head, and the new events, unless this is the first look."""
+    def _find_growth(
+        self, known: dict[str, int], streamed: Collection[str]
+    ) -> dict[str, tuple[Head, list[LoggedEvent]]]:
+        """For each job whose log is longer than is known: its head, and the new events if the job is `streamed`."""
         found: dict[str, tuple[Head, list[LoggedEvent]]] = {}
         with self._database.read() as session:
             for job_id, head in event_log.heads(session, list(known)).items():
                 if head.event_seq > known[job_id]:
-                    new = event_log.page(session, job_id, after=known[job_id], limit=PAGE) if known[job_id] else []
-                    found[job_id] = head, new
+                    is_streamed = job_id in streamed
+                    found[job_id] = (
+                        head,
+                        event_log.page(session, job_id, after=known[job_id], limit=PAGE) if is_streamed else [],
+                    )
         return found
 
     def _read(self, job_id: str, after: int) -> tuple[Head, list[LoggedEvent]]:
@@ -158,11 +173,11 @@ class Feed:
 
 
 def _grow(watched: _Watched, head: Head, events: list[LoggedEvent]) -> None:
-    if watched.recent and events and events[0].seq != watched.recent[-1][0] + 1:
+    if watched.recent and (not events or events[0].seq != watched.recent[-1][0] + 1):
         watched.recent.clear()
     watched.recent.extend((event.seq, _frame(event)) for event in events)
-    # What did not fit into the page is read at the next look.
-    watched.head = events[-1].seq if len(events) == PAGE else head.event_seq
+    # What did not fit into the page is read at the next look. The page may already have events beyond the head.
+    watched.head = min(events[-1].seq, head.event_seq) if len(events) == PAGE else head.event_seq
     watched.ended = head.status in TERMINAL and watched.head == head.event_seq
     watched.wake()
 

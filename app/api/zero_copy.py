@@ -16,7 +16,8 @@ AT_ONCE = 8 << 20
 """Bytes of one system call."""
 IN_THREAD = 64 << 20
 """Bytes after which a fast connection gives its thread to another one."""
-FLUSH_SECONDS = 0.001
+FLUSH_SECONDS, LONGEST_FLUSH_SECONDS = 0.001, 0.25
+"""How often the transport is asked whether it has sent what it holds: ever less often for a client that does not read."""
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
@@ -38,8 +39,10 @@ def offer(cycle: RequestResponseCycle) -> None:
 async def _send_file(cycle: RequestResponseCycle, file: int, offset: int, count: int) -> None:
     transport = cycle.transport
     # What the transport still holds comes first.
-    while transport.get_write_buffer_size() and not cycle.disconnected:  # noqa: ASYNC110 - it has no event for this
-        await asyncio.sleep(FLUSH_SECONDS)
+    wait = FLUSH_SECONDS
+    while transport.get_write_buffer_size() and not cycle.disconnected:  # it has no event for this
+        await asyncio.sleep(wait)
+        wait = min(2 * wait, LONGEST_FLUSH_SECONDS)
     if cycle.disconnected:
         return
     # The event loop watches the transport's own descriptor, and allows nobody else to wait for it.

@@ -65,6 +65,11 @@ class Filters(NamedTuple):
     created_after: float | None = None
     created_before: float | None = None
 
+    def is_selective(self) -> bool:
+        """Whether an index has the jobs in order, so that a page is found without reading other jobs."""
+        given = [self.status, self.task, self.name, *(self.metadata or {}).values()]
+        return sum(value is not None for value in given) <= 1
+
 
 class Place(NamedTuple):
     """The place of a job in lists."""

@@ -315,6 +315,7 @@ def test_jobs_are_found_by_what_they_are(http: httpx.Client, service: Deployment
         ("name=%00", "name"),
         ("metadata[a]=%00", "metadata[a]"),
         ("metadata[%00]=a", "metadata[\ufffd]"),
+        ("&".join(f"metadata[k{number}]=x" for number in range(17)), "metadata"),
         ("after=" + "x" * 41, "after"),
         ("name=" + "x" * 201, "name"),
     ],

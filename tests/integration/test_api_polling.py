@@ -2,10 +2,11 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import httpx
 import pytest
-from attempts import PERMANENT, POLICY
+from attempts import PERMANENT, POLICY, RETRYABLE
 from deployment import Deployment
 from hand_worker import claim
 from refusals import refusal
@@ -38,6 +39,30 @@ def test_what_has_not_changed_is_not_sent_again(http: httpx.Client, service: Dep
     changed = http.get(address, headers=known)
     assert changed.status_code == 200
     assert changed.headers["etag"] != first.headers["etag"]
+
+
+def test_a_page_that_is_followed_by_another_is_a_change(http: httpx.Client) -> None:
+    jobs = [post(http) for _ in range(2)]
+    http.post(f"/v1/jobs/{jobs[0]}/pause")
+    query = {"status": "queued", "limit": 1}
+    last = http.get("/v1/jobs", params=query)
+    assert last.json()["has_more"] is False
+    http.post(f"/v1/jobs/{jobs[0]}/resume")
+    more = http.get("/v1/jobs", params=query, headers={"if-none-match": last.headers["etag"]})
+    assert (more.status_code, more.json()["has_more"]) == (200, True)
+
+
+def test_a_countdown_to_the_next_attempt_is_no_change(http: httpx.Client, service: Deployment) -> None:
+    job = post(http)
+    database, lease = claim(service, job)
+    with database.write() as session:
+        lifecycle.conclude(session, lease, RETRYABLE, replace(POLICY, backoff_seconds=60))
+    database.close()
+    first = http.get(f"/v1/jobs/{job}")
+    time.sleep(1.5)
+    again = http.get(f"/v1/jobs/{job}")
+    assert first.json()["waiting_for"] != again.json()["waiting_for"]
+    assert first.headers["etag"] == again.headers["etag"]
 
 
 def test_a_request_waits_for_the_next_change_of_a_job(http: httpx.Client, service: Deployment) -> None:
