@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 
+from app.stop_signals import stop_on_signals
+
 log = logging.getLogger(__name__)
 
 PR_SET_PDEATHSIG = 1
@@ -25,12 +27,7 @@ def keep_running(
     The processes inherit the open `files`.
     """
     stopping = threading.Event()
-
-    def stop(number: int, frame: object) -> None:
-        stopping.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    stop_on_signals(stopping)
     keepers = [_Keeper(command, environment, files) for command in commands]
     while not stopping.wait(0.2):
         for keeper in keepers:

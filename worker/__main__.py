@@ -3,7 +3,6 @@
 import argparse
 import logging
 import os
-import signal
 import threading
 from collections.abc import Sequence
 
@@ -15,6 +14,7 @@ from app.jobs.sweeper import Sweeper
 from app.jobs.wakeup import open_wakeup
 from app.settings import Settings
 from app.specs.engines import ENGINE_FACTS
+from app.stop_signals import stop_on_signals
 from app.storage import open_storage
 from app.workspaces import clear_abandoned
 from worker import machine
@@ -52,7 +52,7 @@ def main() -> None:
     gpus = [gpu["uuid"] for gpu in hardware["gpus"]]
     queues = ("cpu", "gpu") if gpus else ("cpu",)
     context = _open(settings, gpus, queues)
-    _stop_on_signals(context)
+    stop_on_signals(context.stopping)
     _prepare_environment_of_training()
     clear_abandoned(context.workspaces)
     registration = Registration(
@@ -148,14 +148,6 @@ def _prepare_environment_of_training() -> None:
             del os.environ[name]
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     spin_briefly()
-
-
-def _stop_on_signals(context: WorkerContext) -> None:
-    def stop(number: int, frame: object) -> None:
-        context.stopping.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
 
 
 def _consume_wake_ups(context: WorkerContext, slots: Slots) -> None:
