@@ -5,7 +5,6 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
-from starlette.concurrency import run_in_threadpool
 
 from app.api.answers import Error, EventAnswer, Logs, Metrics, Page
 from app.api.context import Context, ProjectId, ServiceContext, Streams
@@ -112,7 +111,7 @@ async def metrics(
     job = await context.read(lambda session: job_of(event_log.head(session, project, job_id)))
     if job.event_seq <= SHORT_LOG:
         return await context.read(read)
-    return await run_in_threadpool(context.read_here, read)
+    return await context.read_in_thread(read)
 
 
 @router.get("/logs", response_model=Logs)

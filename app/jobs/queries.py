@@ -97,11 +97,6 @@ def longest_wait(session: Session) -> float | None:
     return session.scalar(select(now() - first.scalar_subquery()))
 
 
-def clock(session: Session) -> float:
-    """The database's clock, in seconds since 1970."""
-    return session.execute(select(now())).scalar_one()
-
-
 def seconds_left(session: Session, job_id: str) -> float | None:
     """Seconds until a job's deadline by the database's clock."""
     return session.scalar(select(Job.deadline_at - now()).where(Job.id == job_id))

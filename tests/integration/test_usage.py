@@ -3,13 +3,13 @@
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from app import auth
 from app.db import Database, now
 from app.failures import Failure, FailureCode
 from app.identifiers import new_id
-from app.jobs import lifecycle, queries
+from app.jobs import lifecycle
 from app.jobs.decision import RetryPolicy
 from app.jobs.lifecycle import Lease, LostLease
 from app.jobs.outcomes import Failed, Stopped, StopReason, Succeeded
@@ -65,7 +65,7 @@ def job_of(database: Database, job_id: str) -> Job:
 
 def used(database: Database, job_id: str) -> Usage:
     with database.read() as session:
-        return usage(session.get_one(Job, job_id), queries.clock(session))
+        return usage(session.get_one(Job, job_id), session.execute(select(now())).scalar_one())
 
 
 def about(queued: float, running: float, gpu: float = 0) -> object:
