@@ -72,7 +72,7 @@ def _attempt(request: TrainingRequest, report: Reporter, stop: threading.Event) 
     for warning in diagnose(report.series, evaluation.metrics, evaluation.chance):
         report.warn(warning)
     report.phase("packaging")
-    package(final, trained, folder, evaluation, request.job_id)
+    package(final, trained, folder, evaluation)
     shutil.rmtree(plan.scratch, ignore_errors=True)
     report.result("succeeded", trained.state.step, metrics=evaluation.metrics, model_path="model")
 

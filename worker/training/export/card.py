@@ -29,14 +29,13 @@ def model_card(
     state: TrainingState,
     metrics: dict[str, float | None],
     report: dict[str, dict[str, float]] | None,
-    job_id: str | None,
 ) -> str:
     """The text of README.md, with the front matter that the hub reads."""
     title = plan.spec.name or f"{plan.spec.model.id} fine-tuned"
     parts = [
         _front_matter(plan, metrics),
         f"# {title}",
-        _summary(plan, state, job_id),
+        _summary(plan, state),
         "## Warnings\n\n" + "\n".join(f"- {warning}" for warning in plan.report.warnings)
         if plan.report.warnings
         else "",
@@ -71,9 +70,9 @@ def _front_matter(plan: Plan, metrics: dict[str, float | None]) -> str:
     return "\n".join([*lines, "---"])
 
 
-def _summary(plan: Plan, state: TrainingState, job_id: str | None) -> str:
+def _summary(plan: Plan, state: TrainingState) -> str:
     model, commit = plan.spec.model.id, plan.resolved.model_commit
-    job = f" by the job `{job_id}`" if job_id else ""
+    job = f" by the job `{plan.job_id}`" if plan.job_id else ""
     which = f"the best by {state.best_by}, of step {state.best_step}" if state.best_step else "the last"
     return (
         f"A {plan.spec.task.type} model, fine-tuned from `{model}`{f' at `{commit}`' if commit else ''}{job}. "

@@ -35,9 +35,7 @@ class FinalEvaluation:
     """What a model that ignores its inputs reaches on eval, by metric."""
 
 
-def package(
-    plan: Plan, trained: TrainedModel, folder: Path, evaluation: FinalEvaluation, job_id: str | None
-) -> Manifest:
+def package(plan: Plan, trained: TrainedModel, folder: Path, evaluation: FinalEvaluation) -> Manifest:
     """Commit `OUT_DIR/model` from the model in `folder`. Raises OSError if the disk refuses."""
     state, evaluated = trained.state, evaluation.of_eval
     staging = plan.scratch / "model"
@@ -47,23 +45,21 @@ def package(
     if trained.exports is not None:
         shutil.copytree(trained.exports, staging, dirs_exist_ok=True)
     published = state.best_step or state.step
-    _write(staging / "job.json", _job(plan, state, evaluation.metrics, job_id, published))
+    _write(staging / "job.json", _job(plan, state, evaluation.metrics, published))
     report = None if evaluated is None else plan.task.report(evaluated.split, evaluated.evaluated)
-    (staging / "README.md").write_text(model_card(plan, state, evaluation.metrics, report, job_id), encoding="utf-8")
+    (staging / "README.md").write_text(model_card(plan, state, evaluation.metrics, report), encoding="utf-8")
     if report is not None:
         _write(staging / "evaluation" / "report.json", report)
     if evaluated is not None and plan.spec.evaluation.predictions:
         _write_predictions(staging / "evaluation" / "predictions.jsonl", plan, evaluated)
-    facts = {"step": published, "metrics": evaluation.metrics} | ({"job_id": job_id} if job_id else {})
+    facts = {"step": published, "metrics": evaluation.metrics} | ({"job_id": plan.job_id} if plan.job_id else {})
     return commit(staging, plan.out_dir / "model", facts)
 
 
-def _job(
-    plan: Plan, state: TrainingState, metrics: dict[str, float | None], job_id: str | None, published: int
-) -> dict[str, Any]:
+def _job(plan: Plan, state: TrainingState, metrics: dict[str, float | None], published: int) -> dict[str, Any]:
     resolved = plan.resolved.model_dump(mode="json")
     return {
-        "job_id": job_id,
+        "job_id": plan.job_id,
         "spec": plan.spec.model_dump(mode="json"),
         "resolved": resolved,
         "versions": resolved["versions"],

@@ -38,6 +38,8 @@ class Plan:
     resume_from: Path | None
     report: Reporter
     stop: threading.Event
+    job_id: str | None = None
+    """None for a run by hand."""
     is_first_attempt: bool = False
     """Whether no earlier attempt has measured the job."""
     threads: int | None = None

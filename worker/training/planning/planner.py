@@ -49,6 +49,7 @@ def make_plan(request: TrainingRequest, task: Task, data: Data, report: Reporter
         resume_from=request.resume_from,
         report=report,
         stop=stop,
+        job_id=request.job_id,
         is_first_attempt=request.resolved is None,
         threads=request.threads,
         tensorflow_python=request.tensorflow_python,
