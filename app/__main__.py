@@ -4,13 +4,17 @@ import argparse
 import logging
 import signal
 import socket
+from functools import partial
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
 from app.api.bounded_http import BoundedHttp
+from app.api.connections import Connections, Patience, descriptor_limit
 from app.main import create_app
+from app.private_files import keep_private
+from app.settings import Settings
 
 
 def main() -> None:
@@ -23,12 +27,18 @@ def main() -> None:
     parser.add_argument("--listening", type=int, help="An inherited socket that listens, instead of host and port.")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    app = create_app()
+    settings = Settings()
+    keep_private(settings)
+    connections = Connections(
+        descriptor_limit(settings.connection_limit),
+        Patience(settings.head_timeout_seconds, settings.body_timeout_seconds, settings.send_timeout_seconds),
+    )
+    app = create_app(settings, connections)
     config = uvicorn.Config(
         app,
         host=arguments.host,
         port=arguments.port,
-        http=BoundedHttp,
+        http=partial(BoundedHttp, connections),  # type: ignore[arg-type]
         # Without it, one slow reader would keep the process alive forever.
         timeout_graceful_shutdown=20,
         server_header=False,

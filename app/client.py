@@ -7,6 +7,8 @@ from typing import Any, cast
 
 import httpx
 
+from app.specs.display_text import visible
+
 Answer = dict[str, Any]
 RETRIES = 3
 
@@ -113,7 +115,7 @@ class Client:
         if response.is_error:
             raise _refusal(response)
         try:
-            return response.json()
+            return cast("Answer", visible(response.json()))
         except ValueError as error:
             raise ClientError(
                 f"{self._http.base_url} did not answer with JSON; is this a Tunesmith service?"
@@ -122,7 +124,7 @@ class Client:
 
 def _refusal(response: httpx.Response) -> Refused:
     try:
-        error = response.json()["error"]
+        error = visible(response.json()["error"])
     except (ValueError, KeyError, TypeError):
         error = {
             "message": f"the service answered {response.status_code} without a reason; is this a Tunesmith service?"

@@ -9,12 +9,14 @@ from sqlalchemy.orm import Session
 from app.db import Database
 from app.explain import CannotRun
 from app.migrate import is_current
+from app.private_files import keep_private
 from app.settings import Settings
 
 
 @contextmanager
 def opened(settings: Settings) -> Generator[Database]:
     """The database of these settings, closed at the end."""
+    keep_private(settings)
     database = Database(settings.database())
     try:
         yield database

@@ -1,6 +1,5 @@
 """The ASGI application: its resources, its routes, and what they share."""
 
-import asyncio
 import gc
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -10,6 +9,7 @@ from fastapi import FastAPI
 
 from app import __version__
 from app.api import artifacts, capabilities, datasets, events, jobs, prometheus, system, webhooks
+from app.api.connections import Connections
 from app.api.context import ServiceContext
 from app.api.datasets import UPLOADS
 from app.api.edge import Edge
@@ -19,6 +19,7 @@ from app.api.prometheus import figures
 from app.api.shared_answer import SharedAnswer
 from app.api.stream import Feed
 from app.api.system import readiness
+from app.datasets.intake_slots import IntakeSlots
 from app.datasets.local_copy import LocalCopies
 from app.db import Database
 from app.garbage_collection import GarbageCollector
@@ -38,8 +39,11 @@ DESCRIPTION = (
 )
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
-    """Build the application. Its resources are opened when it starts and closed when it stops."""
+def create_app(settings: Settings | None = None, connections: Connections | None = None) -> FastAPI:
+    """Build the application. Its resources are opened when it starts and closed when it stops.
+
+    `connections` are those of the server, if it has limits for them.
+    """
     in_force = settings or Settings()
 
     @asynccontextmanager
@@ -56,7 +60,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.state.context = context
         feed = app.state.feed = Feed(context.database)
         app.state.readiness = SharedAnswer(lambda: readiness(context))
-        app.state.figures = SharedAnswer(lambda: figures(context))
+        app.state.figures = SharedAnswer(lambda: figures(context, connections))
         clear_abandoned(in_force.cache() / UPLOADS)
         sweeper.start()
         collector = GarbageCollector(context.database, context.storage, in_force.upkeep_seconds)
@@ -98,7 +102,7 @@ def open_context(settings: Settings) -> ServiceContext:
         wakeup=wakeup,
         hints=Hints(wakeup),
         copies=LocalCopies(storage, settings.cache(), settings.cache_limit_bytes),
-        intake=asyncio.Semaphore(settings.intake_slots),
+        intake=IntakeSlots(settings.intake_slots),
         sender=Sender(private_addresses=settings.webhook_private_addresses),
         queue=QueueCache(settings.lease_seconds),
     )

@@ -43,6 +43,23 @@ class Settings(BaseSettings):
     )
     url: str = Field(default="http://127.0.0.1:8000", description="The address of the service, for the command line.")
 
+    connection_limit: int = Field(
+        default=0,
+        ge=0,
+        description="Open connections of one API process. 0: 4096, or fewer if the system allows it fewer descriptors.",
+    )
+    head_timeout_seconds: float = Field(
+        default=15.0, gt=0, description="How long a client may take to send the head of a request."
+    )
+    body_timeout_seconds: float = Field(
+        default=30.0, gt=0, description="How long a client may take to send a kilobyte of a body."
+    )
+    send_timeout_seconds: float = Field(
+        default=120.0,
+        gt=0,
+        description="How long a client may read nothing of a response. Then its connection is closed.",
+    )
+
     upload_limit_bytes: int = Field(default=5 * GIB, ge=1, description="Largest upload, in bytes.")
     unpacked_limit_bytes: int = Field(
         default=20 * GIB, ge=1, description="Largest size of a gzip upload after decompression, in bytes."

@@ -13,6 +13,7 @@ from app.db import Database
 from app.errors import Unauthorized
 from app.explain import CannotRun
 from app.keeper import keep_running
+from app.private_files import keep_private
 from app.settings import Settings
 
 BACKLOG = 2048
@@ -40,6 +41,7 @@ def set_up(settings: Settings, say: Callable[[str], None]) -> Path:
 
     If its key is not valid, the project `default` gets a new key. `say` is called if that replaces an older key.
     """
+    keep_private(settings)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     settings.models().mkdir(parents=True, exist_ok=True)
     key_file = settings.key_file()

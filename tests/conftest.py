@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 import seeds
 import warm_start
+from hypothesis import settings as hypothesis_settings
 from servers import PostgresServer, RedisServer, S3Server, postgres_server, redis_server, s3_server
 
 from app import migrate
@@ -18,6 +19,10 @@ from app.db import Database
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Each process of the run computes with one thread: there are as many processes as cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A test says what is right, not how fast: the machine may be busy.
+hypothesis_settings.register_profile("tunesmith", deadline=None)
+hypothesis_settings.load_profile("tunesmith")
 
 pytest_plugins = ["spread"]
 

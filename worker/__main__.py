@@ -12,6 +12,7 @@ from app.identifiers import new_id
 from app.jobs.decision import RetryPolicy
 from app.jobs.sweeper import Sweeper
 from app.jobs.wakeup import open_wakeup
+from app.private_files import keep_private
 from app.settings import Settings
 from app.specs.engines import ENGINE_FACTS
 from app.stop_signals import stop_on_signals
@@ -48,6 +49,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = Settings() if arguments.slots is None else Settings(slots=arguments.slots)
+    keep_private(settings)
     hardware = machine.describe()
     gpus = [gpu["uuid"] for gpu in hardware["gpus"]]
     queues = ("cpu", "gpu") if gpus else ("cpu",)

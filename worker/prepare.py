@@ -16,6 +16,7 @@ from worker.supervise import Assignment
 from worker.training.checkpoints.folders import Manifest, read_manifest
 from worker.training.errors import CheckpointBroken
 from worker.training.request import TrainingRequest
+from worker.training.tokens.eviction import evict
 
 
 class Unpreparable(Exception):
@@ -34,6 +35,9 @@ def prepare(context: WorkerContext, job: Job, folder: Path, gpu: str | None) -> 
     spec = _spec(job)
     out_dir = folder / "out"
     out_dir.mkdir()
+    tokens = context.settings.cache() / "tokens"
+    # A training process sees only the entries of its own project.
+    evict(tokens, context.settings.token_cache_bytes)
     request = TrainingRequest(
         spec=spec,
         out_dir=out_dir,
@@ -46,9 +50,9 @@ def prepare(context: WorkerContext, job: Job, folder: Path, gpu: str | None) -> 
         threads=context.threads_a_slot,
         memory_bytes=context.settings.training_memory_bytes or None,
         tensorflow_python=context.settings.tensorflow() if "tensorflow" in context.offer.engines else None,
-        token_cache=context.settings.cache() / "tokens",
+        token_cache=tokens / job.project_id,
         token_cache_bytes=context.settings.token_cache_bytes,
-        compile_cache=context.settings.cache() / "compiled",
+        compile_cache=context.settings.cache() / "compiled" / job.project_id,
     )
     if request.resume_from is not None and request.resolved is not None:
         _show_resumed_step(context, job, read_manifest(request.resume_from), request.resolved)

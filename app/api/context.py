@@ -1,6 +1,5 @@
 """What every route needs: the open resources of the service, and the project of the key."""
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from app.api.hints import Hints
 from app.api.parameters import only_known
 from app.api.stream import Feed
 from app.auth import KeyCache
+from app.datasets.intake_slots import IntakeSlots
 from app.datasets.local_copy import LocalCopies
 from app.db import Database
 from app.jobs.check_memory import CheckMemory
@@ -45,8 +45,7 @@ class ServiceContext:
     wakeup: Wakeup
     hints: Hints
     copies: LocalCopies
-    intake: asyncio.Semaphore
-    """Limits how many uploads are parsed at the same time; the others wait."""
+    intake: IntakeSlots
     sender: Sender
     queue: QueueCache
     checks: CheckMemory = field(default_factory=CheckMemory)

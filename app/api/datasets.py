@@ -4,11 +4,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from app.api.answers import DatasetAnswer, Deleted, Error, Page
 from app.api.context import Context, ProjectId, ServiceContext
+from app.api.disconnects import departure
 from app.api.parameters import Limit
 from app.datasets import changes, queries
+from app.datasets.errors import UploadAbandoned
 from app.datasets.form import FILE_LIMIT, NAME_LIMIT
 from app.datasets.preview import preview
 from app.datasets.tables import Dataset
@@ -73,10 +76,13 @@ async def upload(request: Request, context: Context, project: ProjectId) -> Data
             folder,
             context.settings.upload_limit_bytes,
         )
-        async with context.intake:
-            dataset = await run_in_threadpool(
-                changes.add, context.database, context.storage, context.settings, project, received, folder
-            )
+        async with departure(request) as left, context.intake.of(project):
+            try:
+                dataset = await run_in_threadpool(
+                    changes.add, context.database, context.storage, context.settings, project, received, folder, left
+                )
+            except UploadAbandoned:
+                raise ClientDisconnect from None
     return _answer(dataset)
 
 

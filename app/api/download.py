@@ -11,6 +11,9 @@ from starlette.types import Receive, Scope, Send
 from app.api.zero_copy import EXTENSION
 from app.storage import Storage
 
+CHUNK = 512 << 10
+"""Bytes of a remote object that one download holds in memory, while its client does not read."""
+
 
 class StoredPart(NamedTuple):
     """Some bytes of an object in storage, from `start` up to, not including, `end`."""
@@ -78,7 +81,7 @@ class Download(StreamingResponse):
     def _open(self, part: StoredPart) -> Opened:
         file = self._storage.local_file(part.path) if self._sends_files else None
         if file is None:
-            return self._storage.read(part.path, part.start, part.end)
+            return self._storage.read(part.path, part.start, part.end, chunk=CHUNK)
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         return _LocalFile(descriptor, part.start, part.end - part.start)
 

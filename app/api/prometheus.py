@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from sqlalchemy.orm import Session
 
 from app import __version__
+from app.api.connections import Connections
 from app.api.context import ServiceContext
 from app.api.shared_answer import SharedAnswer
 from app.jobs import queries
@@ -46,6 +47,8 @@ class Figures(Collector):
     workers_alive: int
     workers_silent: int
     slots: int
+    connections: int
+    connections_closed: dict[str, int]
 
     def collect(self) -> Iterator[Metric]:
         """The metrics with their names."""
@@ -64,15 +67,26 @@ class Figures(Collector):
         workers.add_metric(["silent"], self.workers_silent)
         yield workers
         yield GaugeMetricFamily("tunesmith_slots", "Jobs that the live workers can run at once.", value=self.slots)
+        yield GaugeMetricFamily(
+            "tunesmith_connections", "Open connections of the process that answers.", value=self.connections
+        )
+        closed = CounterMetricFamily(
+            "tunesmith_connections_closed",
+            "Connections that the process which answers has closed: slow clients, and those above the limit.",
+            labels=["reason"],
+        )
+        for reason, count in self.connections_closed.items():
+            closed.add_metric([reason], count)
+        yield closed
 
 
-def figures(context: ServiceContext) -> Figures:
+def figures(context: ServiceContext, connections: Connections | None) -> Figures:
     """Read all figures."""
     with context.database.read() as session:
-        return _read(session, context.settings.lease_seconds)
+        return _read(session, context.settings.lease_seconds, connections)
 
 
-def _read(session: Session, silent_for: float) -> Figures:
+def _read(session: Session, silent_for: float, connections: Connections | None) -> Figures:
     workers = listed(session, silent_for=silent_for)
     alive = [worker for worker, is_alive in workers if is_alive]
     return Figures(
@@ -81,4 +95,6 @@ def _read(session: Session, silent_for: float) -> Figures:
         workers_alive=len(alive),
         workers_silent=len(workers) - len(alive),
         slots=sum(worker.slots for worker in alive),
+        connections=len(connections) if connections is not None else 0,
+        connections_closed=dict(connections.closed) if connections is not None else {},
     )

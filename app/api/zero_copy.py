@@ -4,6 +4,7 @@ uvicorn does not offer it. `offer` adds it to a request of uvicorn (https://asgi
 """
 
 import asyncio
+import logging
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -19,24 +20,26 @@ IN_THREAD = 64 << 20
 FLUSH_SECONDS, LONGEST_FLUSH_SECONDS = 0.001, 0.25
 """How often the transport is asked whether it has sent what it holds: ever less often for a client that does not read."""
 
+log = logging.getLogger(__name__)
+
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
-def offer(cycle: RequestResponseCycle) -> None:
-    """Let the application send files in the response of this request."""
+def offer(cycle: RequestResponseCycle, patience: float) -> None:
+    """Let the application send files in the response of this request, to a client that reads at least every `patience` seconds."""
     cycle.scope.setdefault("extensions", {})[EXTENSION] = {}
     plain: Send = cycle.send  # type: ignore[assignment]
 
     async def send(message: MutableMapping[str, Any]) -> None:
         if message["type"] == EXTENSION:
-            await _send_file(cycle, message["file"], message["offset"], message["count"])
+            await _send_file(cycle, message["file"], message["offset"], message["count"], patience)
         else:
             await plain(message)
 
     cycle.send = send  # type: ignore[method-assign]
 
 
-async def _send_file(cycle: RequestResponseCycle, file: int, offset: int, count: int) -> None:
+async def _send_file(cycle: RequestResponseCycle, file: int, offset: int, count: int, patience: float) -> None:
     transport = cycle.transport
     # What the transport still holds comes first.
     wait = FLUSH_SECONDS
@@ -54,7 +57,11 @@ async def _send_file(cycle: RequestResponseCycle, file: int, offset: int, count:
             offset += sent
             cycle.expected_content_length -= sent
             if is_full:
-                await _writable(connection)
+                async with asyncio.timeout(patience):
+                    await _writable(connection)
+    except TimeoutError:
+        log.info("closed a connection whose client read nothing for %g s", patience)
+        transport.abort()
     except (BrokenPipeError, ConnectionResetError):
         # The client left. uvicorn notices it too, and ignores the rest of the response.
         return

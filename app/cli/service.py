@@ -71,8 +71,10 @@ def migrate() -> None:
     """Migrate the database to the newest schema."""
     from app.local_database import opened
     from app.migrate import upgrade
+    from app.private_files import keep_private
 
     settings = Settings()
+    keep_private(settings)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     with opened(settings) as database:
         upgrade(database)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from sqlalchemy import update
@@ -24,16 +25,27 @@ log = logging.getLogger(__name__)
 
 
 def add(
-    database: Database, storage: Storage, settings: Settings, project_id: str, received: Received, folder: Path
+    database: Database,
+    storage: Storage,
+    settings: Settings,
+    project_id: str,
+    received: Received,
+    folder: Path,
+    abandoned: Event,
 ) -> Dataset:
     """Inspect uploaded files and store them as one dataset; temporary files go into `folder`.
 
-    Raises InvalidRequest with the row and column, StorageError, and OSError when the disk is full. Then nothing is
-    stored.
+    Raises InvalidRequest with the row and column, StorageError, OSError when the disk is full, and UploadAbandoned once
+    `abandoned` is set while the files are parsed. Then nothing is stored.
     """
     parquet = folder / "data.parquet"
     try:
-        found = inspect([(file.path, file.filename) for file in received.files], parquet, limits=_limits(settings))
+        found = inspect(
+            [(file.path, file.filename) for file in received.files],
+            parquet,
+            limits=_limits(settings),
+            abandoned=abandoned,
+        )
     except UnusableFile as error:
         details = {"row": error.row, "line": error.line, "column": error.column, "hint": error.hint}
         if len(received.files) > 1:

@@ -61,3 +61,7 @@ class UnusableFile(Exception):
 
 class IntakeLimit(UnusableFile):
     """Inspecting the file takes more memory or time than allowed: code `intake_memory` or `intake_time`."""
+
+
+class UploadAbandoned(Exception):
+    """The client left before its upload was parsed, so nobody waits for the dataset."""

@@ -6,6 +6,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from app.errors import InvalidRequest
+from app.specs.display_text import has_controls
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -59,7 +60,7 @@ class Form:
             name = self._name.decode()
         except UnicodeDecodeError:
             name = ""
-        if not name.strip() or not name.isprintable() or len(name) > NAME_LIMIT:
+        if not name.strip() or has_controls(name) or len(name) > NAME_LIMIT:
             raise _bad_name()
         return name
 
@@ -120,7 +121,7 @@ class Form:
         # Only the last segment. It is displayed and determines the format, and is never used as a path.
         name = given.replace("\\", "/").rsplit("/", 1)[-1]
         if not name.isprintable() or not 1 <= len(name) <= FILENAME_LIMIT:
-            message = f"the file name must have 1 to {FILENAME_LIMIT} printable characters"
+            message = f"the file name must have 1 to {FILENAME_LIMIT} characters and no control characters"
             raise InvalidRequest(message, param=FILE_FIELD, code="invalid_filename")
         if any(name == part.filename for part in self.files):
             message = (

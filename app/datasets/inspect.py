@@ -7,19 +7,23 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import app
 from app.datasets.columns import Column
-from app.datasets.errors import IntakeLimit, UnusableFile
+from app.datasets.errors import IntakeLimit, UnusableFile, UploadAbandoned
 from app.datasets.limits import GIB, UploadLimits
 
 __all__ = ["Column", "InspectedFile", "Inspection", "IntakeLimit", "UnusableFile", "UploadLimits", "inspect"]
 
 MIXED = "mixed"
+LOOK_SECONDS = 0.2
+"""How often somebody looks whether the client of an upload has left."""
 SPLIT_IT = "split it into several datasets, or upload Parquet"
 PASSED_ON = ("PATH", "TMPDIR", "LD_LIBRARY_PATH", "TZ")
 """The environment variables that the process gets: never a secret."""
@@ -49,19 +53,21 @@ class Inspection:
         return formats.pop() if len(formats) == 1 else MIXED
 
 
-def inspect(files: Sequence[tuple[Path, str]], parquet: Path, *, limits: UploadLimits) -> Inspection:
+def inspect(
+    files: Sequence[tuple[Path, str]], parquet: Path, *, limits: UploadLimits, abandoned: Event | None = None
+) -> Inspection:
     """Parse files, whose names determine their formats, and write the rows of all to `parquet`, in that order.
 
     It appears whole or not at all, with the columns of the files and `_line`, the line of the file that each row starts
     in (for a JSON array and for Parquet, the row's number); where there are several files, also with `_file`, the name
     of
     the row's file. Raises UnusableFile for problems that the user can fix, IntakeLimit if parsing exceeds the limits,
-    OSError if the disk is full.
+    OSError if the disk is full, and UploadAbandoned once `abandoned` is set.
     """
     partial = parquet.absolute().with_name(f".{parquet.name}.partial")
     try:
         with tempfile.TemporaryDirectory(dir=partial.parent) as parts:
-            answer = _ask(files, partial, parts, limits)
+            answer = _ask(files, partial, parts, limits, abandoned or Event())
         if (error := answer.get("error")) is not None:
             raise _refusal(error, limits)
         partial.replace(parquet)
@@ -84,7 +90,9 @@ def _refusal(error: dict[str, Any], limits: UploadLimits) -> Exception:
             return UnusableFile(**error)
 
 
-def _ask(files: Sequence[tuple[Path, str]], parquet: Path, parts: str, limits: UploadLimits) -> dict[str, Any]:
+def _ask(
+    files: Sequence[tuple[Path, str]], parquet: Path, parts: str, limits: UploadLimits, abandoned: Event
+) -> dict[str, Any]:
     named = [{"path": str(path.absolute()), "filename": filename} for path, filename in files]
     request = {"files": named, "parquet": str(parquet), "parts": parts, "limits": asdict(limits)}
     with tempfile.TemporaryFile() as complaints:
@@ -99,9 +107,7 @@ def _ask(files: Sequence[tuple[Path, str]], parquet: Path, parts: str, limits: U
             start_new_session=True,
         ) as process:
             try:
-                output, _ = process.communicate(json.dumps(request).encode(), timeout=limits.timeout_seconds)
-            except subprocess.TimeoutExpired:
-                raise _too_much_time(limits) from None
+                output = _answer_of(process, json.dumps(request).encode(), limits, abandoned)
             finally:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
@@ -109,6 +115,20 @@ def _ask(files: Sequence[tuple[Path, str]], parquet: Path, parts: str, limits: U
             return json.loads(output)
         said = os.pread(complaints.fileno(), 1 << 20, 0).decode(errors="replace")
         raise _ended_badly(process.returncode, said, limits)
+
+
+def _answer_of(process: subprocess.Popen[bytes], request: bytes, limits: UploadLimits, abandoned: Event) -> bytes:
+    deadline = time.monotonic() + limits.timeout_seconds
+    unsent: bytes | None = request
+    while not abandoned.is_set():
+        try:
+            return process.communicate(unsent, timeout=LOOK_SECONDS)[0]
+        except subprocess.TimeoutExpired:
+            # It is continued by a call without the input.
+            unsent = None
+            if time.monotonic() > deadline:
+                raise _too_much_time(limits) from None
+    raise UploadAbandoned
 
 
 def _environment() -> dict[str, str]:

@@ -15,6 +15,7 @@ from app.datasets.batch import ROWS
 from app.datasets.columns import check_columns
 from app.datasets.errors import UnusableFile
 from app.datasets.limits import UploadLimits
+from app.datasets.shapes import DEPTH_LIMIT
 
 SMALL_DECIMAL = 18
 """The number of decimal digits that always fit into 64 bits."""
@@ -49,7 +50,14 @@ class ParquetRows:
             source = self._file.schema_arrow
         except (pa.ArrowException, OSError, ValueError) as error:
             raise damaged(error) from error
+        if self._file.metadata.num_rows > limits.rows:
+            raise UnusableFile(
+                f"the file has {self._file.metadata.num_rows:,} rows, the limit is {limits.rows:,}", "too_many_rows"
+            )
         check_columns(source.names, limits.columns)
+        for part in source:
+            _check_shape(part.type, part.name, limits.columns)
+        self._record_bytes = limits.record_bytes
         self.schema = pa.schema([(part.name, _kept_as(part.type, part.name)) for part in source])
         self.unpacked = sum(
             self._file.metadata.row_group(group).total_byte_size for group in range(self._file.num_row_groups)
@@ -64,12 +72,22 @@ class ParquetRows:
         while True:
             try:
                 batch = next(batches, None)
+                if batch is None:
+                    return
+                yield [self._checked(batch.column(part.name), part, start) for part in self.schema]
+            except MemoryError as error:
+                # A dictionary or a compressed page can be small in the file, and huge in memory.
+                rows = f"rows {start} to {start + ROWS - 1}"
+                raise UnusableFile(f"{rows} need more memory than an upload may use", "too_large", row=start) from error
             except (pa.ArrowException, OSError, ValueError) as error:
                 raise damaged(error) from error
-            if batch is None:
-                return
-            yield [_converted(batch.column(part.name), part, start) for part in self.schema]
             start += batch.num_rows
+
+    def _checked(self, array: pa.Array, part: pa.Field, start: int) -> pa.Array:
+        converted = _converted(array, part, start)
+        if converted.nbytes > self._record_bytes:
+            _check_cells(converted, part.name, start, self._record_bytes)
+        return converted
 
 
 def damaged(error: Exception) -> UnusableFile:
@@ -102,11 +120,34 @@ def _kept_as(kind: pa.DataType, path: str) -> pa.DataType:
     )
 
 
+def _check_shape(kind: pa.DataType, path: str, columns: int, depth: int = 1) -> None:
+    if depth > DEPTH_LIMIT:
+        raise UnusableFile(f"column '{path}' is nested deeper than {DEPTH_LIMIT} levels", "too_deep", column=path[:300])
+    if pa.types.is_struct(kind):
+        if kind.num_fields > columns:
+            message = f"column '{path}' has more than {columns:,} different keys"
+            raise UnusableFile(message, "too_many_columns", column=path)
+        for part in kind:
+            _check_shape(part.type, f"{path}.{part.name}", columns, depth + 1)
+    elif any(check(kind) for check in LISTS):
+        _check_shape(kind.value_type, f"{path}[]", columns, depth + 1)
+
+
+def _check_cells(array: pa.Array, name: str, start: int, limit: int) -> None:
+    for place in range(len(array)):
+        if array.slice(place, 1).nbytes > limit:
+            row = start + place
+            message = f"row {row}: '{name}' has more than {limit:,} bytes"
+            raise UnusableFile(message, "too_large", row=row, column=name)
+
+
 def _converted(array: pa.Array, part: pa.Field, start: int) -> pa.Array:
     try:
         converted = _plain(array).cast(part.type)
         # A Parquet file may claim that any bytes are UTF-8, and any numbers offsets.
         converted.validate(full=True)
+    except MemoryError:
+        raise
     except (pa.ArrowException, ValueError) as error:
         message = f"column '{part.name}', rows {start} to {start + len(array) - 1}: {str(error).splitlines()[0][:200]}"
         raise UnusableFile(message, "bad_value", row=start, column=part.name) from error

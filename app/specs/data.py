@@ -2,11 +2,14 @@
 
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import Discriminator, Field, StringConstraints, Tag
 
 from app.specs.strict import Strict
 
 INLINE_ROW_LIMIT = 10_000
+
+RoleName = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=300)]
 
 
 class UploadedData(Strict):
@@ -99,7 +102,7 @@ class Data(Strict):
     test: DataSource | None = Field(
         default=None, description="What to evaluate the published model on, once, at the end."
     )
-    columns: dict[str, str] = Field(
+    columns: dict[RoleName, ColumnName] = Field(
         default_factory=dict,
         max_length=20,
         description='Which column has which role, such as `{"text": "review", "label": "stars"}`. '
@@ -117,10 +120,3 @@ class Data(Strict):
         description="What happens to an unusable row: `fail` ends the job and names the row, `skip` leaves it "
         "out and counts it.",
     )
-
-    @field_validator("columns")
-    @classmethod
-    def _columns_are_named(cls, columns: dict[str, str]) -> dict[str, str]:
-        if any(not name or len(name) > 300 for name in columns.values()):  # noqa: PLR2004 - a bound, not a meaning
-            raise ValueError("a column name must have 1 to 300 characters")
-        return columns

@@ -3,38 +3,30 @@
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, GetJsonSchemaHandler, StringConstraints, field_validator, model_validator
+from pydantic import Field, GetJsonSchemaHandler, StringConstraints, ValidationInfo, field_validator, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from app.specs.compatibility import incompatibility, supports
 from app.specs.data import Data
+from app.specs.display_text import ONE_LINE
 from app.specs.durations import seconds
+from app.specs.model_settings import setting_problem
+from app.specs.size import LIMIT_BYTES, is_too_large
 from app.specs.streaming import stream_incompatibility
-from app.specs.strict import Strict
+from app.specs.strict import STORED, Strict
 from app.specs.tasks import Task
 from app.specs.token_batches import token_batch_incompatibility
 from app.specs.training import BatchSize, Training
 
 Cadence = Literal["none", "epoch", "steps"]
-MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
-MetadataValue = Annotated[str, StringConstraints(max_length=512)]
+SettingName = Annotated[str, StringConstraints(min_length=1, max_length=100)]
+SettingText = Annotated[str, StringConstraints(max_length=200)]
+JobName = Annotated[str, StringConstraints(min_length=1, max_length=200), ONE_LINE]
+MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64), ONE_LINE]
+MetadataValue = Annotated[str, StringConstraints(max_length=512), ONE_LINE]
 
 MODEL_ID = re.compile(r"^(local:[\w][\w.-]*|job:job_[0-9a-z]{26}|[\w][\w.-]*(/[\w][\w.-]*)?)$")
-RESERVED_CONFIG = frozenset(
-    {
-        "auto_map",
-        "architectures",
-        "num_labels",
-        "id2label",
-        "label2id",
-        "problem_type",
-        "model_type",
-        "dtype",
-        "torch_dtype",
-        "quantization_config",
-    }
-)
 
 
 class Model(Strict):
@@ -54,14 +46,17 @@ class Model(Strict):
     attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
         default="auto", description="The attention kernel. `auto` lets transformers choose."
     )
-    config: dict[str, bool | int | float | str | None] = Field(
+    config: dict[SettingName, bool | int | float | SettingText | None] = Field(
         default_factory=dict, max_length=50, description="Overrides of the model's configuration, such as dropout."
     )
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """An object, or only its id."""
-        return {"anyOf": [{"type": "string"}, handler(core)], "description": cls.__doc__}
+        return {
+            "anyOf": [{"type": "string", "minLength": 1, "maxLength": 200}, handler(core)],
+            "description": cls.__doc__,
+        }
 
     @field_validator("id")
     @classmethod
@@ -73,12 +68,12 @@ class Model(Strict):
 
     @field_validator("config")
     @classmethod
-    def _config_is_safe(cls, config: dict[str, Any]) -> dict[str, Any]:
+    def _config_has_known_settings(cls, config: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if info.context == STORED:
+            return config
         for key in config:
-            if key.startswith("_") or key in RESERVED_CONFIG:
-                raise PydanticCustomError(
-                    "reserved", "'{key}' is set by the service and cannot be overridden", {"key": key}
-                )
+            if problem := setting_problem(key):
+                raise PydanticCustomError("setting", "{problem}", {"problem": problem})
         return config
 
 
@@ -91,7 +86,7 @@ class Evaluation(Strict):
     )
     at_start: bool = Field(default=False, description="Also evaluate once before the first step, as a baseline.")
     batch_size: BatchSize = Field(default="auto", description="Rows per forward pass, 1 to 4096, or `auto`.")
-    metrics: list[str] | None = Field(
+    metrics: list[Annotated[str, StringConstraints(max_length=100)]] | None = Field(
         default=None,
         min_length=1,
         max_length=20,
@@ -150,6 +145,7 @@ class Resources(Strict):
     )
     timeout: str = Field(
         default="6h",
+        max_length=20,
         description="How long the job may run in total, such as `90s`, `30m`, `6h` or `2d`; 30 days at most.",
     )
 
@@ -163,9 +159,7 @@ class Resources(Strict):
 class JobSpec(Strict):
     """A fine-tuning job. Only `task`, `model` and `data.train` are required."""
 
-    name: str | None = Field(
-        default=None, min_length=1, max_length=200, description="A name for display; it need not be unique."
-    )
+    name: JobName | None = Field(default=None, description="A name for display; it need not be unique.")
     metadata: dict[MetadataKey, MetadataValue] = Field(
         default_factory=dict, max_length=16, description="Up to 16 pairs of text that listing can filter by."
     )
@@ -184,6 +178,17 @@ class JobSpec(Strict):
         "`tensorflow`.",
     )
     resources: Resources = Field(default_factory=Resources, description="What the job needs to run.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_not_too_large(cls, spec: Any, info: ValidationInfo) -> Any:
+        if info.context != STORED and is_too_large(spec):
+            raise PydanticCustomError(
+                "spec_too_large",
+                "has more than {limit} KiB without inline rows; upload large data with POST /v1/datasets",
+                {"limit": LIMIT_BYTES // 1024},
+            )
+        return spec
 
     @field_validator("model", mode="before")
     @classmethod

@@ -3,9 +3,12 @@
 import math
 from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import StringConstraints
 
 LABEL_LIMIT = 1000
+LabelName = Annotated[str, StringConstraints(max_length=1000)]
 SHOWN_LABELS = 20
 ID_DIGITS = 10
 """Ids of labels never have more digits. int() refuses text with thousands of digits."""

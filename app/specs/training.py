@@ -2,13 +2,14 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from app.specs.strict import Strict
 
 AUTO_BATCH_SIZE = 16
 """The value of `batch_size: "auto"`."""
 
+LayerName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 BatchSize = Annotated[int, Field(ge=1, le=4096)] | Literal["auto"]
 
 
@@ -36,8 +37,9 @@ class LoraMethod(Strict):
     rank: int = Field(default=16, ge=1, le=1024, description="The inner size of the matrices.")
     alpha: float = Field(default=32.0, gt=0, le=10_000, description="The matrices are scaled by `alpha / rank`.")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout on the input of the matrices.")
-    target_modules: list[str] | Literal["auto"] = Field(
+    target_modules: list[LayerName] | Literal["auto"] = Field(
         default="auto",
+        max_length=200,
         description="The layers that get matrices, by the ends of their names; `auto` selects every linear "
         "layer except the head.",
     )

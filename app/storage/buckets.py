@@ -36,6 +36,7 @@ the minimum of S3. A part must be sent within READ_TIMEOUT, so small parts suit 
 PARTS_AT_ONCE = 4
 PARTS_LIMIT = 9_000
 READ_CHUNK = 8 * MIB
+"""Bytes of one request, unless the reader asks for smaller chunks."""
 PAGE = 1_000
 READ_TIMEOUT = "15s"
 CLIENT: "ClientConfig" = {"connect_timeout": "3s", "read_timeout": READ_TIMEOUT, "timeout": "120s"}
@@ -68,12 +69,12 @@ class BucketStorage:
         with source.open("rb") as file:
             return self._put(path, file_chunks(file, MIB), max(PART, source.stat().st_size // PARTS_LIMIT))
 
-    def read(self, path: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+    def read(self, path: str, start: int = 0, end: int | None = None, *, chunk: int | None = None) -> Iterator[bytes]:
         """Look the object up now, yield its bytes range by range, each with its own time limit and retries.
 
         Raises StorageUnavailable from the iterator when the object is replaced meanwhile.
         """
-        return primed(self._read(path, start, end))
+        return primed(self._read(path, start, end, chunk or READ_CHUNK))
 
     def local_file(self, path: str) -> None:
         """A bucket is on no disk of this machine."""
@@ -137,14 +138,14 @@ class BucketStorage:
             raise StorageUnavailable(f"{self._url} does not take {path!r}: {_reason(error)}") from error
         return Stored(measured.size, measured.digest.hexdigest())
 
-    def _read(self, path: str, start: int, end: int | None) -> Iterator[bytes]:
+    def _read(self, path: str, start: int, end: int | None, most: int) -> Iterator[bytes]:
         with _translated(path):
             meta = obstore.head(self._store, check_path(path))
             yield b""
             stop = meta["size"] if end is None else min(end, meta["size"])
-            for at in range(start, stop, READ_CHUNK):
+            for at in range(start, stop, most):
                 options: GetOptions = {
-                    "range": (at, min(at + READ_CHUNK, stop)),
+                    "range": (at, min(at + most, stop)),
                     "if_match": meta["e_tag"],
                 }
                 yield bytes(obstore.get(self._store, path, options=options).bytes())

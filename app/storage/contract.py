@@ -33,8 +33,10 @@ class Storage(Protocol):
         """Write an object from a local file. Raises FileNotFoundError without the file."""
         ...
 
-    def read(self, path: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+    def read(self, path: str, start: int = 0, end: int | None = None, *, chunk: int | None = None) -> Iterator[bytes]:
         """Yield the bytes from `start` up to, not including, `end`, or up to the end of the object.
+
+        With `chunk`, at most so many bytes are in memory at a time.
 
         Raises ObjectNotFound when called, before a chunk is asked for.
         """

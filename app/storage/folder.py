@@ -52,9 +52,9 @@ class FolderStorage:
         with source.open("rb") as file:
             return self.put(path, file_chunks(file, CHUNK))
 
-    def read(self, path: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+    def read(self, path: str, start: int = 0, end: int | None = None, *, chunk: int | None = None) -> Iterator[bytes]:
         """Open the file now, yield its bytes in chunks of 1 MiB."""
-        return primed(self._read(path, start, end))
+        return primed(self._read(path, start, end, chunk or CHUNK))
 
     def local_file(self, path: str) -> Path:
         """The file itself."""
@@ -123,7 +123,7 @@ class FolderStorage:
             with _translated(""):
                 probe.unlink(missing_ok=True)
 
-    def _read(self, path: str, start: int, end: int | None) -> Iterator[bytes]:
+    def _read(self, path: str, start: int, end: int | None, most: int) -> Iterator[bytes]:
         target = self._locate(check_path(path))
         with _translated(path):
             if not target.is_file():
@@ -132,7 +132,7 @@ class FolderStorage:
                 yield b""
                 file.seek(start)
                 left = max(0, os.fstat(file.fileno()).st_size - start if end is None else end - start)
-                while left and (chunk := file.read(min(CHUNK, left))):
+                while left and (chunk := file.read(min(most, left))):
                     left -= len(chunk)
                     yield chunk
 

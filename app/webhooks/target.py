@@ -60,10 +60,10 @@ def addresses(target: Target, *, private: bool) -> list[str]:
         # Bytes, because text is encoded once more, and then fails on a label that is too long.
         found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
     except OSError:
-        raise UnusableTarget("has a host that cannot be found", "host_not_found") from None
+        raise _unusable_host(private=private) from None
     known = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     if not private and not all(is_global(address) for address in known):
-        raise UnusableTarget("points at an address that is not on the public internet", "address_not_allowed")
+        raise _unusable_host(private=private)
     return known
 
 
@@ -86,3 +86,9 @@ def _inner(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
     if address in SIX_TO_FOUR:
         return IPv4Address(int(address) >> 80 & 0xFFFFFFFF)
     return address.ipv4_mapped or address
+
+
+def _unusable_host(*, private: bool) -> UnusableTarget:
+    # One answer for an unknown host and for an internal one, which tells nobody what hosts the internal network has.
+    where = "an address" if private else "an address on the public internet"
+    return UnusableTarget(f"must have a host with {where}", "host_not_allowed")

@@ -4,6 +4,7 @@
 """
 
 import errno
+import re
 import traceback
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -17,6 +18,8 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """What the system says when a disk, a quota or a limit has no room."""
 SHOWN_PROBLEMS = 20
 TRACEBACK_LINES = 12
+PATH = re.compile(r"(?<![\w.:/])/(?:[^\s/'\":,]+/)+([^\s/'\":,]+)")
+"""An absolute path of at least two names, but not that of a URL."""
 
 
 class Stopped(Exception):
@@ -181,10 +184,15 @@ class InternalError(TrainingError):
         """Keep what a developer needs from an unknown exception."""
         lines = "".join(traceback.format_exception(error)).rstrip().splitlines()
         tail = "\n".join(lines[-TRACEBACK_LINES:])
-        return cls(f"{type(error).__name__}: {error}\n{tail}")
+        return cls(without_paths(f"{type(error).__name__}: {error}\n{tail}"))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Write " Did you mean 'x'?", or nothing where no known name is near."""
     near = get_close_matches(name, list(known), n=1)
     return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def without_paths(text: str) -> str:
+    """The text with the last name of each absolute path only, for people who need not know the folders of the server."""
+    return PATH.sub(r"…/\1", text)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, field_validator, model_validator
 
-from app.specs.labels import check_labels, class_name, label_name, number, ordered, too_many, unknown
+from app.specs.labels import LabelName, check_labels, class_name, label_name, number, ordered, too_many, unknown
 from app.specs.tasks.base import Columns, Example, Fault, Limits, Role, Row, TaskSpec, text_faults
 
 CLASS_METRICS = (
@@ -59,7 +59,7 @@ class TextClassification(TaskSpec):
         description="What to predict for a text: exactly one class (`single-label`), any number of classes "
         "(`multi-label`: the cell is a list), or a number (`regression`).",
     )
-    labels: list[str] | None = Field(
+    labels: list[LabelName] | None = Field(
         default=None,
         min_length=2,
         max_length=1000,

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, cast
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from app.specs.labels import LABEL_LIMIT, check_labels, class_name, label_name, ordered, unknown
+from app.specs.labels import LABEL_LIMIT, LabelName, check_labels, class_name, label_name, ordered, unknown
 from app.specs.tasks.base import Columns, Example, Fault, Role, Row, TaskSpec
 
 BIO = re.compile(r"O|[BI]-.+")
@@ -45,7 +45,7 @@ class TokenClassification(TaskSpec):
         description="`BIO`: tags are `O`, `B-NAME` and `I-NAME`, and metrics count whole entities. "
         "`none`: each word has its own tag, as with parts of speech, and metrics count words.",
     )
-    labels: list[str] | None = Field(
+    labels: list[LabelName] | None = Field(
         default=None,
         min_length=2,
         max_length=1000,

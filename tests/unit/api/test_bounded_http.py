@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 
 import pytest
 import uvicorn
@@ -13,6 +14,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from app.api.bounded_http import HEAD_LIMIT, BoundedHttp
+from app.api.connections import Connections, Patience
 
 
 async def _length(scope: Scope, receive: Receive, send: Send) -> None:
@@ -25,7 +27,10 @@ async def _length(scope: Scope, receive: Receive, send: Send) -> None:
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        server = uvicorn.Server(uvicorn.Config(_length, http=BoundedHttp, lifespan="off", log_config=None))
+        connections = Connections(100, Patience(60, 60, 60))
+        server = uvicorn.Server(
+            uvicorn.Config(_length, http=partial(BoundedHttp, connections), lifespan="off", log_config=None)
+        )
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         while not server.started:

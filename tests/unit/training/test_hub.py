@@ -15,7 +15,7 @@ import pytest
 
 from worker.training.errors import HubUnreachable, ModelNotFound, ModelRefused
 from worker.training.models.hub import WANTED, fetch
-from worker.training.models.pretrained import check_weights
+from worker.training.models.model_files import check_weights
 from worker.training.reports import Reporter
 
 ROOT = Path(__file__).parents[3]

@@ -85,5 +85,5 @@ def test_a_name_is_looked_up_and_each_of_its_addresses_must_be_public() -> None:
     assert "127.0.0.1" in addresses(local, private=True)
     with pytest.raises(UnusableTarget) as refused:
         addresses(local, private=False)
-    assert refused.value.code == "address_not_allowed"
+    assert refused.value.code == "host_not_allowed"
     assert addresses(parse("https://8.8.8.8/", private=False), private=False) == ["8.8.8.8"]

@@ -1,10 +1,10 @@
 """The model card: what the model was made from, how well it does, and how to load it."""
 
 import json
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 from app.specs.data import HubData, UploadedData
+from worker.training.export.markdown import code, plain, table
 from worker.training.loop.state import TrainingState
 from worker.training.planning.plan import Plan
 
@@ -31,12 +31,12 @@ def model_card(
     report: dict[str, dict[str, float]] | None,
 ) -> str:
     """The text of README.md, with the front matter that the hub reads."""
-    title = plan.spec.name or f"{plan.spec.model.id} fine-tuned"
+    title = plain(plan.spec.name or f"{plan.spec.model.id} fine-tuned")
     parts = [
         _front_matter(plan, metrics),
         f"# {title}",
         _summary(plan, state),
-        "## Warnings\n\n" + "\n".join(f"- {warning}" for warning in plan.report.warnings)
+        "## Warnings\n\n" + "\n".join(f"- {plain(warning)}" for warning in plan.report.warnings)
         if plan.report.warnings
         else "",
         "## Results\n\n" + _results(state, metrics),
@@ -72,21 +72,21 @@ def _front_matter(plan: Plan, metrics: dict[str, float | None]) -> str:
 
 def _summary(plan: Plan, state: TrainingState) -> str:
     model, commit = plan.spec.model.id, plan.resolved.model_commit
-    job = f" by the job `{plan.job_id}`" if plan.job_id else ""
+    job = f" by the job {code(plan.job_id)}" if plan.job_id else ""
     which = f"the best by {state.best_by}, of step {state.best_step}" if state.best_step else "the last"
     return (
-        f"A {plan.spec.task.type} model, fine-tuned from `{model}`{f' at `{commit}`' if commit else ''}{job}. "
+        f"A {plan.spec.task.type} model, fine-tuned from {code(model)}{f' at {code(commit)}' if commit else ''}{job}. "
         f"Training took {state.step} of {state.total_steps} steps ({state.epoch:.2f} epochs); "
         f"this is {which}."
-    ) + (f"\n\nClasses: {', '.join(f'`{name}`' for name in plan.resolved.labels)}" if plan.resolved.labels else "")
+    ) + (f"\n\nClasses: {', '.join(map(code, plan.resolved.labels))}" if plan.resolved.labels else "")
 
 
 def _results(state: TrainingState, metrics: dict[str, float | None]) -> str:
     before = state.baseline
     if before is None:
-        return _table(("metric", "value"), ((name, _metric(value)) for name, value in metrics.items()))
+        return table(("metric", "value"), ((name, _metric(value)) for name, value in metrics.items()))
     rows = ((name, _metric(before[name]) if name in before else "", _metric(value)) for name, value in metrics.items())
-    return _table(("metric", "before training", "after training"), rows)
+    return table(("metric", "before training", "after training"), rows)
 
 
 def _metric(value: float | None) -> str:
@@ -95,8 +95,8 @@ def _metric(value: float | None) -> str:
 
 def _details(report: dict[str, dict[str, float]]) -> str:
     columns = list(dict.fromkeys(name for row in report.values() for name in row))
-    rows = ((name, *(_number(row.get(column)) for column in columns)) for name, row in report.items())
-    return _table(("", *columns), rows)
+    rows = ((plain(name), *(_number(row.get(column)) for column in columns)) for name, row in report.items())
+    return table(("", *columns), rows)
 
 
 def _data(plan: Plan) -> str:
@@ -105,13 +105,13 @@ def _data(plan: Plan) -> str:
         for split, digest in plan.resolved.datasets.items()
     )
     skipped = f"\n\n{plan.resolved.skipped_rows} unusable rows were skipped." if plan.resolved.skipped_rows else ""
-    return _table(("split", "source", "rows", "SHA-256 of the rows"), rows) + skipped
+    return table(("split", "source", "rows", "SHA-256 of the rows"), rows) + skipped
 
 
 def _training(plan: Plan) -> str:
     settings = plan.spec.training.model_dump(mode="json")
     resolved = plan.resolved
-    rows = [(name, json.dumps(settings[name])) for name in HYPERPARAMETERS if settings[name] is not None]
+    rows = [(name, plain(json.dumps(settings[name]))) for name in HYPERPARAMETERS if settings[name] is not None]
     rows += [
         ("batch_tokens", str(resolved.batch_tokens))
         if resolved.batch_tokens
@@ -123,13 +123,13 @@ def _training(plan: Plan) -> str:
         ("device", resolved.device),
     ]
     versions = ", ".join(f"{name} {number}" for name, number in resolved.versions.items())
-    return f"{_table(('setting', 'value'), rows)}\n\nVersions: {versions}"
+    return f"{table(('setting', 'value'), rows)}\n\nVersions: {versions}"
 
 
 def _use(plan: Plan) -> str:
     is_adapter = getattr(plan.spec.training.method, "export", "") == "adapter"
-    code = _onto_base(plan) if is_adapter else plan.task.use(plan.spec).strip()
-    return f"```python\n{code}\n```".replace("FOLDER", "PATH/TO/THIS/FOLDER")
+    script = _onto_base(plan) if is_adapter else plan.task.use(plan.spec).strip()
+    return f"```python\n{script}\n```".replace("FOLDER", "PATH/TO/THIS/FOLDER")
 
 
 def _onto_base(plan: Plan) -> str:
@@ -150,11 +150,11 @@ def _named(plan: Plan, split: str) -> str:
     if source is None:
         return "held out of train"
     if isinstance(source, UploadedData):
-        return f"dataset `{source.dataset}`"
+        return f"dataset {code(source.dataset)}"
     if isinstance(source, HubData):
         commit = plan.resolved.dataset_commits.get(split)
-        config = f", config `{source.config}`" if source.config else ""
-        return f"hub `{source.hub}`{config}, split `{source.split}`{f' at `{commit}`' if commit else ''}"
+        config = f", config {code(source.config)}" if source.config else ""
+        return f"hub {code(source.hub)}{config}, split {code(source.split)}{f' at {code(commit)}' if commit else ''}"
     return "rows of the spec"
 
 
@@ -169,10 +169,3 @@ def _number(value: float | None) -> str:
     if value is None:
         return ""
     return str(value) if isinstance(value, int) else f"{value:.4f}"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
-    )

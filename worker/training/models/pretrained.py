@@ -3,21 +3,29 @@
 A model folder holds `config.json`, safetensors weights and tokenizer files. Code and pickles are never loaded.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, set_seed
 
 from app.specs import JobSpec
-from worker.training.errors import ArchitectureUnsupported, ModelConfigInvalid, ModelNotFound, ModelRefused, nearest
+from worker.training.errors import (
+    ArchitectureUnsupported,
+    ModelConfigInvalid,
+    ModelNotFound,
+    ModelRefused,
+    nearest,
+    without_paths,
+)
 from worker.training.models.hub import fetch
+from worker.training.models.model_files import check_files
+from worker.training.models.settings import settings_of
 from worker.training.reports import Reporter
 from worker.training.request import TrainingRequest
 
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 SHOWN_WEIGHTS = 3
 HEADLESS = "Unrecognized configuration class"
 """How transformers says that an architecture has no such head, before it names every one that has."""
@@ -44,45 +52,8 @@ def locate(request: TrainingRequest, report: Reporter) -> BaseModel:
     else:
         pinned = request.resolved.model_commit if request.resolved else None
         found = BaseModel(*fetch(model.id, pinned or model.revision or "main", report))
-    check(found.folder, model.id)
+    check_files(found.folder, model.id)
     return found
-
-
-def check(folder: Path, name: str) -> None:
-    """Refuse a folder that has no safetensors weights or asks for code. Raises ModelNotFound or ModelRefused."""
-    if not (folder / "config.json").is_file():
-        raise ModelNotFound(f"model '{name}' has no config.json", "A model folder is one that save_pretrained wrote.")
-    try:
-        config = cast("dict[str, Any]", json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ModelRefused(f"model '{name}': its config.json is not JSON: {error}") from error
-    check_config(config, name)
-    check_weights([path.name for path in folder.iterdir()], name)
-
-
-def check_config(config: dict[str, Any], name: str) -> None:
-    """Refuse a configuration that brings code or names an attention kernel to fetch. Raises ModelRefused."""
-    for key, value in config.items():
-        if isinstance(value, bool):
-            # Some releases of transformers left `_attn_implementation_autoset: true` behind, which names no kernel.
-            continue
-        if key == "auto_map" or key.startswith("_attn_implementation"):
-            raise ModelRefused(f"model '{name}': its config.json sets '{key}', which can run code of its own")
-        if isinstance(value, dict):
-            check_config(cast("dict[str, Any]", value), name)
-
-
-def check_weights(files: list[str], name: str) -> None:
-    """Refuse a list of files without safetensors weights. Raises ModelRefused."""
-    if any(file.endswith(".safetensors") for file in files):
-        return
-    pickles = [file for file in files if file.endswith(PICKLES)]
-    if pickles:
-        raise ModelRefused(
-            f"model '{name}' has its weights only as {', '.join(pickles)}: a pickle runs code when it is loaded",
-            "Convert it once: from_pretrained(…).save_pretrained(FOLDER) writes safetensors.",
-        )
-    raise ModelRefused(f"model '{name}' has no weights: no file ends in .safetensors")
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -90,7 +61,7 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         tokenizer = cast("Any", AutoTokenizer).from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelRefused(f"its tokenizer cannot be loaded: {error}") from error
+        raise ModelRefused(f"its tokenizer cannot be loaded: {without_paths(str(error))}") from error
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise ModelRefused("its tokenizer has neither a padding nor an end token")
@@ -100,18 +71,20 @@ def load_tokenizer(folder: Path) -> Any:
 
 def load_config(folder: Path, spec: JobSpec) -> Any:
     """The folder's configuration with the spec's overrides. Raises ModelConfigInvalid."""
-    overrides = dict(spec.model.config)
+    overrides = spec.model.config
     try:
-        config, unknown = cast("Any", AutoConfig).from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, return_unused_kwargs=True, **overrides
-        )
+        config = cast("Any", AutoConfig).from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        known = settings_of(type(config))
+        unknown = [name for name in overrides if name not in known]
+        for name in overrides.keys() - unknown:
+            # Never an argument of from_pretrained, where a name such as `subfolder` has another meaning.
+            setattr(config, name, overrides[name])
     except Exception as error:
         # Every model's configuration checks its values in its own way.
-        raise ModelConfigInvalid(f"the model's configuration cannot be read: {error}") from error
+        raise ModelConfigInvalid(f"the model's configuration cannot be read: {without_paths(str(error))}") from error
     if unknown:
-        name, known = next(iter(unknown)), list(config.to_dict())
         raise ModelConfigInvalid(
-            f"model.config.{name} is no setting of a {config.model_type} model.{nearest(name, known)}"
+            f"model.config.{unknown[0]} is no setting of a {config.model_type} model.{nearest(unknown[0], known)}"
         )
     return config
 
@@ -204,9 +177,9 @@ def _from_pretrained(kind: Any, folder: Path, spec: JobSpec, config: Any, **load
                 f"transformers has no {spec.task.type} model of the type {config.model_type if config else folder.name}",
                 f"Choose a model of another type; {kind.__name__} in the documentation of transformers lists those it has.",
             ) from error
-        raise ModelConfigInvalid(f"the model cannot be built: {error}") from error
-    except OSError as error:
-        raise ModelRefused(f"the model's weights cannot be loaded: {error}") from error
+        raise ModelConfigInvalid(f"the model cannot be built: {without_paths(str(error))}") from error
+    except (OSError, SafetensorError) as error:
+        raise ModelRefused(f"the model's weights cannot be loaded: {without_paths(str(error))}") from error
 
 
 def _new_parameters(model: Any, info: dict[str, Any]) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ from worker.training.tasks.protocol import (
     Task,
     TrainingStep,
 )
+from worker.training.tokens.chat_template import render
 from worker.training.tokens.conversations import shared_prefix
 from worker.training.tokens.padding import attention_mask, pad_right
 from worker.training.tokens.truncation import check_lengths, place_of
@@ -183,11 +184,8 @@ def _tokens(row: Row, columns: dict[str, str], tokenizer: Any) -> tuple[list[int
     if not tokenizer.chat_template:
         raise ChatTemplateMissing("the rows hold conversations, and the model's tokenizer has no chat template")
     options = {"add_special_tokens": False}
-    opened: str = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
-    wholes: list[str] = [
-        tokenizer.apply_chat_template([*conversation, *_answer(answer)], tokenize=False)
-        for answer in (chosen, rejected)
-    ]
+    opened: str = render(conversation, tokenizer, is_open=True)
+    wholes: list[str] = [render([*conversation, *_answer(answer)], tokenizer) for answer in (chosen, rejected)]
     # A generation prompt may be no prefix of the answered conversation, such as one that ends with "<think>".
     shared = shared_prefix(opened, *wholes)
     asked = tokenizer(shared, **options)["input_ids"]

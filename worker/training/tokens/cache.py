@@ -1,4 +1,4 @@
-"""Tokenized splits kept for later jobs, in a folder that all training processes of a machine share.
+"""Tokenized splits kept for later jobs, in a folder that all training processes of a project on a machine share.
 
     KEY.arrow   the tokens
     KEY.json    what they are, how many rows, and the SHA-256 of the tokens; the entry is there once this is
@@ -11,18 +11,14 @@ import hashlib
 import json
 import os
 import shutil
-import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
+from worker.training.tokens.eviction import drop, evict
 from worker.training.tokens.identity import Identity
-
-LEFTOVER_SECONDS = 3600
-"""A file that is no whole entry may be one that is being written, up to this age."""
 
 
 class EntryBroken(Exception):
@@ -50,7 +46,7 @@ class TokenCache:
             return None
         truncated = _truncated_of_whole(text, target)
         if truncated is None:
-            _drop(about, tokens)
+            drop(about, tokens)
             raise EntryBroken
         with suppress(FileNotFoundError):
             # Evicted just now, by another process; what we have stays.
@@ -78,39 +74,11 @@ class TokenCache:
             partial.replace(about)
         finally:
             partial.unlink(missing_ok=True)
-        self._evict()
+        evict(self.folder, self.limit_bytes)
         return True
 
     def _files(self, key: str) -> tuple[Path, Path]:
         return self.folder / f"{key}.json", self.folder / f"{key}.arrow"
-
-    def _evict(self) -> None:
-        self._sweep()
-        entries = sorted(self._entries())
-        total = sum(size for _, size, _ in entries)
-        for _, size, key in entries:
-            if total <= self.limit_bytes:
-                return
-            _drop(*self._files(key))
-            total -= size
-
-    def _entries(self) -> Iterator[tuple[int, int, str]]:
-        """Last use in nanoseconds, bytes, and key."""
-        for about in self.folder.glob("*.json"):
-            # Another process may take it away just now.
-            with suppress(FileNotFoundError):
-                found, tokens = about.stat(), about.with_suffix(".arrow").stat()
-                yield found.st_mtime_ns, found.st_size + tokens.st_size, about.stem
-
-    def _sweep(self) -> None:
-        oldest = time.time() - LEFTOVER_SECONDS
-        for path in self.folder.iterdir():
-            is_entry = all(file.exists() for file in self._files(path.stem))
-            if is_entry or path.suffix not in (".json", ".arrow", ".partial"):
-                continue
-            with suppress(FileNotFoundError):
-                if path.stat().st_mtime < oldest:
-                    path.unlink()
 
 
 def open_cache(folder: Path | None, limit_bytes: int) -> TokenCache | None:
@@ -140,12 +108,6 @@ def _truncated_of_whole(text: bytes, tokens: Path) -> int | None:
         return int(about["truncated"]) if about["sha256"] == _sha256(tokens) else None
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def _drop(about: Path, tokens: Path) -> None:
-    # In this order: without the first file, the second is not an entry.
-    about.unlink(missing_ok=True)
-    tokens.unlink(missing_ok=True)
 
 
 def _sha256(path: Path) -> str:

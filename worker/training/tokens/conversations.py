@@ -9,17 +9,15 @@ A template with `{% generation %}` marks these places itself
 
 import re
 from itertools import islice
-from typing import Any, cast
-
-from transformers.utils.chat_template_utils import render_jinja_template
+from typing import Any
 
 from worker.training.errors import ModelRefused
+from worker.training.tokens.chat_template import Conversation, render, render_marked
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 PRIVATE_USE = range(0xE000, 0xF900)
 """Code points without a meaning (https://www.unicode.org/faq/private_use.html)."""
 
-Conversation = list[dict[str, Any]]
 Stretch = tuple[int, int]
 """The first character of a part of a text, and the one after its last."""
 
@@ -30,8 +28,8 @@ def write(conversation: Conversation, tokenizer: Any) -> tuple[str, list[Stretch
     A message that the template leaves out has no stretch. Raises ModelRefused if that is the last message.
     """
     if GENERATION.search(tokenizer.chat_template):
-        return _marked(conversation, tokenizer)
-    whole = _text(conversation, tokenizer)
+        return render_marked(conversation, tokenizer)
+    whole = render(conversation, tokenizer)
     found = {
         number: _exact(conversation, number, whole, tokenizer) or _changed(conversation, number, whole, tokenizer)
         for number, message in enumerate(conversation)
@@ -54,19 +52,9 @@ def shared_prefix(first: str, *others: str) -> str:
     return first[:length]
 
 
-def _marked(conversation: Conversation, tokenizer: Any) -> tuple[str, list[Stretch]]:
-    texts, stretches = cast("Any", render_jinja_template)(
-        conversations=[conversation],
-        chat_template=tokenizer.chat_template,
-        return_assistant_tokens_mask=True,
-        **tokenizer.special_tokens_map,
-    )
-    return texts[0], [(int(begin), int(end)) for begin, end in stretches[0]]
-
-
 def _exact(conversation: Conversation, number: int, whole: str, tokenizer: Any) -> Stretch | None:
-    before = _text(conversation[:number], tokenizer, is_open=True) if number else ""
-    after = _text(conversation[: number + 1], tokenizer).rstrip()
+    before = render(conversation[:number], tokenizer, is_open=True) if number else ""
+    after = render(conversation[: number + 1], tokenizer).rstrip()
     if whole.startswith(before) and whole.startswith(after) and len(before) < len(after):
         return len(before), len(after)
     return None
@@ -76,15 +64,11 @@ def _changed(conversation: Conversation, number: int, whole: str, tokenizer: Any
     placeholder = "".join(islice((chr(code) for code in PRIVATE_USE if chr(code) not in whole), 2))
     other = [*conversation]
     other[number] = {**conversation[number], "content": placeholder}
-    text = _text(other, tokenizer)
+    text = render(other, tokenizer)
     begin = len(shared_prefix(whole, text))
     end = len(whole) - len(shared_prefix(whole[begin:][::-1], text[begin:][::-1]))
     if begin >= end:
         return None
     # The end of a turn is what the template writes after it where the conversation ends with it.
-    ending = _text(other[: number + 1], tokenizer).partition(placeholder)[2].rstrip()
+    ending = render(other[: number + 1], tokenizer).partition(placeholder)[2].rstrip()
     return begin, end + len(ending) if whole.startswith(ending, end) else end
-
-
-def _text(conversation: Conversation, tokenizer: Any, *, is_open: bool = False) -> str:
-    return cast("str", tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=is_open))

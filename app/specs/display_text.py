@@ -1,0 +1,40 @@
+"""Text that people see in lists and terminals: names, metadata, and what a terminal must never get."""
+
+import re
+from typing import Any, cast
+
+from pydantic import AfterValidator, ValidationInfo
+
+from app.specs.strict import STORED
+
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Control characters, line separators, and characters that change the direction of text (UAX #9)."""
+UNSEEN = re.compile(r"(?![\n\t])" + CONTROLS.pattern)
+
+
+def has_controls(text: str) -> bool:
+    """Whether the text has characters that move the cursor of a terminal, break a line, or reverse what is shown."""
+    return CONTROLS.search(text) is not None
+
+
+def visible(value: Any) -> Any:
+    """The same JSON value with U+FFFD in place of such characters, other than line breaks and tabs."""
+    if isinstance(value, str):
+        return UNSEEN.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {visible(key): visible(inner) for key, inner in cast("dict[Any, Any]", value).items()}
+    if isinstance(value, list):
+        return [visible(inner) for inner in cast("list[Any]", value)]
+    return value
+
+
+def _without_controls(text: str, info: ValidationInfo) -> str:
+    if info.context != STORED and has_controls(text):
+        raise ValueError(
+            "must not have control characters, line breaks, or characters that change the direction of text"
+        )
+    return text
+
+
+ONE_LINE = AfterValidator(_without_controls)
+"""For text of one line without such characters. Stored documents may have them."""
