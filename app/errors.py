@@ -2,6 +2,7 @@
 
 TunesmithError
 ├── Unauthorized            401  no key, or a wrong or revoked one
+├── Forbidden               403  the key may not do that
 ├── NotFound                404  no such thing in this project
 ├── MethodNotAllowed        405
 ├── Conflict                409  the state does not allow it; retrying will not help
@@ -10,6 +11,7 @@ TunesmithError
 ├── UnsupportedMediaType    415  the body has a content encoding
 ├── RangeNotSatisfiable     416  a byte range outside the file
 ├── InvalidRequest          422  the body, a field, a row or a parameter is unusable
+├── QuotaExceeded           429  the project has used what it may
 ├── Unavailable             503  a part of the service does not answer; retrying will help
 └── InsufficientStorage     507  a disk, a quota or the database has no room
 
@@ -64,6 +66,14 @@ class Unauthorized(TunesmithError):
     def headers(self) -> dict[str, str]:
         """Name the scheme, as RFC 9110 requires with a 401."""
         return {"www-authenticate": "Bearer"}
+
+
+class Forbidden(TunesmithError):
+    """This key may not do that; an admin of the project can create one that may."""
+
+    status = 403
+    type = "permission_error"
+    code = "role_insufficient"
 
 
 class NotFound(TunesmithError):
@@ -154,6 +164,18 @@ class InvalidRequest(TunesmithError):
     status = 422
     type = "invalid_request_error"
     code = "invalid"
+
+
+class QuotaExceeded(TunesmithError):
+    """The project has used what it may use; GET /v1/usage shows it. An operator can raise its limits."""
+
+    status = 429
+    type = "quota_error"
+    code = "quota_exceeded"
+
+    def headers(self) -> dict[str, str]:
+        """The openai client retries every 429; this header prevents that."""
+        return {"x-should-retry": "false"}
 
 
 class Unavailable(TunesmithError):

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from app import __version__
-from app.api import artifacts, capabilities, datasets, events, jobs, prometheus, system, webhooks
+from app.api import artifacts, capabilities, datasets, events, jobs, keys, prometheus, system, usage, webhooks
 from app.api.connections import Connections
 from app.api.context import ServiceContext
 from app.api.datasets import UPLOADS
@@ -81,7 +81,7 @@ def create_app(settings: Settings | None = None, connections: Connections | None
     app = FastAPI(
         title="Tunesmith", version=__version__, description=DESCRIPTION, lifespan=lifespan, redirect_slashes=False
     )
-    for module in (jobs, events, artifacts, datasets, webhooks, capabilities, system, prometheus):
+    for module in (jobs, events, artifacts, datasets, webhooks, keys, usage, capabilities, system, prometheus):
         app.include_router(module.router)
     answer_errors(app)
     app.add_middleware(Edge)

@@ -12,10 +12,11 @@ OTHERS = 0o077
 def keep_private(settings: Settings) -> None:
     """From now on, this process creates folders with mode 0700 and files with 0600. So does what it starts.
 
-    The data folder of an earlier version is closed to others too. What is inside of it then needs no change.
+    The data folder and the SQLite database of an earlier version are closed to others too.
     """
     os.umask(OTHERS)
-    with suppress(FileNotFoundError):
-        found = settings.data_dir.stat()
-        if found.st_uid == os.getuid() and found.st_mode & OTHERS:
-            settings.data_dir.chmod(stat.S_IMODE(found.st_mode) & ~OTHERS)
+    for path in (settings.data_dir, *settings.data_dir.glob("*.db*")):
+        with suppress(FileNotFoundError):
+            found = path.stat()
+            if found.st_uid == os.getuid() and found.st_mode & OTHERS:
+                path.chmod(stat.S_IMODE(found.st_mode) & ~OTHERS)

@@ -1,6 +1,7 @@
 """Every setting, documented once. Read from the environment, prefix `TUNESMITH_`."""
 
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote
 
 from pydantic import Field
@@ -128,12 +129,30 @@ class Settings(BaseSettings):
         gt=0,
         description="A training process that reports nothing for this long is killed, and the job is retried.",
     )
-    training_memory_bytes: int = Field(
-        default=0,
+    training_memory_bytes: int | None = Field(
+        default=None,
         ge=0,
         description="Memory that each training process may allocate, in bytes; 0 sets no limit. A process that "
-        "needs more ends with `out_of_memory` and affects nothing else on the machine. Keep 0 on "
-        "GPU workers, because CUDA reserves far more memory than it uses.",
+        "needs more ends with `out_of_memory` and affects nothing else on the machine. Empty: on a worker without GPUs, nine "
+        "tenths of the machine's or container's memory, divided by the slots; with GPUs no limit, because CUDA reserves far "
+        "more memory than it uses.",
+    )
+    sandbox: Literal["auto", "required", "off"] = Field(
+        default="auto",
+        description="Whether training processes may read and write only what they need (Landlock, Linux 5.13 or later). "
+        "`auto`: where the kernel can. `required`: a worker on a kernel that cannot does not start.",
+    )
+    sandbox_readable: str = Field(
+        default="",
+        description="More folders that training processes may read, separated by `:`, such as those of drivers.",
+    )
+    sandbox_writable: str = Field(
+        default="", description="More folders that training processes may write, separated by `:`."
+    )
+    training_environment: str = Field(
+        default="",
+        description="More environment variables that training processes get, separated by commas. They get those of "
+        "Python, CUDA, the hub and the numerical libraries, and no others.",
     )
     database_patience_seconds: float = Field(
         default=600.0,

@@ -97,7 +97,7 @@ def _opens(database: Database, key_file: Path) -> bool:
         return False
     with database.read() as session:
         try:
-            auth.project_of(session, f"Bearer {key_file.read_text(errors='replace').strip()}")
+            auth.access_of(session, f"Bearer {key_file.read_text(errors='replace').strip()}")
         except Unauthorized:
             return False
     return True

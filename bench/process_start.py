@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from worker.processes import TrainingProcesses
+from worker.reach import SandboxSettings
 from worker.training.threads import spin_briefly
 
 RUNS = 5
@@ -19,7 +20,7 @@ COLD = [sys.executable, "-P", "-c", "import worker.training.warm"]
 def main() -> None:
     """Measure both alternately, and print."""
     spin_briefly()
-    processes = TrainingProcesses()
+    processes = TrainingProcesses(SandboxSettings("auto", [], [], []))
     processes.warm_up()
     warm, cold = [], []
     for _ in range(RUNS):

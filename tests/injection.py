@@ -32,6 +32,7 @@ def injected(done: Path, *kills: Kill) -> dict[str, str]:
         **_python_path(),
         "FAULT_KILLS": json.dumps([asdict(kill) for kill in kills]),
         "FAULT_DONE": str(done),
+        "TUNESMITH_SANDBOX_WRITABLE": str(done),
     }
 
 
@@ -56,4 +57,4 @@ def happened(done: Path) -> list[int]:
 
 def _python_path() -> dict[str, str]:
     paths = [str(INJECTED), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {"PYTHONPATH": os.pathsep.join(paths)}
+    return {"PYTHONPATH": os.pathsep.join(paths), "TUNESMITH_TRAINING_ENVIRONMENT": "FAULT_"}

@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 from app.datasets.local_copy import LocalCopies
 from app.db import Database
@@ -23,9 +24,12 @@ from worker.arrivals import Arrivals
 from worker.context import WorkerContext
 from worker.gpus import FreeGpus
 from worker.local import start_polling
+from worker.memory import machine_bytes
 from worker.offer import Offer
 from worker.processes import TrainingProcesses
+from worker.reach import SandboxSettings
 from worker.registration import Registration
+from worker.sandbox import isolation, keep_environment
 from worker.slots import Slots
 from worker.training.keras import environment as tensorflow_environment
 from worker.training.threads import spin_briefly
@@ -39,7 +43,8 @@ A worker that freezes leaves its transaction open until the server ends it. If i
 of them would get the lock in turn and hold it as long. With this limit they have given up by then.
 """
 WARM_UP_POLL_SECONDS = 0.1
-SECRET_PREFIXES = ("TUNESMITH_", "AWS_", "AZURE_", "GOOGLE_", "GCS_", "PG", "DATABASE_", "REDIS_", "CELERY_")
+MEMORY_SHARE = 0.9
+"""Of the machine, for all training processes of a worker without GPUs."""
 
 
 def main() -> None:
@@ -52,10 +57,15 @@ def main() -> None:
     keep_private(settings)
     hardware = machine.describe()
     gpus = [gpu["uuid"] for gpu in hardware["gpus"]]
+    memory_bytes = _memory_of_training(settings, gpus)
+    hardware["isolation"] = isolation(settings.sandbox, memory_bytes).to_json()
     queues = ("cpu", "gpu") if gpus else ("cpu",)
-    context = _open(settings, gpus, queues)
+    context = _open(settings, gpus, queues, memory_bytes)
     stop_on_signals(context.stopping)
-    _prepare_environment_of_training()
+    # The forkserver and its children inherit this process's environment. They need no secrets of the service, and this
+    # process has already read its own.
+    keep_environment(filter(None, settings.training_environment.split(",")))
+    spin_briefly()
     clear_abandoned(context.workspaces)
     registration = Registration(
         context.database,
@@ -124,7 +134,13 @@ def _engines(settings: Settings) -> tuple[str, ...]:
     return tuple(name for name in ENGINE_FACTS if name != "tensorflow" or found is not None)
 
 
-def _open(settings: Settings, gpus: Sequence[str], queues: tuple[str, ...]) -> WorkerContext:
+def _memory_of_training(settings: Settings, gpus: Sequence[str]) -> int | None:
+    if settings.training_memory_bytes is not None:
+        return settings.training_memory_bytes or None
+    return None if gpus else int(machine_bytes() * MEMORY_SHARE) // settings.slots
+
+
+def _open(settings: Settings, gpus: Sequence[str], queues: tuple[str, ...], memory_bytes: int | None) -> WorkerContext:
     storage = open_storage(settings.storage())
     return WorkerContext(
         worker_id=new_id("wrk"),
@@ -135,21 +151,21 @@ def _open(settings: Settings, gpus: Sequence[str], queues: tuple[str, ...]) -> W
         database=Database(settings.database(), lock_seconds=LOCK_SECONDS),
         storage=storage,
         copies=LocalCopies(storage, settings.cache(), settings.cache_limit_bytes),
-        processes=TrainingProcesses(),
+        processes=TrainingProcesses(_sandbox(settings)),
+        memory_bytes=memory_bytes,
         workspaces=settings.cache() / "work",
         threads_a_slot=settings.threads_per_slot or max(1, len(os.sched_getaffinity(0)) // settings.slots),
         gpus=FreeGpus(gpus),
     )
 
 
-def _prepare_environment_of_training() -> None:
-    # The forkserver and its children inherit this process's environment. They need no secrets of the service, and this
-    # process has already read its own. A hub token stays, for gated models.
-    for name in list(os.environ):
-        if name.startswith(SECRET_PREFIXES):
-            del os.environ[name]
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    spin_briefly()
+def _sandbox(settings: Settings) -> SandboxSettings:
+    return SandboxSettings(
+        mode=settings.sandbox,
+        readable=[Path(path) for path in settings.sandbox_readable.split(os.pathsep) if path],
+        writable=[Path(path) for path in settings.sandbox_writable.split(os.pathsep) if path],
+        hidden=[settings.data_dir.absolute(), settings.cache(), settings.models()],
+    )
 
 
 def _consume_wake_ups(context: WorkerContext, slots: Slots) -> None:

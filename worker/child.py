@@ -10,21 +10,30 @@ import sys
 import threading
 from pathlib import Path
 
+from worker.reach import SandboxSettings, reach_of
+from worker.sandbox import enter
 from worker.training.allocator import keep_freed_memory
+from worker.training.request import TrainingRequest
 
 PR_SET_PDEATHSIG = 1
 WARM = "worker.training.warm"
 
 
-def main(request_file: str, log_file: str, gpu: str | None) -> None:
+def main(request_file: str, log_file: str, gpu: str | None, sandbox: SandboxSettings) -> None:
     """Run one training request. The result is in the reports it writes; the exit code means nothing."""
     os.setsid()
-    _die_with_the_worker()
+    _die_with_the_forkserver()
     _be_the_first_to_go()
     keep_freed_memory()
     _write_output_to(Path(log_file))
     os.environ["CUDA_VISIBLE_DEVICES"] = gpu or ""
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    request = TrainingRequest.from_json(Path(request_file).read_text())
+    reach = reach_of(request, gpu, sandbox)
+    if request.memory_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (request.memory_bytes, request.memory_bytes))
+    enter(reach, sandbox.mode)
+    _die_with_the_worker()
     stop = threading.Event()
 
     def ask(number: int, frame: object) -> None:
@@ -34,12 +43,8 @@ def main(request_file: str, log_file: str, gpu: str | None) -> None:
     is_cold = WARM not in sys.modules
 
     from worker.training.reports import Reporter  # noqa: PLC0415 - after the environment is set
-    from worker.training.request import TrainingRequest  # noqa: PLC0415
     from worker.training.run import run  # noqa: PLC0415
 
-    request = TrainingRequest.from_json(Path(request_file).read_text())
-    if request.memory_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (request.memory_bytes, request.memory_bytes))
     if request.threads is not None and request.threads > 1:
         # Read when the first texts are tokenized. Nothing is forked from this process.
         os.environ |= {"TOKENIZERS_PARALLELISM": "true", "RAYON_NUM_THREADS": str(request.threads)}
@@ -53,9 +58,12 @@ def nothing() -> None:
     """Do nothing. A process that only warms up the forkserver runs this."""
 
 
+def _die_with_the_forkserver() -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _die_with_the_worker() -> None:
     # The kernel's signal comes when the forkserver dies; the sentinel when the worker itself does.
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     parent = multiprocessing.parent_process()
     if parent is None:
         return

@@ -48,6 +48,8 @@ class WorkerContext:
     processes: TrainingProcesses
     workspaces: Path
     threads_a_slot: int
+    memory_bytes: int | None
+    """What each training process may allocate; None without a limit."""
     gpus: FreeGpus
     rest: Rest = field(default_factory=Rest)
     """On while this worker's disk is full."""

@@ -1,5 +1,6 @@
 """The memory of a training process, and whether the kernel killed it because memory ran out."""
 
+import os
 import time
 from collections import deque
 from contextlib import suppress
@@ -45,6 +46,17 @@ def _note(seen: deque[tuple[float, int]], kills: int) -> None:
     # The first of a window that is longer than a large process takes to die.
     while len(seen) > 1 and seen[1][0] < now - WINDOW_SECONDS:
         seen.popleft()
+
+
+def machine_bytes() -> int:
+    """The memory of this machine, or of its container if that has a limit."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [physical]
+    with suppress(OSError, ValueError):
+        limits.append(int((CGROUPS / "memory.max").read_text()))
+    with suppress(OSError, ValueError):
+        limits.append(int((CGROUPS / "memory" / "memory.limit_in_bytes").read_text()))
+    return min(limits)
 
 
 def says_out_of_memory(output: str) -> bool:

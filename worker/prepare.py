@@ -48,7 +48,7 @@ def prepare(context: WorkerContext, job: Job, folder: Path, gpu: str | None) -> 
         resume_from=_checkpoint(context, job, folder / "resume"),
         job_id=job.id,
         threads=context.threads_a_slot,
-        memory_bytes=context.settings.training_memory_bytes or None,
+        memory_bytes=context.memory_bytes,
         tensorflow_python=context.settings.tensorflow() if "tensorflow" in context.offer.engines else None,
         token_cache=tokens / job.project_id,
         token_cache_bytes=context.settings.token_cache_bytes,

@@ -16,6 +16,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from worker import child
+from worker.reach import SandboxSettings
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,8 @@ class TrainingProcess:
 class TrainingProcesses:
     """Starts training processes; one forkserver serves all slots."""
 
-    def __init__(self) -> None:
+    def __init__(self, sandbox: SandboxSettings) -> None:
+        self._sandbox = sandbox
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(list(PRELOADED))
         self._lock = threading.Lock()
@@ -78,7 +80,7 @@ class TrainingProcesses:
     def start(self, request: Path, log_file: Path, gpu: str | None) -> TrainingProcess:
         """Start one on a request file. Its output goes to `log_file`; it sees only this GPU, or none."""
         with self._lock:
-            process = self._context.Process(target=child.main, args=(str(request), str(log_file), gpu))
+            process = self._context.Process(target=child.main, args=(str(request), str(log_file), gpu, self._sandbox))
             process.start()
         return TrainingProcess(process, self._lock)
 

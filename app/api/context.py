@@ -1,5 +1,6 @@
 """What every route needs: the open resources of the service, and the project of the key."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -16,10 +17,11 @@ from app import auth
 from app.api.hints import Hints
 from app.api.parameters import only_known
 from app.api.stream import Feed
-from app.auth import KeyCache
+from app.auth import Access, KeyCache, Role
 from app.datasets.intake_slots import IntakeSlots
 from app.datasets.local_copy import LocalCopies
-from app.db import Database
+from app.db import DATABASE_AWAY, Database
+from app.errors import Forbidden
 from app.jobs.check_memory import CheckMemory
 from app.jobs.queue_cache import QueueCache
 from app.jobs.wakeup import Wakeup
@@ -31,6 +33,11 @@ log = logging.getLogger(__name__)
 
 STATEMENT_TIMED_OUT = "57014"
 """PostgreSQL's error code."""
+
+READS = ("GET", "HEAD")
+WITHOUT_EFFECT = ("/v1/jobs/validate",)
+USED_SECONDS = 60.0
+"""How old `last_used_at` of a key may be."""
 
 Answer = TypeVar("Answer")
 
@@ -50,6 +57,23 @@ class ServiceContext:
     queue: QueueCache
     checks: CheckMemory = field(default_factory=CheckMemory)
     keys: KeyCache = field(default_factory=KeyCache)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set["asyncio.Task[None]"])
+    """What goes on after its response."""
+
+    def used(self, access: Access) -> None:
+        """Record in the background, at most once a minute, that a key was used."""
+        if access.last_used_at is not None and time.time() - access.last_used_at < USED_SECONDS:
+            return
+        task = asyncio.create_task(run_in_threadpool(self._touch, access.key_id))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def _touch(self, key_id: str) -> None:
+        try:
+            with self.database.write() as session:
+                auth.touch(session, key_id)
+        except DATABASE_AWAY as error:
+            log.warning("the use of %s was not recorded: %s", key_id, error)
 
     async def read(self, query: Callable[[Session], Answer]) -> Answer:
         """Run a short query on the event loop, or in a thread if it has to wait for the database."""
@@ -86,16 +110,40 @@ async def _context(request: Request) -> ServiceContext:
 Context = Annotated[ServiceContext, Depends(_context)]
 
 
-async def _project(
+async def access(
     request: Request, context: Context, authorization: Annotated[str | None, Header(include_in_schema=False)] = None
-) -> str:
-    project = context.keys.project(authorization)
-    if project is None:
+) -> Access:
+    """What the key gives access to. Raises Unauthorized, and Forbidden if its role is not enough for the method."""
+    found = context.keys.access(authorization)
+    if found is None:
         began = time.monotonic()
-        project = await context.read(lambda session: auth.project_of(session, authorization))
-        context.keys.keep(authorization, project, began)
+        found = await context.read(lambda session: auth.access_of(session, authorization))
+        context.keys.keep(authorization, found, began)
+        context.used(found)
+    # The edge writes it to the audit log.
+    request.state.access = found
+    changes = request.method not in READS and request.url.path not in WITHOUT_EFFECT
+    if changes and not found.role.includes(Role.SUBMIT):
+        raise Forbidden(f"this key has the role '{found.role}', and this needs '{Role.SUBMIT}'")
     only_known(request)
-    return project
+    return found
+
+
+KeyAccess = Annotated[Access, Depends(access)]
+
+
+async def admins_only(found: KeyAccess) -> Access:
+    """The access of a key with the role `admin`. Raises Forbidden for any other.
+
+    A router depends on it as a whole, so that it comes before the body is read.
+    """
+    if not found.role.includes(Role.ADMIN):
+        raise Forbidden(f"this key has the role '{found.role}', and this needs '{Role.ADMIN}'")
+    return found
+
+
+async def _project(found: KeyAccess) -> str:
+    return found.project_id
 
 
 async def _feed(request: Request) -> Feed:

@@ -2,10 +2,15 @@
 
 import logging
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.context import READS, WITHOUT_EFFECT
 from app.api.error_responses import response_of
+from app.auth.audit import AuditedRequest, record
+from app.auth.roles import Access
+from app.db import DATABASE_AWAY, Database
 from app.errors import NotFound, TunesmithError, UnsupportedMediaType, UriTooLong
 from app.identifiers import new_id
 
@@ -33,9 +38,9 @@ class Edge:
             await self._app(scope, receive, send)
             return
         is_head = scope["method"] == "HEAD"
-        answer = _Answer(send, new_id("req"), is_head=is_head)
         state = {**scope.get("state", {}), "is_head": is_head}
         inner: Scope = {**scope, "state": state, "method": "GET" if is_head else scope["method"]}
+        answer = _Answer(send, new_id("req"), inner, is_head=is_head)
         try:
             refusal = _refusal(scope)
             await (self._app if refusal is None else response_of(refusal))(inner, receive, answer.send)
@@ -50,18 +55,41 @@ class Edge:
 
 
 class _Answer:
-    def __init__(self, send: Send, request_id: str, *, is_head: bool) -> None:
+    def __init__(self, send: Send, request_id: str, scope: Scope, *, is_head: bool) -> None:
         self.request_id = request_id
         self.started = False
+        self._scope = scope
         self._send, self._is_head = send, is_head
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.started = True
+            # Before the client knows, so that it finds its own request there.
+            await self._audit(message["status"])
             message["headers"] = [*message["headers"], (b"x-request-id", self.request_id.encode())]
         elif self._is_head:
             message = {**message, "body": b""}
         await self._send(message)
+
+    async def _audit(self, status: int) -> None:
+        access: Access | None = self._scope["state"].get("access")
+        method, path = self._scope["method"], self._scope["path"]
+        if access is None or method in READS or path in WITHOUT_EFFECT:
+            return
+        client = self._scope.get("client")
+        entry = AuditedRequest(
+            access.project_id, access.key_id, method, path, status, client[0] if client else None, self.request_id
+        )
+        await run_in_threadpool(_record, self._scope["app"].state.context.database, entry)
+
+
+def _record(database: Database, entry: AuditedRequest) -> None:
+    try:
+        with database.write() as session:
+            record(session, entry)
+    except DATABASE_AWAY as error:
+        # What was asked for is done or refused already.
+        log.error("not in the audit log, because the database does not answer: %s (%s)", entry, error)  # noqa: TRY400
 
 
 def _refusal(scope: Scope) -> TunesmithError | None:

@@ -9,12 +9,13 @@ from starlette.concurrency import run_in_threadpool
 
 from app.api.answers import Error, Estimate, JobAnswer, JobSummary, Page, Validation
 from app.api.body import json_body
-from app.api.context import Context, ProjectId, ServiceContext, Streams
+from app.api.context import Context, KeyAccess, ProjectId, ServiceContext, Streams
 from app.api.job_json import job_json, page_json
 from app.api.json_answers import json_response, matches, tagged
 from app.api.parameters import Limit, family, point_in_time
+from app.auth import Access
 from app.errors import Conflict, InvalidRequest, NotFound
-from app.jobs import event_log, idempotency, lifecycle, queries, submission, views
+from app.jobs import event_log, idempotency, lifecycle, queries, quotas, submission, views
 from app.jobs.states import TERMINAL, JobStatus
 from app.jobs.tables import Artifact, Job
 from app.jobs.views import Filters
@@ -39,7 +40,7 @@ Found = TypeVar("Found")
 async def create(
     body: Body,
     context: Context,
-    project: ProjectId,
+    access: KeyAccess,
     idempotency_key: Annotated[
         str | None,
         Header(
@@ -62,20 +63,21 @@ async def create(
     """Create a fine-tuning job."""
     spec, tree = body
     request = idempotency.Request(
-        project, idempotency.body_sha256(tree), idempotency_key, is_retry=bool(x_stainless_retry_count)
+        access.project_id, idempotency.body_sha256(tree), idempotency_key, is_retry=bool(x_stainless_retry_count)
     )
-    job, is_new = await run_in_threadpool(_create, context, request, spec)
+    job, is_new = await run_in_threadpool(_create, context, access, request, spec)
     if is_new:
         context.entered(job.queue)
-    answer, tag = await context.read(_reading(context, project, job.id))
+    answer, tag = await context.read(_reading(context, access.project_id, job.id))
     headers = {"etag": tag} if is_new else {"etag": tag, "idempotent-replayed": "true"}
     return json_response(answer, status=201 if is_new else 200, headers=headers)
 
 
 @router.post("/validate", response_model=Validation, responses={422: {"model": Error}})
-def validate(body: Body, context: Context, project: ProjectId) -> Validation:
+def validate(body: Body, context: Context, access: KeyAccess) -> Validation:
     """Check a spec as create does, and estimate the work, without creating a job."""
-    checked = _check(context, project, body[0])
+    context.read_here(lambda session: quotas.check_job(session, access, body[0].priority))
+    checked = _check(context, access.project_id, body[0])
     return Validation(
         estimate=Estimate(**checked.estimate()._asdict()),
         preflight=None if checked.findings is None else {"data": checked.findings},
@@ -188,23 +190,24 @@ def resume(job_id: str, context: Context, project: ProjectId) -> Response:
     response_model=JobAnswer,
     responses={404: {"model": Error}, 409: {"model": Error}},
 )
-def retry(job_id: str, body: RetryBody, context: Context, project: ProjectId) -> Response:
+def retry(job_id: str, body: RetryBody, context: Context, access: KeyAccess) -> Response:
     """Create a new job from one that has ended: the same spec, from the start or from one of its checkpoints."""
     with context.database.write() as session:
-        parent = job_of(queries.job(session, project, job_id))
+        parent = job_of(queries.job(session, access.project_id, job_id))
+        quotas.check_job(session, access, parent.priority)
         if parent.status not in TERMINAL:
             raise Conflict(
                 f"this job is '{parent.status}'; only a job that has ended can be retried", code="job_not_ended"
             )
         start = _start(session, parent, body[0].from_checkpoint)
         checked = submission.find(session, parent, context.settings.models())
-        child = checked.job(project, body_sha256=parent.body_sha256)
+        child = checked.job(access.project_id, body_sha256=parent.body_sha256)
         child.parent_id = parent.id
         if start is not None:
             child.start_artifact_id, child.resolved = start.id, parent.resolved
         submission.create(session, checked, child)
     context.entered(child.queue)
-    return _answer(context, project, child.id, status=201)
+    return _answer(context, access.project_id, child.id, status=201)
 
 
 def _start(session: Session, parent: Job, step: int | Literal["latest"] | None) -> Artifact | None:
@@ -251,10 +254,11 @@ def _check(context: ServiceContext, project: str, spec: JobSpec) -> submission.C
     )
 
 
-def _create(context: ServiceContext, request: idempotency.Request, spec: JobSpec) -> tuple[Job, bool]:
+def _create(context: ServiceContext, access: Access, request: idempotency.Request, spec: JobSpec) -> tuple[Job, bool]:
     """The job of a request, and whether it is new."""
     if earlier := idempotency.earlier_job(context.database, request):
         return earlier, False
+    context.read_here(lambda session: quotas.check_job(session, access, spec.priority))
     return idempotency.create(context.database, request, _check(context, request.project_id, spec))
 
 

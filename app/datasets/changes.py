@@ -17,7 +17,7 @@ from app.datasets.upload import Received, ReceivedFile
 from app.db import Database, now
 from app.errors import Conflict, InvalidRequest, NotFound
 from app.identifiers import new_id
-from app.jobs import queries
+from app.jobs import queries, quotas
 from app.settings import Settings
 from app.storage import Storage, StorageError
 
@@ -71,6 +71,7 @@ def add(
     )
     # The hidden row is written first, so that the files are known if this process dies before the dataset is complete.
     with database.write() as session:
+        quotas.check_dataset(session, project_id, received.size)
         session.add(dataset)
     try:
         for file, kept in zip(received.files, files, strict=True):

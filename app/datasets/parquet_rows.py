@@ -17,6 +17,8 @@ from app.datasets.errors import UnusableFile
 from app.datasets.limits import UploadLimits
 from app.datasets.shapes import DEPTH_LIMIT
 
+LARGEST_BATCH_BYTES = 1 << 31
+"""Text of one column and batch. Arrow counts it with 32 bits."""
 SMALL_DECIMAL = 18
 """The number of decimal digits that always fit into 64 bits."""
 
@@ -75,7 +77,7 @@ class ParquetRows:
                 if batch is None:
                     return
                 yield [self._checked(batch.column(part.name), part, start) for part in self.schema]
-            except MemoryError as error:
+            except (MemoryError, pa.ArrowCapacityError) as error:
                 # A dictionary or a compressed page can be small in the file, and huge in memory.
                 rows = f"rows {start} to {start + ROWS - 1}"
                 raise UnusableFile(f"{rows} need more memory than an upload may use", "too_large", row=start) from error
@@ -146,7 +148,7 @@ def _converted(array: pa.Array, part: pa.Field, start: int) -> pa.Array:
         converted = _plain(array).cast(part.type)
         # A Parquet file may claim that any bytes are UTF-8, and any numbers offsets.
         converted.validate(full=True)
-    except MemoryError:
+    except (MemoryError, pa.ArrowCapacityError):
         raise
     except (pa.ArrowException, ValueError) as error:
         message = f"column '{part.name}', rows {start} to {start + len(array) - 1}: {str(error).splitlines()[0][:200]}"
@@ -158,6 +160,10 @@ def _plain(array: pa.Array) -> pa.Array:
     if isinstance(array, pa.ExtensionArray):
         return _plain(array.storage)
     if isinstance(array, pa.DictionaryArray):
+        # Each use of an entry takes its memory again.
+        sizes = pc.binary_length(array.dictionary) if pa.types.is_string(array.dictionary.type) else None
+        if sizes is not None and (pc.sum(pc.take(sizes, array.indices)).as_py() or 0) > LARGEST_BATCH_BYTES:
+            raise MemoryError
         return array.dictionary_decode()
     return array
 

@@ -17,10 +17,15 @@ def has_controls(text: str) -> bool:
     return CONTROLS.search(text) is not None
 
 
+def visible_text(text: str) -> str:
+    """The text with U+FFFD in place of such characters, other than line breaks and tabs."""
+    return UNSEEN.sub("\ufffd", text)
+
+
 def visible(value: Any) -> Any:
-    """The same JSON value with U+FFFD in place of such characters, other than line breaks and tabs."""
+    """The same for all texts of a JSON value."""
     if isinstance(value, str):
-        return UNSEEN.sub("\ufffd", value)
+        return visible_text(value)
     if isinstance(value, dict):
         return {visible(key): visible(inner) for key, inner in cast("dict[Any, Any]", value).items()}
     if isinstance(value, list):

@@ -22,7 +22,7 @@ def opens(key_file: Path) -> str:
     database = Database(Settings().database())
     try:
         with database.read() as session:
-            return auth.project_of(session, f"Bearer {key_file.read_text().strip()}")
+            return auth.access_of(session, f"Bearer {key_file.read_text().strip()}").project_id
     finally:
         database.close()
 

@@ -4,6 +4,7 @@ import json
 import os
 import select
 import subprocess
+import tempfile
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -122,6 +123,8 @@ def environment() -> dict[str, str]:
         "TF_USE_LEGACY_KERAS": "1",
         "CUDA_VISIBLE_DEVICES": "",
         "PYTHONDONTWRITEBYTECODE": "1",
+        # It would read settings of the user's from the home directory, and write them.
+        "KERAS_HOME": str(Path(tempfile.gettempdir()) / "keras"),
     }
 
 

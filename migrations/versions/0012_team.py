@@ -1,0 +1,44 @@
+"""what a key may do, until when, and the limits of projects.
+
+Revision ID: 0012
+Revises: 0011
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0012"
+down_revision = "0011"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    # Earlier keys could do everything, and still can. Services of the version before create keys without these.
+    op.add_column("api_keys", sa.Column("role", sa.String(10), nullable=False, server_default="admin"))
+    op.add_column("api_keys", sa.Column("priority_ceiling", sa.Integer(), nullable=True))
+    op.add_column("api_keys", sa.Column("expires_at", sa.Double(), nullable=True))
+    op.add_column("api_keys", sa.Column("last_used_at", sa.Double(), nullable=True))
+    op.add_column("projects", sa.Column("limits", sa.JSON(), nullable=True))
+    op.create_table(
+        "audit",
+        sa.Column("id", sa.String(40), primary_key=True),
+        sa.Column("project_id", sa.String(40), sa.ForeignKey("projects.id"), nullable=False),
+        sa.Column("key_id", sa.String(40), nullable=False),
+        sa.Column("method", sa.String(10), nullable=False),
+        sa.Column("path", sa.Text(), nullable=False),
+        sa.Column("status", sa.Integer(), nullable=False),
+        sa.Column("address", sa.String(64), nullable=True),
+        sa.Column("request_id", sa.String(40), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+    )
+    op.create_index("ix_audit_project_id_id", "audit", ["project_id", "id"])
+
+
+def downgrade() -> None:
+    op.drop_table("audit")
+    with op.batch_alter_table("projects") as table:
+        table.drop_column("limits")
+    with op.batch_alter_table("api_keys") as table:
+        for name in ("last_used_at", "expires_at", "priority_ceiling", "role"):
+            table.drop_column(name)
