@@ -57,7 +57,7 @@ def limit_project(
             first = error.errors(include_url=False)[0]
             raise typer.BadParameter(f"{first['loc'][0]}: {first['msg']}") from None
         project.limits = checked.model_dump(exclude_none=True)
-        shown = ", ".join(f"{key}={value}" for key, value in project.limits.items()) or "none"
+        shown = ", ".join(f"{key}={value}" for key, value in checked.model_dump(exclude_none=True).items()) or "none"
     say(f"{name}: {shown}")
 
 

@@ -1,7 +1,7 @@
 """`tunesmith usage` and `tunesmith audit`: what a project has used, and who changed what."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -28,7 +28,8 @@ def usage(
         return
     table = Table(found["month"], "jobs", "waited s", "ran s", "GPU s", "CPU s")
     names = ("jobs", "queued_seconds", "running_seconds", "gpu_seconds", "cpu_seconds")
-    for name, part in [*(found["by"] or {}).items(), ("total", found["total"])]:
+    parts: dict[str, Any] = {**(found["by"] or {}), "total": found["total"]}
+    for name, part in parts.items():
         table.add_row(Text(name), *(f"{part[column]:,.0f}" for column in names))
     console.print(table)
     limits = {name: value for name, value in found["limits"].items() if value is not None}
