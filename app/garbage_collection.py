@@ -15,10 +15,13 @@ from sqlalchemy import delete, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from app import retention
 from app.datasets.tables import Dataset
 from app.db import Database, now
+from app.jobs import deletion
 from app.jobs.states import JobStatus
 from app.jobs.tables import Artifact, Job
+from app.settings import Settings
 from app.storage import Storage, StorageError
 from app.turns import COLLECT_GARBAGE, take_turn
 
@@ -47,15 +50,16 @@ def collect(database: Database, storage: Storage) -> int:
         with database.read() as session:
             unneeded = _unneeded_dataset_folders(session, batch)
         removed += _remove(storage, unneeded)
-    return removed + _remove_hidden(database, storage)
+    return removed + _remove_hidden(database, storage) + _purge(database, storage)
 
 
 class GarbageCollector(threading.Thread):
     """Collects every `interval` seconds, unless another process has just done so. A pass may take long, and nothing waits for it."""
 
-    def __init__(self, database: Database, storage: Storage, interval: float) -> None:
+    def __init__(self, database: Database, storage: Storage, settings: Settings) -> None:
         super().__init__(name="garbage-collector", daemon=True)
-        self._database, self._storage, self._interval = database, storage, interval
+        self._database, self._storage, self._settings = database, storage, settings
+        self._interval = settings.upkeep_seconds
         self._stop_asked = threading.Event()
 
     def run(self) -> None:
@@ -66,7 +70,7 @@ class GarbageCollector(threading.Thread):
                     has_turn = take_turn(session, COLLECT_GARBAGE, self._interval)
                 if not has_turn:
                     continue
-                removed = collect(self._database, self._storage)
+                removed = collect(self._database, self._storage) + self._expire()
                 removed += self._storage.sweep_temporary(LEFT_BEHIND_SECONDS)
                 if removed:
                     log.info("%s folders and files that nobody needs were removed from the storage", removed)
@@ -75,6 +79,11 @@ class GarbageCollector(threading.Thread):
             except Exception:
                 # The cause may be gone in the next round. Without further rounds, nothing would ever be removed.
                 log.exception("garbage collection failed")
+
+    def _expire(self) -> int:
+        with self._database.read() as session:
+            expired = retention.expired(session, self._settings)
+        return sum(retention.remove(self._database, self._storage, item) for item in expired)
 
     def stop(self) -> None:
         """End the thread after its current step. Removals may be interrupted at any point, so nobody waits for them."""
@@ -125,6 +134,15 @@ def _removed(storage: Storage, folder: str) -> bool:
         return False
     log.info("%s was left behind and is removed", folder)
     return True
+
+
+def _purge(database: Database, storage: Storage) -> int:
+    # The process that hid a job removes it a moment later, unless it died in between.
+    with database.read() as session:
+        jobs = deletion.unpurged(session)
+    for job_id in jobs:
+        deletion.purge(database, storage, job_id)
+    return len(jobs)
 
 
 def _remove_hidden(database: Database, storage: Storage) -> int:

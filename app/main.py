@@ -63,7 +63,7 @@ def create_app(settings: Settings | None = None, connections: Connections | None
         app.state.figures = SharedAnswer(lambda: figures(context, connections))
         clear_abandoned(in_force.cache() / UPLOADS)
         sweeper.start()
-        collector = GarbageCollector(context.database, context.storage, in_force.upkeep_seconds)
+        collector = GarbageCollector(context.database, context.storage, in_force)
         collector.start()
         deliveries = Deliveries(context.database, context.sender)
         # What is loaded now stays. Looking through it again would stop all requests for many milliseconds each time.

@@ -118,6 +118,23 @@ class Settings(BaseSettings):
         gt=0,
         description="How often one of the API processes removes files from the storage that dead processes left there.",
     )
+    retain_log_days: float | None = Field(
+        default=None, gt=0, description="Days after the end of a job for which its text output is kept. Empty: forever."
+    )
+    retain_checkpoint_days: float | None = Field(
+        default=None,
+        gt=0,
+        description="Days after the end of a job for which its checkpoints are kept. Empty: forever.",
+    )
+    retain_model_days: float | None = Field(
+        default=None, gt=0, description="Days after the end of a job for which its model is kept. Empty: forever."
+    )
+    retain_dataset_days: float | None = Field(
+        default=None,
+        gt=0,
+        description="Days for which a dataset is kept after its upload and the submission of the last job that reads it. "
+        "Empty: forever.",
+    )
     stop_grace_seconds: float = Field(default=30.0, gt=0, description="From SIGTERM to SIGKILL of a training process.")
     max_failures: int = Field(default=5, ge=1, description="Failed attempts after which a job fails for good.")
     max_workers_lost: int = Field(default=10, ge=1, description="Lost workers after which a job fails for good.")

@@ -1,5 +1,6 @@
 """Does with a job what a worker would, by hand, for tests of what people see of it."""
 
+from typing import Any
 from uuid import uuid4
 
 from deployment import Deployment
@@ -37,9 +38,9 @@ def checkpoint(lease: Lease, step: int) -> Artifact:
     )  # fmt: skip
 
 
-def publish_model(service: Deployment, files: dict[str, int]) -> str:
+def publish_model(service: Deployment, files: dict[str, int], **parts: Any) -> str:
     """A job that has succeeded, whose model has files of these sizes, all of zeros. Returns its id."""
-    job_id: str = service.client.post("/v1/jobs", spec())["id"]
+    job_id: str = service.client.post("/v1/jobs", spec(**parts))["id"]
     database, lease = claim(service, job_id)
     storage = service.open_storage()
     prefix = f"jobs/{job_id}/a{lease.attempt}/model"

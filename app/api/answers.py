@@ -111,6 +111,7 @@ class JobSummary(BaseModel):
         description="Metrics of the published model. A metric that is undefined for the rows is null."
     )
     error: JobError | None
+    pinned: bool = Field(description="Whether retention leaves the job alone.")
     created_at: Time
     first_started_at: Time | None = Field(description="When the first attempt began.")
     started_at: Time | None = Field(description="When the newest attempt began.")
@@ -207,6 +208,7 @@ class CheckpointAnswer(BaseModel):
     is_best: bool
     metrics: dict[str, float | None]
     bytes: int
+    pinned: bool = Field(description="Whether retention leaves it alone.")
     created_at: Time
     archive: str
 

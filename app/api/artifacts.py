@@ -3,16 +3,17 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi import Path as PathParameter
 from fastapi.responses import RedirectResponse, StreamingResponse
 
-from app.api.answers import CheckpointAnswer, Error, FileAnswer, Page
+from app.api.answers import CheckpointAnswer, Deleted, Error, FileAnswer, Page
 from app.api.context import Context, ProjectId, ServiceContext
 from app.api.download import Download, StoredPart
 from app.api.jobs import job_of
 from app.api.json_answers import matches
 from app.errors import NotFound, RangeNotSatisfiable
 from app.http_ranges import Unsatisfiable, requested_range
-from app.jobs import queries
+from app.jobs import deletion, queries
 from app.jobs.states import JobStatus
 from app.jobs.tables import Artifact, Job
 from app.tar_stream import tar_length, tar_parts
@@ -33,6 +34,9 @@ Step = Annotated[
 ]
 
 
+CheckpointStep = Annotated[int, PathParameter(ge=0, le=2**62, description="The step of a checkpoint.")]
+
+
 @router.get("/checkpoints", response_model=Page[CheckpointAnswer])
 def checkpoints(job_id: str, context: Context, project: ProjectId) -> Page[CheckpointAnswer]:
     """List the checkpoints that can be downloaded, newest first."""
@@ -40,6 +44,25 @@ def checkpoints(job_id: str, context: Context, project: ProjectId) -> Page[Check
         job = job_of(queries.job(session, project, job_id))
         found = queries.checkpoints(session, job.id)
     return Page(data=[_checkpoint(job, item) for item in found])
+
+
+@router.delete("/checkpoints/{step}", response_model=Deleted, responses={404: {"model": Error}, 409: {"model": Error}})
+def delete_checkpoint(job_id: str, step: CheckpointStep, context: Context, project: ProjectId) -> Deleted:
+    """Delete a checkpoint. 409 while the job runs, or while another job starts from the checkpoint."""
+    deletion.delete_checkpoint(context.database, context.storage, project, job_id, step)
+    return Deleted(id=f"{job_id}/checkpoints/{step}", object="checkpoint")
+
+
+@router.post("/checkpoints/{step}/pin", response_model=CheckpointAnswer, responses={404: {"model": Error}})
+def pin(job_id: str, step: CheckpointStep, context: Context, project: ProjectId) -> CheckpointAnswer:
+    """Keep a checkpoint from being removed by retention. DELETE …/pin undoes it."""
+    return _pin(context, project, job_id, step, pinned=True)
+
+
+@router.delete("/checkpoints/{step}/pin", response_model=CheckpointAnswer, responses={404: {"model": Error}})
+def unpin(job_id: str, step: CheckpointStep, context: Context, project: ProjectId) -> CheckpointAnswer:
+    """Let retention remove a checkpoint once it is old."""
+    return _pin(context, project, job_id, step, pinned=False)
 
 
 @router.get("/artifacts", response_model=Page[FileAnswer])
@@ -149,6 +172,17 @@ def archive(job_id: str, request: Request, context: Context, project: ProjectId,
     return Download(context.storage, tar_parts(sizes, content), headers=headers, media_type=TAR)
 
 
+def _pin(context: ServiceContext, project: str, job_id: str, step: int, *, pinned: bool) -> CheckpointAnswer:
+    with context.database.write() as session:
+        deletion.pin(session, project, job_id, step, pinned=pinned)
+        job = job_of(queries.job(session, project, job_id))
+        found = queries.artifact(session, job, step)
+        if found is None:
+            raise NotFound("this job has no such checkpoint", param="step", code="checkpoint_not_found")
+        session.refresh(found)
+        return _checkpoint(job, found)
+
+
 def _find(context: ServiceContext, project: str, job_id: str, step: int | None) -> tuple[Job, Artifact]:
     with context.database.read() as session:
         job = job_of(queries.job(session, project, job_id))
@@ -185,4 +219,9 @@ def _checkpoint(job: Job, artifact: Artifact) -> CheckpointAnswer:
         name: getattr(artifact, name) for name in ("step", "epoch", "attempt", "is_best", "metrics", "created_at")
     }
     total = sum(int(item["size"]) for item in artifact.files)
-    return CheckpointAnswer(**fields, bytes=total, archive=f"/v1/jobs/{job.id}/archive?checkpoint={artifact.step}")
+    return CheckpointAnswer(
+        **fields,
+        bytes=total,
+        pinned=artifact.pinned_at is not None,
+        archive=f"/v1/jobs/{job.id}/archive?checkpoint={artifact.step}",
+    )

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from app.api.answers import Error, Estimate, JobAnswer, JobSummary, Page, Validation
+from app.api.answers import Deleted, Error, Estimate, JobAnswer, JobSummary, Page, Validation
 from app.api.body import json_body
 from app.api.context import Context, KeyAccess, ProjectId, ServiceContext, Streams
 from app.api.job_json import job_json, page_json
@@ -15,7 +15,7 @@ from app.api.json_answers import json_response, matches, tagged
 from app.api.parameters import Limit, family, point_in_time
 from app.auth import Access
 from app.errors import Conflict, InvalidRequest, NotFound
-from app.jobs import event_log, idempotency, lifecycle, queries, quotas, submission, views
+from app.jobs import deletion, event_log, idempotency, lifecycle, queries, quotas, submission, views
 from app.jobs.states import TERMINAL, JobStatus
 from app.jobs.tables import Artifact, Job
 from app.jobs.views import Filters
@@ -181,6 +181,29 @@ def resume(job_id: str, context: Context, project: ProjectId) -> Response:
     """Put a paused job back into the queue. It continues from its newest checkpoint."""
     job = _request(context, project, job_id, lifecycle.resume, "only a paused job can be resumed")
     context.entered(job.queue)
+    return _answer(context, project, job_id)
+
+
+@router.delete("/{job_id}", response_model=Deleted, responses={404: {"model": Error}, 409: {"model": Error}})
+def delete(job_id: str, context: Context, project: ProjectId) -> Deleted:
+    """Delete a job that has ended, with its events, logs, checkpoints and model. 409 while another job starts from it."""
+    deletion.delete_job(context.database, context.storage, project, job_id)
+    return Deleted(id=job_id, object="job")
+
+
+@router.post("/{job_id}/pin", response_model=JobAnswer, responses={404: {"model": Error}})
+def pin(job_id: str, context: Context, project: ProjectId) -> Response:
+    """Keep a job and all that belongs to it from being removed by retention. DELETE …/pin undoes it."""
+    with context.database.write() as session:
+        deletion.pin(session, project, job_id, None, pinned=True)
+    return _answer(context, project, job_id)
+
+
+@router.delete("/{job_id}/pin", response_model=JobAnswer, responses={404: {"model": Error}})
+def unpin(job_id: str, context: Context, project: ProjectId) -> Response:
+    """Let retention remove what is old of a job."""
+    with context.database.write() as session:
+        deletion.pin(session, project, job_id, None, pinned=False)
     return _answer(context, project, job_id)
 
 

@@ -16,3 +16,15 @@ class ProjectLimits(BaseModel):
     cpu_seconds_per_month: int | None = Field(
         default=None, ge=0, description="Seconds that the jobs of a month run without a GPU."
     )
+    log_days: float | None = Field(
+        default=None, gt=0, description="Days after the end of a job for which the text output of a job is kept."
+    )
+    checkpoint_days: float | None = Field(
+        default=None, gt=0, description="Days after the end of a job for which checkpoints are kept."
+    )
+    model_days: float | None = Field(
+        default=None, gt=0, description="Days after the end of a job for which published models are kept."
+    )
+    dataset_days: float | None = Field(
+        default=None, gt=0, description="Days for which datasets are kept after their upload and their last job."
+    )

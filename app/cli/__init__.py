@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from app.cli import datasets, jobs, keys, projects, service, usage
+from app.cli import datasets, jobs, keys, projects, retention, service, usage
 from app.cli.terminal import console, errors
 
 __all__ = ["cli", "console", "errors", "main"]
@@ -20,6 +20,7 @@ cli.add_typer(service.cli)
 cli.add_typer(keys.cli, name="keys")
 cli.add_typer(projects.cli, name="projects")
 cli.add_typer(usage.cli)
+cli.add_typer(retention.cli)
 cli.add_typer(datasets.cli, name="datasets")
 cli.add_typer(jobs.cli)
 

@@ -48,7 +48,9 @@ def page(session: Session, job_id: str, *, after: int, limit: int, kind: str | N
 
 
 _HEAD = Prepared(
-    select(Job.status, Job.event_seq).where(Job.id == bindparam("job_id"), Job.project_id == bindparam("project_id"))
+    select(Job.status, Job.event_seq).where(
+        Job.id == bindparam("job_id"), Job.project_id == bindparam("project_id"), Job.deleted_at.is_(None)
+    )
 )
 _ENTRIES = (
     select(Event.seq, Event.type, Event.attempt, cast(Event.data, Text), Event.created_at)

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.db import Database, now
-from app.errors import InvalidRequest
+from app.errors import Conflict, InvalidRequest
 from app.jobs import submission
 from app.jobs.submission import CheckedSpec
 from app.jobs.tables import IdempotencyKey, Job
@@ -40,7 +40,10 @@ def body_sha256(body: Any) -> str:
 
 
 def earlier_job(database: Database, request: Request) -> Job | None:
-    """The job that this request has already created. Raises InvalidRequest if its key was used with another body."""
+    """The job that this request has already created.
+
+    Raises InvalidRequest if its key was used with another body, and Conflict if the job was deleted.
+    """
     if request.key is None and not request.is_retry:
         return None
     with database.read() as session:
@@ -86,6 +89,9 @@ def _job_of_key(session: Session, request: Request) -> Job | None:
     if known_hash != request.body_sha256:
         message = f"this Idempotency-Key created job {job.id} from another body; use a new key for a new job"
         raise InvalidRequest(message, param="idempotency-key", code="idempotency_key_reused")
+    if job.deleted_at is not None:
+        message = f"this Idempotency-Key created job {job.id}, which was deleted; use a new key for a new job"
+        raise Conflict(message, code="job_deleted")
     return job
 
 
@@ -96,6 +102,7 @@ def _recent_job(session: Session, request: Request) -> Job | None:
             Job.project_id == request.project_id,
             Job.body_sha256 == request.body_sha256,
             Job.parent_id.is_(None),
+            Job.deleted_at.is_(None),
             Job.created_at > now() - RETRIED_WITHIN_SECONDS,
         )
         .order_by(Job.id)

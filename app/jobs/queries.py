@@ -15,7 +15,7 @@ from app.jobs.tables import Artifact, Job, JobDataset
 
 def job(session: Session, project_id: str, job_id: str) -> Job | None:
     """One job of this project."""
-    return session.scalar(select(Job).where(Job.id == job_id, Job.project_id == project_id))
+    return session.scalar(select(Job).where(Job.id == job_id, Job.project_id == project_id, Job.deleted_at.is_(None)))
 
 
 def checkpoints(session: Session, job_id: str) -> Sequence[Artifact]:

@@ -48,6 +48,14 @@ class Job(Base):
         Index("ix_jobs_project_id_task_created_at", "project_id", "task", "created_at", "id"),
         Index("ix_jobs_project_id_name_created_at", "project_id", "name", "created_at", "id"),
         Index("ix_jobs_project_id_body_sha256", "project_id", "body_sha256"),
+        # What retention looks at, and deleted jobs of which something is left.
+        Index("ix_jobs_finished_at", "finished_at"),
+        Index(
+            "ix_jobs_unpurged",
+            "deleted_at",
+            postgresql_where=text("deleted_at IS NOT NULL AND purged_at IS NULL"),
+            sqlite_where=text("deleted_at IS NOT NULL AND purged_at IS NULL"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -111,6 +119,12 @@ class Job(Base):
     started_at: Mapped[float | None]
     """When the newest attempt began."""
     finished_at: Mapped[float | None]
+    pinned_at: Mapped[float | None]
+    """Since when retention leaves the job alone."""
+    deleted_at: Mapped[float | None]
+    """Since when nobody sees it. The row stays, for idempotency and usage."""
+    purged_at: Mapped[float | None]
+    """Since when nothing but the row is left of a deleted job."""
 
 
 Index(
@@ -202,6 +216,8 @@ class Artifact(Base):
     files: Mapped[list[dict[str, Any]]]
     manifest_sha256: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[float] = mapped_column(insert_default=db_now())
+    pinned_at: Mapped[float | None]
+    """Since when retention leaves it alone."""
     deleted_at: Mapped[float | None]
 
 

@@ -36,6 +36,7 @@ class JobView(NamedTuple):
     metrics_json: str | None
     error: dict[str, Any] | None
     created_at: float
+    pinned_at: float | None
     first_started_at: float | None
     started_at: float | None
     finished_at: float | None
@@ -154,6 +155,7 @@ _SUMMARY = (
     _text(Job.metrics),
     _text(Job.error),
     Job.created_at,
+    Job.pinned_at,
     Job.first_started_at,
     Job.started_at,
     Job.finished_at,
@@ -168,7 +170,7 @@ _SUMMARY = (
     now(),
 )
 _WHOLE = (_text(Job.spec), _text(Job.resolved), _text(Job.preflight))
-_MINE = (Job.id == bindparam("job_id"), Job.project_id == bindparam("project_id"))
+_MINE = (Job.id == bindparam("job_id"), Job.project_id == bindparam("project_id"), Job.deleted_at.is_(None))
 _ONE = Prepared(select(*_SUMMARY, *_WHOLE).where(*_MINE))
 _PLACE = Prepared(select(Job.created_at, Job.id).where(*_MINE))
 _SPECS = Prepared(select(*_WHOLE).where(Job.id == bindparam("job_id")))
@@ -181,6 +183,7 @@ def _page(given: tuple[str, ...], pairs: int, *, is_first: bool) -> Prepared:
     The index of the first filter gives the order, and all further ones are looked up in the rows that it finds.
     """
     query: Select[*tuple[Any, ...]] = select(*_SUMMARY, *(null() for _ in _WHOLE))
+    query = query.where(Job.deleted_at.is_(None))
     created, job_id = Job.created_at, Job.id
     if pairs:
         # The pairs have their own order, so that no job is read that lacks the first of them.

@@ -1,4 +1,4 @@
-"""what a key may do, until when, and the limits of projects.
+"""what a key may do, until when, the limits of projects, and what was deleted or must stay.
 
 Revision ID: 0012
 Revises: 0011
@@ -20,6 +20,12 @@ def upgrade() -> None:
     op.add_column("api_keys", sa.Column("expires_at", sa.Double(), nullable=True))
     op.add_column("api_keys", sa.Column("last_used_at", sa.Double(), nullable=True))
     op.add_column("projects", sa.Column("limits", sa.JSON(), nullable=True))
+    for name in ("deleted_at", "purged_at", "pinned_at"):
+        op.add_column("jobs", sa.Column(name, sa.Double(), nullable=True))
+    op.add_column("artifacts", sa.Column("pinned_at", sa.Double(), nullable=True))
+    unpurged = sa.text("deleted_at IS NOT NULL AND purged_at IS NULL")
+    op.create_index("ix_jobs_unpurged", "jobs", ["deleted_at"], postgresql_where=unpurged, sqlite_where=unpurged)
+    op.create_index("ix_jobs_finished_at", "jobs", ["finished_at"])
     op.create_table(
         "audit",
         sa.Column("id", sa.String(40), primary_key=True),
@@ -37,6 +43,13 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("audit")
+    op.drop_index("ix_jobs_finished_at", "jobs")
+    op.drop_index("ix_jobs_unpurged", "jobs")
+    with op.batch_alter_table("artifacts") as table:
+        table.drop_column("pinned_at")
+    with op.batch_alter_table("jobs") as table:
+        for name in ("pinned_at", "purged_at", "deleted_at"):
+            table.drop_column(name)
     with op.batch_alter_table("projects") as table:
         table.drop_column("limits")
     with op.batch_alter_table("api_keys") as table:
