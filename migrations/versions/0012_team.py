@@ -45,13 +45,13 @@ def downgrade() -> None:
     op.drop_table("audit")
     op.drop_index("ix_jobs_finished_at", "jobs")
     op.drop_index("ix_jobs_unpurged", "jobs")
-    with op.batch_alter_table("artifacts") as table:
-        table.drop_column("pinned_at")
-    with op.batch_alter_table("jobs") as table:
-        for name in ("pinned_at", "purged_at", "deleted_at"):
-            table.drop_column(name)
-    with op.batch_alter_table("projects") as table:
-        table.drop_column("limits")
-    with op.batch_alter_table("api_keys") as table:
-        for name in ("last_used_at", "expires_at", "priority_ceiling", "role"):
-            table.drop_column(name)
+    # Not in batch mode, which makes a new table and so loses the triggers of `jobs`.
+    _drop("artifacts", "pinned_at")
+    _drop("jobs", "pinned_at", "purged_at", "deleted_at")
+    _drop("projects", "limits")
+    _drop("api_keys", "last_used_at", "expires_at", "priority_ceiling", "role")
+
+
+def _drop(table: str, *columns: str) -> None:
+    for column in columns:
+        op.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
