@@ -111,6 +111,7 @@ def open_context(settings: Settings) -> ServiceContext:
 def _with_job_spec(document: dict[str, Any]) -> dict[str, Any]:
     """Add the body that `app.api.body` reads by itself, which FastAPI cannot see."""
     schemas = document["components"]["schemas"]
+    _describe_keys(document)
     if "JobSpec" not in schemas:
         schema = JobSpec.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(schema.pop("$defs"))
@@ -119,3 +120,23 @@ def _with_job_spec(document: dict[str, Any]) -> dict[str, Any]:
         for path in ("/v1/jobs", "/v1/jobs/validate"):
             document["paths"][path]["post"]["requestBody"] = body
     return document
+
+
+def _describe_keys(document: dict[str, Any]) -> None:
+    """Add what all routes with a key have in common."""
+    document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    for path, operations in document["paths"].items():
+        if not path.startswith("/v1/"):
+            continue
+        for operation in operations.values():
+            operation["security"] = [{"key": []}]
+            operation["responses"].setdefault(
+                "401", {"description": "The key is missing, wrong, revoked or expired.", "content": error}
+            )
+            operation["responses"].setdefault(
+                "403", {"description": "The role of the key is not enough.", "content": error}
+            )
+            operation["responses"].setdefault(
+                "422", {"description": "A parameter or the body is not valid.", "content": error}
+            )

@@ -47,7 +47,8 @@ UPLOAD_FORM = {
                             "description": "A name for the dataset",
                         },
                     },
-                }
+                },
+                "encoding": {"file": {"contentType": "text/csv, application/x-ndjson, application/vnd.apache.parquet"}},
             }
         },
     }

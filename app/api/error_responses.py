@@ -66,6 +66,10 @@ def _routing_error(error: HTTPException, request: Request) -> TunesmithError:
 
 
 def _allowed(request: Request) -> str:
+    # An address such as /v1/jobs/validate has its own methods, and not those of an id with that name.
+    if (own := request.app.openapi()["paths"].get(request.url.path)) is not None:
+        named = [method for method in HTTP_METHODS if method.lower() in own]
+        return ", ".join([*named, "HEAD"] if "GET" in named else named)
     scope: Scope = dict(request.scope)
 
     def takes(method: str) -> bool:

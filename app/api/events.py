@@ -135,7 +135,7 @@ def logs(
             ge=0,
             le=LARGEST_ID,
             description="Instead of the end: the output from this place on. 0 is the beginning, and `next` of each "
-            "response is the place of what follows.",
+            "response is the place of what follows. With `tail`: nothing before this place.",
         ),
     ] = None,
     limit: Annotated[
@@ -143,12 +143,10 @@ def logs(
     ] = 100_000,
 ) -> Logs:
     """Read the training process's output: its end, or from any place on."""
-    if start is not None and tail is not None:
-        raise InvalidRequest("give either 'start' or 'tail'", param="tail", code="conflicting_parameters")
     with context.database.read() as session:
         job_of(event_log.head(session, project, job_id))
-        if start is None:
-            found = text_output.tail(session, job_id, attempt=attempt, limit=tail or TAIL)
+        if start is None or tail is not None:
+            found = text_output.tail(session, job_id, attempt=attempt, start=start or 0, limit=tail or TAIL)
         else:
             found = text_output.part(session, job_id, attempt=attempt, start=start, limit=limit)
     return Logs(**found._asdict())

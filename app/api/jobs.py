@@ -12,7 +12,7 @@ from app.api.body import json_body
 from app.api.context import Context, KeyAccess, ProjectId, ServiceContext, Streams
 from app.api.job_json import job_json, page_json
 from app.api.json_answers import json_response, matches, tagged
-from app.api.parameters import Limit, family, point_in_time
+from app.api.parameters import Limit, Moment, family, point_in_time
 from app.auth import Access
 from app.errors import Conflict, InvalidRequest, NotFound
 from app.jobs import deletion, event_log, idempotency, lifecycle, queries, quotas, submission, views
@@ -101,8 +101,8 @@ async def list_jobs(  # noqa: PLR0917 - FastAPI passes them by name
             alias="metadata[key]", description="Only jobs whose metadata has this value under `key`; may be repeated."
         ),
     ] = None,
-    created_after: Annotated[str | None, Query(description="ISO 8601 or seconds since 1970.")] = None,
-    created_before: Annotated[str | None, Query(description="ISO 8601 or seconds since 1970.")] = None,
+    created_after: Moment = None,
+    created_before: Moment = None,
     include: Annotated[
         Literal["spec"] | None,
         Query(

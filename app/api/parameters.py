@@ -16,6 +16,20 @@ UNESCAPED_PLUS = re.compile(r"T.* \d\d:?\d\d$")
 Limit = Annotated[int, Query(ge=1, le=100, description="Entries per page.")]
 
 
+Moment = Annotated[
+    str | None,
+    Query(
+        max_length=40,
+        description="ISO 8601 or seconds since 1970.",
+        json_schema_extra={
+            "pattern": r"^(\d{1,11}(\.\d{1,6})?|20\d{2}-(0[1-9]|1[0-2])-(0[1-9]|1\d|2[0-8])"
+            r"(T([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{1,6})?)?(Z|[+-](0\d|1[0-3]):[0-5]\d)?)?)$"
+        },
+    ),
+]
+"""The pattern describes common forms. Others that ISO 8601 allows pass too."""
+
+
 def point_in_time(name: str, value: str | None) -> float | None:
     """Read an ISO 8601 time or seconds since 1970. Raises InvalidRequest naming the parameter."""
     if value is None:

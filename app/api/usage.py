@@ -9,7 +9,6 @@ from pydantic import BaseModel, Field
 from app.api.answers import Error
 from app.api.context import Context, ProjectId
 from app.auth import ProjectLimits
-from app.errors import InvalidRequest
 from app.jobs import quotas
 
 router = APIRouter(prefix="/v1/usage", tags=["usage"])
@@ -46,15 +45,15 @@ def usage(
     project: ProjectId,
     month: Annotated[
         str | None,
-        Query(pattern=r"^\d{4}-\d{2}$", description="Such as `2026-12`, in UTC. Without it: the current month."),
+        Query(
+            pattern=r"^20\d{2}-(0[1-9]|1[0-2])$",
+            description="Such as `2026-12`, in UTC. Without it: the current month.",
+        ),
     ] = None,
     by: Annotated[str | None, Query(min_length=1, max_length=64, description="A key of the jobs' metadata.")] = None,
 ) -> UsageAnswer:
     """Get what the jobs of a month have used, what is stored, and the limits of the project."""
-    try:
-        name, start, end = quotas.month_bounds(month)
-    except ValueError:
-        raise InvalidRequest("'month' must be a month such as '2026-12'", param="month", code="invalid_month") from None
+    name, start, end = quotas.month_bounds(month)
     with context.database.read() as session:
         count, size = quotas.datasets(session, project)
         parts = None if by is None else quotas.usage_by(session, project, start, end, by)

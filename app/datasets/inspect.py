@@ -95,11 +95,14 @@ def _ask(
 ) -> dict[str, Any]:
     named = [{"path": str(path.absolute()), "filename": filename} for path, filename in files]
     request = {"files": named, "parquet": str(parquet), "parts": parts, "limits": asdict(limits)}
-    with tempfile.TemporaryFile() as complaints:
+    with tempfile.TemporaryFile() as complaints, tempfile.TemporaryFile() as asked:
+        # Not a pipe: `communicate` forgets what it has not sent yet when its timeout comes first.
+        asked.write(json.dumps(request).encode())
+        asked.seek(0)
         # -s and -P keep a user's own packages and the current folder out of the process.
         with subprocess.Popen(
             [sys.executable, "-s", "-P", "-m", "app.datasets.intake"],
-            stdin=subprocess.PIPE,
+            stdin=asked,
             stdout=subprocess.PIPE,
             stderr=complaints,
             env=_environment(),
@@ -107,7 +110,7 @@ def _ask(
             start_new_session=True,
         ) as process:
             try:
-                output = _answer_of(process, json.dumps(request).encode(), limits, abandoned)
+                output = _answer_of(process, limits, abandoned)
             finally:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
@@ -117,15 +120,12 @@ def _ask(
         raise _ended_badly(process.returncode, said, limits)
 
 
-def _answer_of(process: subprocess.Popen[bytes], request: bytes, limits: UploadLimits, abandoned: Event) -> bytes:
+def _answer_of(process: subprocess.Popen[bytes], limits: UploadLimits, abandoned: Event) -> bytes:
     deadline = time.monotonic() + limits.timeout_seconds
-    unsent: bytes | None = request
     while not abandoned.is_set():
         try:
-            return process.communicate(unsent, timeout=LOOK_SECONDS)[0]
+            return process.communicate(timeout=LOOK_SECONDS)[0]
         except subprocess.TimeoutExpired:
-            # It is continued by a call without the input.
-            unsent = None
             if time.monotonic() > deadline:
                 raise _too_much_time(limits) from None
     raise UploadAbandoned

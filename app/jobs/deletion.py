@@ -25,9 +25,7 @@ def delete_job(database: Database, storage: Storage, project_id: str, job_id: st
     collection removes what is left.
     """
     with database.write() as session:
-        job = queries.job(session, project_id, job_id)
-        if job is None:
-            raise NotFound("there is no such job in this project", param="job_id", code="job_not_found")
+        job = _job(session, project_id, job_id)
         if job.status not in TERMINAL:
             raise Conflict(f"this job is '{job.status}'; cancel it first", code="job_not_ended")
         if (other := needed_by(session, job)) is not None:
@@ -49,9 +47,9 @@ def delete_checkpoint(database: Database, storage: Storage, project_id: str, job
     Raises NotFound, Conflict if the job runs or another job starts from the checkpoint, and StorageError.
     """
     with database.write() as session:
-        job = queries.job(session, project_id, job_id)
-        found = queries.artifact(session, job, step) if job is not None else None
-        if job is None or found is None:
+        job = _job(session, project_id, job_id)
+        found = queries.artifact(session, job, step)
+        if found is None:
             raise NotFound("this job has no such checkpoint", param="step", code="checkpoint_not_found")
         if job.status == JobStatus.RUNNING:
             raise Conflict("this job is running, and may need the checkpoint; pause it first", code="job_running")
@@ -109,9 +107,7 @@ def needed_by(session: Session, job: Job) -> str | None:
 
 def pin(session: Session, project_id: str, job_id: str, step: int | None, *, pinned: bool) -> None:
     """Pin a job with all that belongs to it, or one checkpoint; or remove the pin. Raises NotFound."""
-    job = queries.job(session, project_id, job_id)
-    if job is None:
-        raise NotFound("there is no such job in this project", param="job_id", code="job_not_found")
+    job = _job(session, project_id, job_id)
     value = now() if pinned else None
     if step is None:
         session.execute(update(Job).where(Job.id == job_id).values(pinned_at=value))
@@ -133,6 +129,13 @@ def hide_unneeded(session: Session, artifact_id: str) -> bool:
     _hide(session, artifact_id)
     session.execute(update(Job).where(Job.id == job.id, Job.artifact_id == artifact_id).values(artifact_id=None))
     return True
+
+
+def _job(session: Session, project_id: str, job_id: str) -> Job:
+    job = queries.job(session, project_id, job_id)
+    if job is None:
+        raise NotFound("there is no such job in this project", param="job_id", code="job_not_found")
+    return job
 
 
 def _hide(session: Session, artifact_id: str) -> None:

@@ -17,16 +17,19 @@ class Output(NamedTuple):
     """Where what follows begins, also if it is not there yet."""
 
 
-def tail(session: Session, job_id: str, *, attempt: int | None, limit: int) -> Output:
-    """The last `limit` characters of an attempt's output, the newest attempt that has any if None."""
+def tail(session: Session, job_id: str, *, attempt: int | None, limit: int, start: int = 0) -> Output:
+    """The last `limit` characters of an attempt's output from `start` on, of the newest attempt that has any if None."""
     chosen = _attempt(session, job_id, attempt)
     rows = session.execute(
-        _pieces(job_id, chosen).order_by(LogChunk.start.desc()).execution_options(yield_per=16)
+        _pieces(job_id, chosen)
+        .where(LogChunk.start >= start)
+        .order_by(LogChunk.start.desc())
+        .execution_options(yield_per=16)
     ).tuples()
     pieces: list[str] = []
     size = following = 0
-    for start, text in rows:
-        following = max(following, start + 1)
+    for begin, text in rows:
+        following = max(following, begin + 1)
         pieces.append(text)
         size += len(text)
         if size >= limit:

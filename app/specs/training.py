@@ -16,7 +16,7 @@ BatchSize = Annotated[int, Field(ge=1, le=4096)] | Literal["auto"]
 class FullMethod(Strict):
     """Train every weight."""
 
-    type: Literal["full"] = Field(default="full", description="`full` trains every weight.")
+    type: Literal["full"] = Field(description="`full` trains every weight.")
 
 
 class FreezeMethod(Strict):
@@ -89,7 +89,7 @@ class Training(Strict):
         "accelerate, "
         "`tensorflow` Keras on TensorFlow. `GET /v1/tasks` lists what each supports.",
     )
-    method: Method = Field(default_factory=FullMethod, description="Which weights are trained.")
+    method: Method = Field(default=FullMethod(type="full"), description="Which weights are trained.")
     epochs: float = Field(default=3.0, gt=0, le=10_000, description="Passes over train.")
     max_steps: int | None = Field(
         default=None, ge=1, le=100_000_000, description="Optimizer steps; overrides `epochs`."

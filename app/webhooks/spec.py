@@ -16,11 +16,13 @@ class WebhookSpec(Strict):
     url: str = Field(
         min_length=1,
         max_length=LONGEST_URL,
+        json_schema_extra={"pattern": r"^https?://[^\s/@#?]+"},
         description="Where events are POSTed: https, without user name, password or fragment.",
     )
     events: list[EventType] = Field(
         default=["job.succeeded", "job.failed", "job.cancelled"],
         min_length=1,
+        json_schema_extra={"uniqueItems": True},
         description="The events: `job.` followed by the new status of the job.",
     )
 

@@ -6,6 +6,7 @@ Revises: 0011
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import postgresql
 
 revision = "0012"
 down_revision = "0011"
@@ -19,7 +20,8 @@ def upgrade() -> None:
     op.add_column("api_keys", sa.Column("priority_ceiling", sa.Integer(), nullable=True))
     op.add_column("api_keys", sa.Column("expires_at", sa.Double(), nullable=True))
     op.add_column("api_keys", sa.Column("last_used_at", sa.Double(), nullable=True))
-    op.add_column("projects", sa.Column("limits", sa.JSON(), nullable=True))
+    kind = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+    op.add_column("projects", sa.Column("limits", kind, nullable=True))
     for name in ("deleted_at", "purged_at", "pinned_at"):
         op.add_column("jobs", sa.Column(name, sa.Double(), nullable=True))
     op.add_column("artifacts", sa.Column("pinned_at", sa.Double(), nullable=True))

@@ -18,7 +18,7 @@ from app import auth
 from app.db import Database
 
 UNKNOWN = "0" * 26
-JOB, DATASET, WEBHOOK = f"job_{UNKNOWN}", f"ds_{UNKNOWN}", f"wh_{UNKNOWN}"
+JOB, DATASET, WEBHOOK, KEY = f"job_{UNKNOWN}", f"ds_{UNKNOWN}", f"wh_{UNKNOWN}", f"key_{UNKNOWN}"
 
 OF_A_JOB = [
     ("GET", ""),
@@ -33,6 +33,12 @@ OF_A_JOB = [
     ("GET", "/artifacts"),
     ("GET", "/artifacts/config.json"),
     ("GET", "/archive"),
+    ("DELETE", ""),
+    ("POST", "/pin"),
+    ("DELETE", "/pin"),
+    ("DELETE", "/checkpoints/1"),
+    ("POST", "/checkpoints/1/pin"),
+    ("DELETE", "/checkpoints/1/pin"),
 ]
 OF_A_DATASET = [("GET", ""), ("GET", "/rows"), ("DELETE", "")]
 OF_A_WEBHOOK = [("GET", ""), ("DELETE", ""), ("POST", "/test")]
@@ -46,6 +52,11 @@ ROUTES = [
     ("GET", "/v1/webhooks"),
     ("GET", "/v1/tasks"),
     ("GET", "/v1/workers"),
+    ("GET", "/v1/keys"),
+    ("POST", "/v1/keys"),
+    ("DELETE", f"/v1/keys/{KEY}"),
+    ("GET", "/v1/audit"),
+    ("GET", "/v1/usage"),
     *[(method, f"/v1/jobs/{JOB}{path}") for method, path in OF_A_JOB],
     *[(method, f"/v1/datasets/{DATASET}{path}") for method, path in OF_A_DATASET],
     *[(method, f"/v1/webhooks/{WEBHOOK}{path}") for method, path in OF_A_WEBHOOK],
@@ -56,7 +67,10 @@ OPEN = ["/healthz", "/readyz", "/metrics", "/openapi.json"]
 def test_the_list_of_routes_is_the_documents(http: httpx.Client) -> None:
     document = http.get("/openapi.json").json()
     documented = {
-        (method.upper(), path.format(job_id=JOB, dataset_id=DATASET, webhook_id=WEBHOOK, path="config.json"))
+        (
+            method.upper(),
+            path.format(job_id=JOB, dataset_id=DATASET, webhook_id=WEBHOOK, key_id=KEY, step=1, path="config.json"),
+        )
         for path, methods in document["paths"].items()
         for method in methods
     }

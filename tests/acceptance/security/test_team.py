@@ -178,7 +178,7 @@ def test_usage_is_summed_by_a_metadata_key(local: Deployment) -> None:
     assert found["total"]["cpu_seconds"] == pytest.approx(sum(part["cpu_seconds"] for part in found["by"].values()))
     assert found["total"]["cpu_seconds"] > 0
     assert local.http.get("/v1/usage", params={"month": "2020-01"}).json()["total"]["jobs"] == 0
-    refusal(local.http.get("/v1/usage", params={"month": "2020-13"}), 422, "invalid_month")
+    refusal(local.http.get("/v1/usage", params={"month": "2020-13"}), 422)
 
 
 def test_the_audit_log_names_key_route_and_address_and_no_secret(service: Deployment) -> None:
