@@ -3,7 +3,10 @@
 import re
 from typing import Any, cast
 
-from pydantic import AfterValidator, ValidationInfo
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import with_info_after_validator_function
 
 from app.specs.strict import STORED
 
@@ -33,13 +36,24 @@ def visible(value: Any) -> Any:
     return value
 
 
+class _OneLine:
+    """Text of one line without such characters. Stored documents may have them."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Check the text after its own constraints."""
+        return with_info_after_validator_function(_without_controls, handler(source))
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Say so in the schema."""
+        return {**handler(core), "pattern": f"^[^{CONTROLS.pattern[1:-1]}]*$"}
+
+
+ONE_LINE = _OneLine()
+
+
 def _without_controls(text: str, info: ValidationInfo) -> str:
     if info.context != STORED and has_controls(text):
         raise ValueError(
             "must not have control characters, line breaks, or characters that change the direction of text"
         )
     return text
-
-
-ONE_LINE = AfterValidator(_without_controls)
-"""For text of one line without such characters. Stored documents may have them."""
