@@ -11,6 +11,7 @@ TunesmithError
 ├── UnsupportedMediaType    415  the body has a content encoding
 ├── RangeNotSatisfiable     416  a byte range outside the file
 ├── InvalidRequest          422  the body, a field, a row or a parameter is unusable
+├── RateLimited             429  too many requests; the header retry-after says when to try again
 ├── QuotaExceeded           429  the project has used what it may
 ├── Unavailable             503  a part of the service does not answer; retrying will help
 └── InsufficientStorage     507  a disk, a quota or the database has no room
@@ -164,6 +165,23 @@ class InvalidRequest(TunesmithError):
     status = 422
     type = "invalid_request_error"
     code = "invalid"
+
+
+class RateLimited(TunesmithError):
+    """Too many requests; try again later."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limited"
+
+    def __init__(self, seconds: int, rate_headers: dict[str, str]) -> None:
+        """`seconds` until there is room again."""
+        self._headers = {"retry-after": str(seconds), **rate_headers}
+        super().__init__(f"too many requests; try again in {seconds} s")
+
+    def headers(self) -> dict[str, str]:
+        """When to try again, and the limit."""
+        return self._headers
 
 
 class QuotaExceeded(TunesmithError):

@@ -16,6 +16,7 @@ from app.api.edge import Edge
 from app.api.error_responses import answer_errors
 from app.api.hints import Hints
 from app.api.prometheus import figures
+from app.api.rate_limits import RateLimits
 from app.api.shared_answer import SharedAnswer
 from app.api.stream import Feed
 from app.api.system import readiness
@@ -27,6 +28,7 @@ from app.jobs.decision import RetryPolicy
 from app.jobs.queue_cache import QueueCache
 from app.jobs.sweeper import Sweeper
 from app.jobs.wakeup import open_wakeup
+from app.sealing import Sealer
 from app.settings import Settings
 from app.specs import JobSpec
 from app.storage import open_storage
@@ -37,6 +39,14 @@ from app.workspaces import clear_abandoned
 DESCRIPTION = (
     "A self-hosted service for fine-tuning jobs: POST a job, watch it, download a checkpoint that transformers loads."
 )
+
+OF_ALL_KEYS = {
+    "401": "The key is missing, wrong, revoked or expired.",
+    "403": "The role of the key is not enough.",
+    "422": "A parameter or the body is not valid.",
+    "429": "Too many requests, or the project has used what it may.",
+}
+"""What any route that needs a key may answer."""
 
 
 def create_app(settings: Settings | None = None, connections: Connections | None = None) -> FastAPI:
@@ -65,7 +75,7 @@ def create_app(settings: Settings | None = None, connections: Connections | None
         sweeper.start()
         collector = GarbageCollector(context.database, context.storage, in_force)
         collector.start()
-        deliveries = Deliveries(context.database, context.sender)
+        deliveries = Deliveries(context.database, context.sender, context.sealer)
         # What is loaded now stays. Looking through it again would stop all requests for many milliseconds each time.
         gc.collect()
         gc.freeze()
@@ -105,6 +115,8 @@ def open_context(settings: Settings) -> ServiceContext:
         intake=IntakeSlots(settings.intake_slots),
         sender=Sender(private_addresses=settings.webhook_private_addresses),
         queue=QueueCache(settings.lease_seconds),
+        sealer=Sealer.of(settings),
+        rates=RateLimits(settings.rate_limit, settings.failed_sign_in_limit, settings.broker_url),
     )
 
 
@@ -131,12 +143,5 @@ def _describe_keys(document: dict[str, Any]) -> None:
             continue
         for operation in operations.values():
             operation["security"] = [{"key": []}]
-            operation["responses"].setdefault(
-                "401", {"description": "The key is missing, wrong, revoked or expired.", "content": error}
-            )
-            operation["responses"].setdefault(
-                "403", {"description": "The role of the key is not enough.", "content": error}
-            )
-            operation["responses"].setdefault(
-                "422", {"description": "A parameter or the body is not valid.", "content": error}
-            )
+            for status, description in OF_ALL_KEYS.items():
+                operation["responses"].setdefault(status, {"description": description, "content": error})

@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024**2
 GIB = 1024**3
+SHORTEST_SECRET_KEY = 32
 
 
 class Settings(BaseSettings):
@@ -42,6 +43,12 @@ class Settings(BaseSettings):
     api_key: str = Field(
         default="", description="The key the command line uses. Empty: the file `api-key` in the data directory."
     )
+    secret_key: str = Field(
+        default="",
+        description="Encrypts the secrets of webhooks in the database: any text of 32 characters or more, the same for all API "
+        "processes. Empty: the file `secret-key` in the data directory, which `tunesmith up` writes; without it, they are stored "
+        "as they are.",
+    )
     url: str = Field(default="http://127.0.0.1:8000", description="The address of the service, for the command line.")
 
     connection_limit: int = Field(
@@ -61,6 +68,15 @@ class Settings(BaseSettings):
         description="How long a client may read nothing of a response. Then its connection is closed.",
     )
 
+    rate_limit: str = Field(
+        default="",
+        description="Requests of one key, such as `600/minute` or `20/second`. Empty: no limit. Processes that share a Redis "
+        "broker count together.",
+    )
+    failed_sign_in_limit: str = Field(
+        default="300/minute",
+        description="Requests with a missing or wrong key from one address. Above it, they get 429 instead of 401. Empty: no limit.",
+    )
     upload_limit_bytes: int = Field(default=5 * GIB, ge=1, description="Largest upload, in bytes.")
     unpacked_limit_bytes: int = Field(
         default=20 * GIB, ge=1, description="Largest size of a gzip upload after decompression, in bytes."
@@ -198,6 +214,22 @@ class Settings(BaseSettings):
         "requests to whatever the API can reach.",
     )
 
+    @field_validator("secret_key")
+    @classmethod
+    def _is_long_enough(cls, key: str) -> str:
+        if key and len(key) < SHORTEST_SECRET_KEY:
+            raise ValueError(f"must have at least {SHORTEST_SECRET_KEY} characters")
+        return key
+
+    @field_validator("rate_limit", "failed_sign_in_limit")
+    @classmethod
+    def _is_a_rate(cls, rate: str) -> str:
+        from limits import parse  # noqa: PLC0415 - commands without such a setting need not import it
+
+        if rate:
+            parse(rate)
+        return rate
+
     def database(self) -> str:
         """The database URL in force."""
         return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'tunesmith.db'}"
@@ -220,6 +252,10 @@ class Settings(BaseSettings):
         # The path is not resolved: the python of an environment is a symlink, and uses the environment only under this
         # path.
         return (self.tensorflow_python or default).absolute()
+
+    def secret_key_file(self) -> Path:
+        """The file with the key that encrypts secrets in the database."""
+        return self.data_dir / "secret-key"
 
     def key_file(self) -> Path:
         """The file into which `tunesmith up` writes the first API key."""

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import secrets
 import socket
 import sys
 from collections.abc import Callable
@@ -44,6 +45,8 @@ def set_up(settings: Settings, say: Callable[[str], None]) -> Path:
     keep_private(settings)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     settings.models().mkdir(parents=True, exist_ok=True)
+    if not settings.secret_key and not settings.secret_key_file().exists():
+        _write_secret(settings.secret_key_file(), secrets.token_urlsafe(32))
     key_file = settings.key_file()
     database = Database(settings.database())
     try:

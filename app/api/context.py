@@ -16,15 +16,17 @@ from starlette.concurrency import run_in_threadpool
 from app import auth
 from app.api.hints import Hints
 from app.api.parameters import only_known
+from app.api.rate_limits import RateLimits
 from app.api.stream import Feed
 from app.auth import Access, KeyCache, Role
 from app.datasets.intake_slots import IntakeSlots
 from app.datasets.local_copy import LocalCopies
 from app.db import DATABASE_AWAY, Database
-from app.errors import Forbidden
+from app.errors import Forbidden, Unauthorized
 from app.jobs.check_memory import CheckMemory
 from app.jobs.queue_cache import QueueCache
 from app.jobs.wakeup import Wakeup
+from app.sealing import Sealer
 from app.settings import Settings
 from app.storage import Storage
 from app.webhooks.sender import Sender
@@ -55,6 +57,8 @@ class ServiceContext:
     intake: IntakeSlots
     sender: Sender
     queue: QueueCache
+    rates: RateLimits
+    sealer: Sealer
     checks: CheckMemory = field(default_factory=CheckMemory)
     keys: KeyCache = field(default_factory=KeyCache)
     tasks: set[asyncio.Task[None]] = field(default_factory=set["asyncio.Task[None]"])
@@ -117,11 +121,17 @@ async def access(
     found = context.keys.access(authorization)
     if found is None:
         began = time.monotonic()
-        found = await context.read(lambda session: auth.access_of(session, authorization))
+        try:
+            found = await context.read(lambda session: auth.access_of(session, authorization))
+        except Unauthorized:
+            await context.rates.failed_sign_in(request.client.host if request.client else "")
+            raise
         context.keys.keep(authorization, found, began)
         context.used(found)
     # The edge writes it to the audit log.
     request.state.access = found
+    if (rate := await context.rates.request(found.key_id)) is not None:
+        request.state.response_headers = rate.headers()
     changes = request.method not in READS and request.url.path not in WITHOUT_EFFECT
     if changes and not found.role.includes(Role.SUBMIT):
         raise Forbidden(f"this key has the role '{found.role}', and this needs '{Role.SUBMIT}'")

@@ -66,7 +66,12 @@ class _Answer:
             self.started = True
             # Before the client knows, so that it finds its own request there.
             await self._audit(message["status"])
-            message["headers"] = [*message["headers"], (b"x-request-id", self.request_id.encode())]
+            more: dict[str, str] = self._scope["state"].get("response_headers", {})
+            message["headers"] = [
+                *message["headers"],
+                (b"x-request-id", self.request_id.encode()),
+                *((name.encode(), value.encode()) for name, value in more.items()),
+            ]
         elif self._is_head:
             message = {**message, "body": b""}
         await self._send(message)

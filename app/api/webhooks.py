@@ -67,8 +67,10 @@ def create(body: Body, context: Context, project: ProjectId) -> NewWebhook:
     """Send events of this project's jobs to a URL, from now on. Only this response has the secret."""
     spec = body[0]
     private = context.settings.webhook_private_addresses
-    webhook = changes.add(context.database, project, spec.url, spec.events, private_addresses=private)
-    return NewWebhook(**_fields(webhook), secret=webhook.secret)
+    webhook, secret = changes.add(
+        context.database, context.sealer, project, spec.url, spec.events, private_addresses=private
+    )
+    return NewWebhook(**_fields(webhook), secret=secret)
 
 
 @router.get("", response_model=Page[WebhookAnswer])
@@ -96,7 +98,9 @@ async def test(webhook_id: str, context: Context, project: ProjectId) -> Webhook
     """Send one `webhook.test` event now, and return the result. The webhook itself does not change."""
     webhook = await run_in_threadpool(_find, context, project, webhook_id)
     delivery = message.of_test(webhook.id)
-    outcome = await context.sender.post(webhook.url, message.headers(delivery, webhook.secret), delivery.body)
+    outcome = await context.sender.post(
+        webhook.url, message.headers(delivery, context.sealer.open(webhook.secret)), delivery.body
+    )
     return WebhookTest(delivered=outcome.delivered, status_code=outcome.status_code, error=outcome.error)
 
 

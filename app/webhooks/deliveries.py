@@ -13,6 +13,7 @@ from contextlib import suppress
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.db import Database
+from app.sealing import Sealer
 from app.webhooks import message, queries, tries
 from app.webhooks.queries import Waiting
 from app.webhooks.sender import Outcome, Sender
@@ -31,8 +32,8 @@ STOP_SECONDS = 5.0
 class Deliveries:
     """Looks for due deliveries and sends them. Made and closed on the event loop."""
 
-    def __init__(self, database: Database, sender: Sender) -> None:
-        self._database, self._sender = database, sender
+    def __init__(self, database: Database, sender: Sender, sealer: Sealer) -> None:
+        self._database, self._sender, self._sealer = database, sender, sealer
         self._executor = ThreadPoolExecutor(2, thread_name_prefix="webhooks")
         self._under_way: dict[asyncio.Task[None], str] = {}
         self._wake = asyncio.Event()
@@ -81,7 +82,9 @@ class Deliveries:
     async def _deliver(self, claimed: Claim) -> None:
         try:
             delivery = message.of_job(claimed)
-            outcome = await self._sender.post(claimed.url, message.headers(delivery, claimed.secret), delivery.body)
+            outcome = await self._sender.post(
+                claimed.url, message.headers(delivery, self._sealer.open(claimed.secret)), delivery.body
+            )
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(self._executor, self._record, claimed, outcome)
         except SQLAlchemyError as error:

@@ -1,6 +1,6 @@
 """Webhooks and their pending deliveries."""
 
-from sqlalchemy import BigInteger, ForeignKey, ForeignKeyConstraint, Index, Integer, String
+from sqlalchemy import BigInteger, ForeignKey, ForeignKeyConstraint, Index, Integer, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.auth.tables import Project
@@ -19,8 +19,8 @@ class Webhook(Base):
     url: Mapped[str] = mapped_column(String(2048))
     events: Mapped[str] = mapped_column(String(200))
     """Event types, separated by commas."""
-    secret: Mapped[str] = mapped_column(String(100))
-    """In plain text, because a signature cannot be computed from a hash."""
+    secret: Mapped[str] = mapped_column(Text)
+    """Encrypted where the service has a key for it (`app.sealing`). A signature cannot be computed from a hash."""
     failures: Mapped[int] = mapped_column(Integer, insert_default=0)
     """Tries that failed since the last success."""
     given_up: Mapped[int] = mapped_column(BigInteger, insert_default=0)

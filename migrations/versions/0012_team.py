@@ -28,6 +28,8 @@ def upgrade() -> None:
     unpurged = sa.text("deleted_at IS NOT NULL AND purged_at IS NULL")
     op.create_index("ix_jobs_unpurged", "jobs", ["deleted_at"], postgresql_where=unpurged, sqlite_where=unpurged)
     op.create_index("ix_jobs_finished_at", "jobs", ["finished_at"])
+    with op.batch_alter_table("webhooks") as table:
+        table.alter_column("secret", type_=sa.Text(), existing_type=sa.String(100), existing_nullable=False)
     op.create_table(
         "audit",
         sa.Column("id", sa.String(40), primary_key=True),
@@ -45,6 +47,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("audit")
+    # Encrypted secrets are longer than the column was, so it stays long.
     op.drop_index("ix_jobs_finished_at", "jobs")
     op.drop_index("ix_jobs_unpurged", "jobs")
     # Not in batch mode, which makes a new table and so loses the triggers of `jobs`.

@@ -15,6 +15,7 @@ from app.db import Database
 from app.identifiers import new_id
 from app.jobs import events, lifecycle
 from app.jobs.tables import Event, Job
+from app.sealing import Sealer
 from app.webhooks import changes, queries, tries
 from app.webhooks.queries import Waiting
 from app.webhooks.sender import Outcome
@@ -46,7 +47,7 @@ def submit(database: Database, project: str) -> Callable[[], str]:
 
 
 def subscribe(database: Database, project: str, events: list[str]) -> str:
-    return changes.add(database, project, "http://127.0.0.1:9/", events, private_addresses=True).id
+    return changes.add(database, Sealer(""), project, "http://127.0.0.1:9/", events, private_addresses=True)[0].id
 
 
 def end(database: Database, job: str) -> None:

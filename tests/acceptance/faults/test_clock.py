@@ -45,7 +45,9 @@ def test_a_clock_that_is_wrong_by_an_hour_changes_nothing(fleet: Deployment, err
     fleet.settings["TUNESMITH_UPKEEP_SECONDS"] = "1"
     wrong_api = fleet.start_api(**wrong_by(error))
     fleet.start_api()
-    wrong = fleet.start_worker(**wrong_by(error), **unhurried())
+    # The library looks at its variables again and again.
+    passed_on = {"TUNESMITH_TRAINING_ENVIRONMENT": "FAULT_,FAKETIME,DONT_FAKE,LD_PRELOAD"}
+    wrong = fleet.start_worker(**wrong_by(error), **unhurried() | passed_on)
     right = fleet.start_worker(**unhurried())
     for process in (wrong_api, wrong):
         assert abs(clock_error(process) - error) < HOUR / 4

@@ -200,3 +200,39 @@ def test_a_deletion_that_is_killed_is_completed_later(service: Deployment, at: s
     assert all(job not in path for path in stored(service))
     assert rows_of(service, job) == {"events": 0, "artifacts": 0}
     assert service.http.get(f"/v1/jobs/{kept}/artifacts/model.safetensors").status_code == 200
+
+
+def test_after_a_week_of_jobs_the_bound_holds_and_nothing_pinned_is_lost(local: Deployment) -> None:
+    """Two hundred jobs in seven days, of which two days are kept."""
+    kept_days, jobs_per_day, size = 2, 29, 1024**2
+    local.settings |= {
+        "TUNESMITH_RETAIN_MODEL_DAYS": str(kept_days),
+        "TUNESMITH_RETAIN_CHECKPOINT_DAYS": str(kept_days),
+    }
+    local.start_api()
+    pinned: list[str] = []
+    jobs: list[str] = []
+    for _ in range(7):
+        today = [published(local) for _ in range(jobs_per_day)]
+        jobs += today
+        pinned.append(today[0])
+        local.http.post(f"/v1/jobs/{today[0]}/pin").raise_for_status()
+        _pass_a_day(local)
+        local.tunesmith("retention")
+        held = sum(path.stat().st_size for path in (local.folder / "storage").rglob("*") if path.is_file())
+        assert held <= ((kept_days + 1) * jobs_per_day + len(pinned)) * size
+
+    assert len(jobs) == 203
+    published_still = [
+        job for job in jobs if local.http.get(f"/v1/jobs/{job}/artifacts/model.safetensors").status_code == 200
+    ]
+    assert set(pinned) <= set(published_still)
+    assert set(published_still) - set(pinned) <= set(jobs[-(kept_days + 1) * jobs_per_day :])
+    assert len(local.client.get("/v1/jobs", limit=100)["data"]) == 100
+
+
+def _pass_a_day(service: Deployment) -> None:
+    database = Database(service.database_url)
+    with database.write() as session:
+        session.execute(update(Job).values(finished_at=Job.finished_at - DAY, created_at=Job.created_at - DAY))
+    database.close()

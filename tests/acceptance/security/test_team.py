@@ -205,3 +205,23 @@ def test_the_audit_log_names_key_route_and_address_and_no_secret(service: Deploy
     printed = service.tunesmith("audit")
     assert len([json.loads(line) for line in printed.splitlines()]) == len(found)
     assert key["secret"] not in printed + json.dumps(found) + service.logs()
+
+
+def test_requests_of_a_key_and_wrong_keys_of_an_address_are_limited(service: Deployment) -> None:
+    service.settings |= {"TUNESMITH_RATE_LIMIT": "5/hour", "TUNESMITH_FAILED_SIGN_IN_LIMIT": "3/hour"}
+    service.start_api()
+    answers = [service.http.get("/v1/jobs") for _ in range(5)]
+    assert [answer.headers["ratelimit-remaining"] for answer in answers] == ["4", "3", "2", "1", "0"]
+    assert answers[0].headers["ratelimit-limit"] == "5"
+    over = service.http.get("/v1/jobs")
+    refusal(over, 429, "rate_limited")
+    assert 0 < int(over.headers["retry-after"]) <= 3600
+    assert client(service, service.new_key("default")).get("/v1/jobs").status_code == 200
+
+    wrong = client(service, "ts_" + "0" * 26 + "_" + "x" * 43)
+    assert [wrong.get("/v1/jobs").status_code for _ in range(4)] == [401, 401, 401, 429]
+    if service.settings.get("TUNESMITH_BROKER_URL"):
+        # Processes that share a Redis count together.
+        service.start_api()
+        refusal(service.http.get("/v1/jobs"), 429, "rate_limited")
+    assert client(service, service.new_key("default")).get("/v1/jobs").status_code == 200
