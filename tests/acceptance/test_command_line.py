@@ -173,7 +173,10 @@ def test_keys_are_made_listed_and_revoked(local: Deployment) -> None:
     assert key not in local.tunesmith("keys", "list")
     key_id = "key_" + key.split("_")[1]
     listed = local.tunesmith("keys", "list")
-    assert re.search(rf"{key_id} +│ search +│ laptop +│ live", listed)
+    assert re.search(rf"{key_id} +│ search +│ laptop +│ submit +│ live", listed)
+    local.tunesmith("keys", "create", "reader", "--role", "read", "--days", "1")
+    assert re.search(r"reader +│ read +│ until 20", local.tunesmith("keys", "list"))
+    assert "must be one of" in local.tunesmith("keys", "create", "x", "--role", "owner", code=2)
     local.key = key
     local.tunesmith("jobs")
     assert "is revoked" in local.tunesmith("keys", "revoke", key_id)
