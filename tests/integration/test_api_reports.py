@@ -54,4 +54,6 @@ def test_the_output_is_read_from_any_place_on(http: httpx.Client, service: Deplo
     database.close()
     assert http.get(address, params={"start": end["next"]}).json()["text"] == "three\n"
     assert http.get(address, params={"tail": 3}).json()["text"] == "ee\n"
-    assert refusal(http.get(address, params={"start": 0, "tail": 5}), 422)["param"] == "tail"
+    # With both: the end, but nothing before the place.
+    assert http.get(address, params={"start": 0, "tail": 5}).json()["text"] == "hree\n"
+    assert http.get(address, params={"start": 4, "tail": 100}).json()["text"] == "two\nthree\n"
