@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from app import __version__
 from app.api import artifacts, capabilities, datasets, events, jobs, keys, prometheus, system, usage, webhooks
+from app.api.audit_writer import AuditWriter
 from app.api.connections import Connections
 from app.api.context import ServiceContext
 from app.api.datasets import UPLOADS
@@ -68,6 +69,7 @@ def create_app(settings: Settings | None = None, connections: Connections | None
             engine_seconds=in_force.engine_seconds,
         )
         app.state.context = context
+        app.state.audit = AuditWriter(context.database)
         feed = app.state.feed = Feed(context.database)
         app.state.readiness = SharedAnswer(lambda: readiness(context))
         app.state.figures = SharedAnswer(lambda: figures(context, connections))
@@ -82,6 +84,7 @@ def create_app(settings: Settings | None = None, connections: Connections | None
         yield
         await feed.close()
         await deliveries.close()
+        await app.state.audit.flush()
         collector.stop()
         sweeper.stop()
         context.hints.close()

@@ -2,15 +2,13 @@
 
 import logging
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.context import READS, WITHOUT_EFFECT
 from app.api.error_responses import response_of
-from app.auth.audit import AuditedRequest, record
+from app.auth.audit import AuditedRequest
 from app.auth.roles import Access
-from app.db import DATABASE_AWAY, Database
 from app.errors import NotFound, TunesmithError, UnsupportedMediaType, UriTooLong
 from app.identifiers import new_id
 
@@ -64,8 +62,7 @@ class _Answer:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.started = True
-            # Before the client knows, so that it finds its own request there.
-            await self._audit(message["status"])
+            self._audit(message["status"])
             more: dict[str, str] = self._scope["state"].get("response_headers", {})
             message["headers"] = [
                 *message["headers"],
@@ -76,7 +73,7 @@ class _Answer:
             message = {**message, "body": b""}
         await self._send(message)
 
-    async def _audit(self, status: int) -> None:
+    def _audit(self, status: int) -> None:
         access: Access | None = self._scope["state"].get("access")
         method, path = self._scope["method"], self._scope["path"]
         if access is None or method in READS or path in WITHOUT_EFFECT:
@@ -85,16 +82,7 @@ class _Answer:
         entry = AuditedRequest(
             access.project_id, access.key_id, method, path, status, client[0] if client else None, self.request_id
         )
-        await run_in_threadpool(_record, self._scope["app"].state.context.database, entry)
-
-
-def _record(database: Database, entry: AuditedRequest) -> None:
-    try:
-        with database.write() as session:
-            record(session, entry)
-    except DATABASE_AWAY as error:
-        # What was asked for is done or refused already.
-        log.error("not in the audit log, because the database does not answer: %s (%s)", entry, error)  # noqa: TRY400
+        self._scope["app"].state.audit.add(entry)
 
 
 def _refusal(scope: Scope) -> TunesmithError | None:

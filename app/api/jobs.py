@@ -1,6 +1,7 @@
 """Create, read, list, cancel, pause, resume and retry jobs."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -76,7 +77,7 @@ async def create(
 @router.post("/validate", response_model=Validation, responses={422: {"model": Error}})
 def validate(body: Body, context: Context, access: KeyAccess) -> Validation:
     """Check a spec as create does, and estimate the work, without creating a job."""
-    context.read_here(lambda session: quotas.check_job(session, access, body[0].priority))
+    quotas.check_job(context.database.read, access, body[0].priority)
     checked = _check(context, access.project_id, body[0])
     return Validation(
         estimate=Estimate(**checked.estimate()._asdict()),
@@ -217,7 +218,7 @@ def retry(job_id: str, body: RetryBody, context: Context, access: KeyAccess) -> 
     """Create a new job from one that has ended: the same spec, from the start or from one of its checkpoints."""
     with context.database.write() as session:
         parent = job_of(queries.job(session, access.project_id, job_id))
-        quotas.check_job(session, access, parent.priority)
+        quotas.check_job(lambda: nullcontext(session), access, parent.priority)
         if parent.status not in TERMINAL:
             raise Conflict(
                 f"this job is '{parent.status}'; only a job that has ended can be retried", code="job_not_ended"
@@ -281,7 +282,7 @@ def _create(context: ServiceContext, access: Access, request: idempotency.Reques
     """The job of a request, and whether it is new."""
     if earlier := idempotency.earlier_job(context.database, request):
         return earlier, False
-    context.read_here(lambda session: quotas.check_job(session, access, spec.priority))
+    quotas.check_job(context.database.read, access, spec.priority)
     return idempotency.create(context.database, request, _check(context, request.project_id, spec))
 
 

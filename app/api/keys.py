@@ -2,11 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, Field, StringConstraints
+from sqlalchemy.orm import Session
 
 from app import auth
 from app.api.answers import Deleted, Error, Page, Time
+from app.api.audit_writer import AuditWriter
 from app.api.body import json_body
 from app.api.context import Context, ProjectId, admins_only
 from app.api.parameters import Limit
@@ -113,16 +115,22 @@ def revoke(key_id: str, context: Context, project: ProjectId) -> Deleted:
 
 
 @router.get("/audit", response_model=Page[AuditAnswer])
-def audit_log(
+async def audit_log(
+    request: Request,
     context: Context,
     project: ProjectId,
     limit: Limit = 20,
     after: Annotated[str | None, Query(max_length=40, description="The last id of the previous page.")] = None,
 ) -> Page[AuditAnswer]:
     """List the requests of this project that changed something or were refused, newest first."""
-    with context.database.read() as session:
+    writer: AuditWriter = request.app.state.audit
+    await writer.flush()
+
+    def read(session: Session) -> Page[AuditAnswer]:
         found, has_more = audit.entries(session, project, limit=limit, after=after)
         return Page(data=[_entry(entry) for entry in found], has_more=has_more)
+
+    return await context.read_in_thread(read)
 
 
 def _fields(key: ApiKey) -> dict[str, Any]:

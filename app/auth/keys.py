@@ -8,7 +8,6 @@ import hmac
 import re
 import secrets
 from hashlib import sha256
-from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -41,11 +40,12 @@ def access_of(session: Session, authorization: str | None) -> Access:
         raise Unauthorized(
             "this API key has expired; an admin of the project can create a new one", code="expired_api_key"
         )
-    return Access(key.project_id, key.id, Role(key.role), _ceiling(key, limits), key.last_used_at)
+    of_project = ProjectLimits.model_validate(limits or {})
+    return Access(key.project_id, key.id, Role(key.role), _ceiling(key, of_project), of_project, key.last_used_at)
 
 
-def _ceiling(key: ApiKey, limits: dict[str, Any] | None) -> int:
-    of_project = ProjectLimits.model_validate(limits or {}).priority_ceiling
+def _ceiling(key: ApiKey, limits: ProjectLimits) -> int:
+    of_project = limits.priority_ceiling
     of_role = HIGHEST_PRIORITY if key.role == Role.ADMIN else 0
     of_key = of_role if key.priority_ceiling is None else key.priority_ceiling
     return min(of_key, HIGHEST_PRIORITY if of_project is None else of_project)

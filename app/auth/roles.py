@@ -1,7 +1,9 @@
 """What a key may do in its project."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+
+from app.auth.limits import ProjectLimits
 
 HIGHEST_PRIORITY = 100
 
@@ -31,4 +33,6 @@ class Access:
     role: Role
     priority_ceiling: int
     """The highest priority that a job submitted with it may have."""
+    limits: ProjectLimits = field(default_factory=ProjectLimits)
+    """Of the project."""
     last_used_at: float | None = None

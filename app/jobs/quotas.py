@@ -1,6 +1,8 @@
 """What a project has used, and whether its limits leave room for one more job or dataset."""
 
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -76,8 +78,11 @@ def limits(session: Session, project_id: str) -> ProjectLimits:
     return ProjectLimits.model_validate(stored or {})
 
 
-def check_job(session: Session, access: Access, priority: int) -> None:
-    """Raises Forbidden for a priority above the key's ceiling, and QuotaExceeded if the project has no room for a job."""
+def check_job(read: Callable[[], AbstractContextManager[Session]], access: Access, priority: int) -> None:
+    """Raises Forbidden for a priority above the key's ceiling, and QuotaExceeded if the project has no room for a job.
+
+    `read` opens a session, if there is a limit to look up.
+    """
     if priority > access.priority_ceiling:
         raise Forbidden(
             f"'priority' must be at most {access.priority_ceiling} with this key",
@@ -85,13 +90,11 @@ def check_job(session: Session, access: Access, priority: int) -> None:
             code="priority_too_high",
             details={"ceiling": access.priority_ceiling},
         )
-    found = limits(session, access.project_id)
-    if found.queued_jobs is not None:
-        _check("queued_jobs", found.queued_jobs, queued(session, access.project_id))
-    if found.gpu_seconds_per_month is not None or found.cpu_seconds_per_month is not None:
-        used = usage(session, access.project_id, *month_bounds(None)[1:])
-        _check("gpu_seconds_per_month", found.gpu_seconds_per_month, used.gpu_seconds)
-        _check("cpu_seconds_per_month", found.cpu_seconds_per_month, used.cpu_seconds)
+    found = access.limits
+    if found.queued_jobs is None and found.gpu_seconds_per_month is None and found.cpu_seconds_per_month is None:
+        return
+    with read() as session:
+        _check_used(session, access.project_id, found)
 
 
 def check_dataset(session: Session, project_id: str, size: int) -> None:
@@ -102,6 +105,15 @@ def check_dataset(session: Session, project_id: str, size: int) -> None:
     count, total = datasets(session, project_id)
     _check("datasets", found.datasets, count)
     _check("dataset_bytes", found.dataset_bytes, total, size)
+
+
+def _check_used(session: Session, project_id: str, found: ProjectLimits) -> None:
+    if found.queued_jobs is not None:
+        _check("queued_jobs", found.queued_jobs, queued(session, project_id))
+    if found.gpu_seconds_per_month is not None or found.cpu_seconds_per_month is not None:
+        used = usage(session, project_id, *month_bounds(None)[1:])
+        _check("gpu_seconds_per_month", found.gpu_seconds_per_month, used.gpu_seconds)
+        _check("cpu_seconds_per_month", found.cpu_seconds_per_month, used.cpu_seconds)
 
 
 def _check(name: str, limit: int | None, used: float, wanted: int = 1) -> None:
