@@ -140,9 +140,17 @@ def _purge(database: Database, storage: Storage) -> int:
     # The process that hid a job removes it a moment later, unless it died in between.
     with database.read() as session:
         jobs = deletion.unpurged(session)
-    for job_id in jobs:
+    return sum(_purged(database, storage, job_id) for job_id in jobs)
+
+
+def _purged(database: Database, storage: Storage, job_id: str) -> bool:
+    try:
         deletion.purge(database, storage, job_id)
-    return len(jobs)
+    except StorageError as error:
+        # One job that cannot be removed must not block the others forever.
+        log.warning("the files of the deleted job %s cannot be removed: %s", job_id, error)
+        return False
+    return True
 
 
 def _remove_hidden(database: Database, storage: Storage) -> int:

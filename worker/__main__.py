@@ -65,6 +65,7 @@ def main() -> None:
     # The forkserver and its children inherit this process's environment. They need no secrets of the service, and this
     # process has already read its own.
     keep_environment(filter(None, settings.training_environment.split(",")))
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     spin_briefly()
     clear_abandoned(context.workspaces)
     registration = Registration(
